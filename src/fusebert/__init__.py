@@ -1,0 +1,24 @@
+"""fusebert: any subset of modalities, any task, one trunk, from raw file to answer.
+
+`import fusebert` is light; torch is imported when the first function is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fusebert.evaluation.predictor import load as load
+    from fusebert.training.run import train as train
+
+_HOMES = {"train": "fusebert.training.run", "load": "fusebert.evaluation.predictor"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fusebert' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

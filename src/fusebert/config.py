@@ -1,0 +1,185 @@
+"""A recipe: one flat YAML of dotted keys, the same keys on the command line, checked before anything is read or trained."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fusebert import plugins
+from fusebert.errors import RecipeError, UsageError
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds(value: Any) -> Any:
+    """Seconds of "90", "90s", "10m" or "2h"."""
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value)):
+        return float(found[1]) * SECONDS[found[2]]
+    return value
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Section):
+    """Which rows, and what their columns are."""
+
+    train: Path | None = Field(None, description="table of training rows: csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures")
+    validation: float | Path = Field(0.1, description="a table, or the share of the training rows held out")
+    validation_group: str | None = Field(None, description="rows with the same value here stay on one side of the split")
+    test: Path | None = Field(None, description="table that is scored once, at the end")
+    target: str | None = Field(None, description="column to predict")
+    columns: dict[str, str] = Field({}, description="column -> modality, or `ignore`; inferred where not given")
+    root: Path | None = Field(None, description="folder the table paths are relative to; else $FUSEBERT_DATA, else here")
+    bad_rows: Literal["refuse", "skip"] = Field("refuse", description="what to do when rows cannot be read; both list them in a file")
+
+
+class ModelSettings(Section):
+    """The trunk and how modalities meet in it."""
+
+    trunk: str = Field("mini", description="tiny, mini, small, medium, base; or a BERT: folder, Hub id, `package:NAME`")
+    fusion: Literal["one_stream"] = Field("one_stream", description="all tokens of a row in one sequence")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of hidden values")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="of attention weights; slower than none, and rarely better")
+    modality_dropout: float = Field(0.0, ge=0, lt=1, description="share of a row's modalities hidden in training")
+
+
+class TrainingSettings(Section):
+    """How long, how fast, how often."""
+
+    epochs: int = Field(5, ge=1, le=10_000)
+    tokens_per_batch: int = Field(2048, ge=1, description="tokens of the trunk's sequence in one batch")
+    accumulation: int = Field(1, ge=1, description="batches summed up before a step")
+    learning_rate: float = Field(3e-4, gt=0, description="peak, for the trunk's last layer and all that is new")
+    new_learning_rate: float | None = Field(None, gt=0, description="peak for head and embedders, where it should differ")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="each lower trunk layer learns this much slower")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of all steps with a rising learning rate; then cosine decay")
+    max_gradient_norm: float = Field(1.0, gt=0)
+    freeze: tuple[str, ...] = Field((), description="parts that do not learn: trunk, head, or a modality")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor multiplies it faster")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(0, ge=0)
+    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation score")
+    time_limit: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0, description='seconds, or "10m"')
+    checkpoint_steps: int | None = Field(None, ge=1, description="also save every so many steps, not only each epoch")
+    workers: int = Field(0, ge=0, le=64, description="processes that read and prepare rows")
+    trackers: tuple[str, ...] = Field(("tensorboard",), description="tensorboard, wandb")
+
+
+class Recipe(Section):
+    """Everything a training run is made of."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    task: dict[str, Any] = Field({}, description="`name` (inferred where not given) and the task's own settings")
+    modalities: dict[str, dict[str, Any]] = Field({}, description="settings of each modality")
+
+    @classmethod
+    def read(cls, path: Path, overrides: Sequence[str] = ()) -> Recipe:
+        """A recipe file with `key=value` overrides. Raises RecipeError with the nearest known key."""
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecipeError(f"the recipe {path} does not exist") from None
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise RecipeError(f"the recipe {path} is not readable YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(found, dict):
+            raise RecipeError(f"the recipe {path} is not a list of `key: value` lines")
+        return cls.from_flat(found | parse_overrides(overrides), str(path))
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any], source: str = "settings") -> Recipe:
+        """A recipe of dotted keys, such as {"training.epochs": 3}."""
+        fields = _known_keys()
+        nested: dict[str, Any] = {}
+        for key, value in flat.items():
+            head, _, rest = str(key).partition(".")
+            if str(key).startswith("data.columns."):
+                nested.setdefault("data", {}).setdefault("columns", {})[key.removeprefix("data.columns.")] = value
+            elif key not in fields:
+                raise RecipeError(f"{source}: {key!r} is not a setting{_nearest(str(key), fields)}")
+            elif head in plugins.names("modalities"):
+                nested.setdefault("modalities", {}).setdefault(head, {})[rest] = value
+            elif key == "data.columns":
+                nested.setdefault("data", {}).setdefault("columns", {}).update(value or {})
+            else:
+                nested.setdefault(head, {})[rest] = value
+        try:
+            recipe = cls(**nested)
+            for name, settings in recipe.modalities.items():
+                plugins.load("modalities", name, "processor").Config(**settings)
+            recipe.task_config()
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RecipeError(f"{source}: {place}={first.get('input')!r} will not do: {first['msg']}") from None
+        return recipe
+
+    def task_config(self, name: str | None = None) -> Any:
+        """The checked settings of the task; of `name` where the recipe names none."""
+        settings = dict(self.task)
+        chosen = settings.pop("name", None) or name
+        if chosen is None:
+            return None
+        return plugins.load("tasks", chosen, "task").Config(**settings)
+
+    def modality_config(self, name: str) -> Any:
+        """The checked settings of a modality."""
+        return plugins.load("modalities", name, "processor").Config(**self.modalities.get(name, {}))
+
+    def table(self, path: Path) -> Path:
+        """Where a table of this recipe lies."""
+        root = self.data.root or Path(os.environ.get("FUSEBERT_DATA", "."))
+        return path if path.is_absolute() else root / path
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting that differs from its default, by dotted key, as JSON values."""
+        nested = self.model_dump(mode="json", exclude_defaults=True)
+        nested |= nested.pop("modalities", {})
+        return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.flat(), sort_keys=False, allow_unicode=True)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["training.epochs=3"]` -> {"training.epochs": 3}."""
+    found: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{override!r} is not of the form key=value")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[key] = value
+    return found
+
+
+def _known_keys() -> list[str]:
+    sections: dict[str, Any] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
+    sections |= {name: plugins.load("modalities", name, "processor").Config for name in plugins.names("modalities")}
+    keys = [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
+    keys.append("task.name")
+    for name in plugins.names("tasks"):
+        keys += [f"task.{key}" for key in plugins.load("tasks", name, "task").Config.model_fields]
+    return keys
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not close:
+        close = [name for name in known if name.split(".")[-1] == key.split(".")[-1]][:1]
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,80 @@
+"""Prepared rows -> one packed batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusebert.modalities.base import Processor
+from fusebert.types import Features
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, prepared.
+
+    Args:
+        features: by modality; a modality the row lacks is not there.
+        target: as the task's loss reads it; None where the table has none.
+        length: tokens in the trunk's sequence, [CLS] included.
+    """
+
+    features: Mapping[str, Features]
+    target: np.ndarray | None
+    length: int
+
+
+class Collator:
+    """Packs examples, in the order given. No padding: a modality that a row lacks takes zero tokens.
+
+    The batch: `inputs` (modality -> field -> tensor, only modalities that some row has), `order` int64[N] (where each
+    packed token stands among [CLS] of all rows, then all tokens of the first modality, ...), `cumulative` int32[B + 1]
+    (start of each row), `lengths` (the same on the host, so that no step waits for a device), `labels` if known.
+    """
+
+    def __init__(self, processors: Mapping[str, Processor]) -> None:
+        self.processors = processors
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        inputs: dict[str, dict[str, torch.Tensor]] = {}
+        sources = [np.ones(len(examples), dtype=np.int64)]
+        for name, processor in self.processors.items():
+            rows = [example.features[name] for example in examples if name in example.features]
+            if rows:
+                inputs[name] = {field: torch.from_numpy(array) for field, array in processor.collate(rows).items()}
+                sources.append(np.array([self._length(name, example) for example in examples], dtype=np.int64))
+        order, lengths = interleave(sources)
+        batch: dict[str, Any] = {
+            "inputs": inputs,
+            "order": torch.from_numpy(order),
+            "cumulative": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
+            "lengths": lengths.tolist(),
+        }
+        targets = [example.target for example in examples if example.target is not None]
+        if len(targets) == len(examples):
+            batch["labels"] = torch.from_numpy(np.stack(targets))
+        return batch
+
+    def _length(self, name: str, example: Example) -> int:
+        return self.processors[name].length(example.features[name]) if name in example.features else 0
+
+
+def interleave(lengths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the tokens of several packed sources go, so that each row's lie together, in the order given.
+
+    Args:
+        lengths: int64[B] for each source, 0 where a row has nothing of it.
+
+    Returns:
+        order int64[N]: places in the sources put one after another, for a gather; and the rows' lengths int64[B].
+    """
+    table = np.stack(lengths, axis=1)  # int[B, sources]
+    starts = np.concatenate([[0], table.T.ravel().cumsum()[:-1]]).reshape(table.T.shape).T
+    counts, firsts = table.ravel(), starts.ravel()
+    before = np.concatenate([[0], counts.cumsum()[:-1]])
+    order = np.repeat(firsts - before, counts) + np.arange(counts.sum())
+    return order, table.sum(axis=1)

@@ -1,0 +1,105 @@
+"""What each column is: inferred from its values, with the evidence said aloud, or set by the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusebert import plugins
+from fusebert.errors import DataError, UsageError
+from fusebert.types import Evidence, Sample
+
+IGNORE = "ignore"
+ROWS_LOOKED_AT = 1000
+CLEAR_LEAD = 0.25
+"""A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
+FEW_NUMBERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnGuess:
+    """What a column was taken for, and why; `ambiguous` when another reading is about as likely."""
+
+    column: str
+    kind: str
+    why: str
+    ambiguous: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.kind} ({self.why}{'; ambiguous' if self.ambiguous else ''})"
+
+
+def column_names(samples: Sequence[Sample]) -> list[str]:
+    """Every column that some row has, in order of first sight."""
+    return list(dict.fromkeys(name for sample in samples for name in sample.values))
+
+
+def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping[str, str]) -> list[ColumnGuess]:
+    """One guess for each column but the target; `chosen` columns are as the user said.
+
+    Raises:
+        UsageError: a chosen column or modality does not exist.
+        DataError: no column is usable.
+    """
+    known, found = plugins.names("modalities"), column_names(samples)
+    for column, modality in chosen.items():
+        if column not in found:
+            raise UsageError(f"data.columns names {column!r}, but the table has {', '.join(found)}")
+        if modality != IGNORE and modality not in known:
+            raise UsageError(f"data.columns.{column}={modality!r}: known are {', '.join(sorted(known))} and {IGNORE}")
+    looked_at = samples[:ROWS_LOOKED_AT]
+    guesses = [
+        ColumnGuess(name, chosen[name], "as set") if name in chosen else guess_column(name, looked_at)
+        for name in found
+        if name != target
+    ]
+    if all(guess.kind == IGNORE for guess in guesses):
+        raise DataError("no column can be used as input: " + "; ".join(map(str, guesses)))
+    return guesses
+
+
+def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
+    """The modality whose evidence is strongest."""
+    values = [sample.values.get(name) for sample in samples]
+    values = [value for value in values if value not in (None, "")]
+    if not values:
+        return ColumnGuess(name, IGNORE, "always empty")
+    if name.lower() in ("id", "index", "row_id") and len(set(map(str, values))) == len(values):
+        return ColumnGuess(name, IGNORE, "a different value in every row: an identifier")
+    weighed: list[tuple[float, str, str]] = []
+    for modality in plugins.names("modalities"):
+        evidence: Evidence | None = plugins.load("modalities", modality, "processor").matches(values)
+        if evidence:
+            weighed.append((evidence.confidence, modality, evidence.why))
+    weighed.sort(reverse=True)
+    if not weighed:
+        return ColumnGuess(name, IGNORE, f"no modality reads values like {values[0]!r:.40}")
+    confidence, modality, why = weighed[0]
+    second = max([other for other, _, _ in weighed[1:]] + [1 - confidence])
+    return ColumnGuess(name, modality if confidence >= 0.4 else IGNORE, why, confidence - second < CLEAR_LEAD)
+
+
+def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
+    """Classification or regression, from the training targets."""
+    numbers = [_as_number(target) for target in targets]
+    different = len(set(map(str, targets)))
+    if any(number is None for number in numbers):
+        kind = "lists of labels" if any(isinstance(target, list) for target in targets) else f"{different} labels"
+        return ColumnGuess(name, "classification", kind)
+    if any(not float(number).is_integer() for number in numbers if number is not None):
+        return ColumnGuess(name, "regression", f"numbers with fractions, {different} different")
+    if different > FEW_NUMBERS:
+        return ColumnGuess(name, "regression", f"whole numbers, {different} different", different < len(targets) / 10)
+    if any(isinstance(target, str) for target in targets):
+        return ColumnGuess(name, "classification", f"{different} labels written in digits", ambiguous=True)
+    return ColumnGuess(name, "classification", f"{different} different whole numbers", different > 2)
+
+
+def _as_number(target: Any) -> float | None:
+    if isinstance(target, bool) or not isinstance(target, str | int | float):
+        return None
+    try:
+        return float(target)
+    except ValueError:
+        return None

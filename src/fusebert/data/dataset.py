@@ -1,0 +1,128 @@
+"""Rows that have been checked once, prepared each time they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fusebert.data.collate import Example
+from fusebert.errors import DataError, RowError, UnusableValue
+from fusebert.modalities.base import Processor
+from fusebert.storage import write_atomically
+from fusebert.tasks.base import Task
+from fusebert.types import Sample
+
+ROWS_NAMED = 3
+
+
+class Preparer:
+    """A raw row -> an Example, or a RowError that says what is wrong with it.
+
+    Args:
+        processors: by modality.
+        task: with `target`, reads the targets; a row without one is then an error.
+        target: the target column; None to leave targets alone.
+    """
+
+    def __init__(self, processors: Mapping[str, Processor], task: Task | None = None, target: str | None = None) -> None:
+        self.processors, self.task, self.target = processors, task, target
+
+    def __call__(self, sample: Sample) -> Example | RowError:
+        features = {}
+        for name, processor in self.processors.items():
+            try:
+                found = processor.load(sample)
+            except UnusableValue as error:
+                return RowError(str(error), sample.table, sample.row, ", ".join(processor.columns))
+            if found is not None:
+                features[name] = found
+        if not features:
+            columns = ", ".join(column for processor in self.processors.values() for column in processor.columns)
+            return RowError(f"nothing to read: all of {columns} are empty", sample.table, sample.row)
+        length = 1 + sum(self.processors[name].length(found) for name, found in features.items())
+        if self.task is None or self.target is None:
+            return Example(features, None, length)
+        raw = sample.values.get(self.target)
+        if raw in (None, ""):
+            return RowError("the target is empty", sample.table, sample.row, self.target)
+        try:
+            return Example(features, self.task.target(raw), length)
+        except UnusableValue as error:
+            return RowError(str(error), sample.table, sample.row, self.target)
+
+
+class Dataset:
+    """Checked rows of one split; item i is its Example.
+
+    Args:
+        samples: rows that `check` found good.
+        lengths: int64[rows], tokens of each.
+        modality_dropout: share of modalities hidden, drawn anew each epoch; a row always keeps one.
+        seed: of that draw.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], lengths: np.ndarray, preparer: Preparer, modality_dropout: float = 0.0, seed: int = 0
+    ) -> None:
+        self.samples, self.lengths, self.preparer = samples, lengths, preparer
+        self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> Example:
+        example = self.preparer(self.samples[number])
+        if isinstance(example, RowError):  # the file changed since it was checked
+            raise example
+        return self._hide(example, number) if self.modality_dropout else example
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[number] for number in range(len(self)))
+
+    def _hide(self, example: Example, number: int) -> Example:
+        random = np.random.default_rng([self.seed, self.epoch, number])
+        names = list(example.features)
+        kept = [name for name in names if random.random() >= self.modality_dropout]
+        if not kept:
+            kept = [names[random.integers(len(names))]]
+        features = {name: example.features[name] for name in kept}
+        length = 1 + sum(self.preparer.processors[name].length(found) for name, found in features.items())
+        return Example(features, example.target, length)
+
+
+def check(rows: Iterable[Sample | RowError], preparer: Preparer) -> tuple[list[Sample], np.ndarray, list[RowError]]:
+    """Prepare each row once: the good ones, their lengths int64[rows], and what is wrong with the others."""
+    good, lengths, bad = [], [], []
+    for row in rows:
+        made = row if isinstance(row, RowError) else preparer(row)
+        if isinstance(row, RowError) or isinstance(made, RowError):
+            bad.append(made)
+        else:
+            good.append(row)
+            lengths.append(made.length)
+    return good, np.array(lengths, dtype=np.int64), [error for error in bad if isinstance(error, RowError)]
+
+
+def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path) -> str | None:
+    """List unusable rows in a file; refuse them, or say how many are skipped.
+
+    Raises:
+        DataError: the policy is `refuse`, or no row is left.
+    """
+    if not bad:
+        return None
+    lines = [
+        {"table": str(error.table), "row": error.row, "column": error.column, "problem": error.problem} for error in bad
+    ]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomically(listed_in, text.encode(errors="backslashreplace"))
+    named = "; ".join(str(error) for error in bad[:ROWS_NAMED]) + ("; ..." if len(bad) > ROWS_NAMED else "")
+    summary = f"{len(bad)} of {total} rows cannot be used ({named}). All are listed in {listed_in}"
+    if policy == "refuse":
+        raise DataError(f"{summary}. Mend them, or set data.bad_rows=skip")
+    if len(bad) == total:
+        raise DataError(f"{summary}. No row is left")
+    return summary + " and are skipped"

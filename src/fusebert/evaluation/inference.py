@@ -1,0 +1,99 @@
+"""A trained model over any number of rows, in constant memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusebert.data.collate import Collator, Example
+from fusebert.data.sampler import sorted_batches
+from fusebert.model.modeling import FusebertModel
+
+WINDOW_ROWS = 2048
+"""Rows are sorted by length within a window of this many, so memory does not grow with the table."""
+TOKENS_PER_BATCH = 3072
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on `device`; nothing waits for the copies."""
+    return {name: _move(value, device) for name, value in batch.items()}
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    return to_device(value, device) if isinstance(value, Mapping) else value
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Matrix products in bf16 where `precision` says so."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@torch.inference_mode()
+def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator, precision: str = "fp32") -> np.ndarray:
+    """Logits float32[rows, outputs] of the examples, in their order; batches are cut by tokens."""
+    model.eval()
+    out: list[np.ndarray] = []
+    batches = sorted_batches(np.array([example.length for example in examples]), TOKENS_PER_BATCH)
+    for rows in batches:
+        batch = to_device(collator([examples[row] for row in rows]), model.device)
+        batch.pop("labels", None)
+        with autocast(model.device, precision):
+            logits = model(**batch)["logits"]
+        out.append(logits.float().cpu().numpy())
+    order = np.concatenate([np.array(rows) for rows in batches])
+    logits = np.concatenate(out)
+    result = np.empty_like(logits)
+    result[order] = logits
+    return result
+
+
+def windows(examples: Iterable[Example]) -> Iterator[tuple[Example, ...]]:
+    """Runs of WINDOW_ROWS examples."""
+    source = iter(examples)
+    while window := tuple(islice(source, WINDOW_ROWS)):
+        yield window
+
+
+class Spill:
+    """Arrays appended to a temporary file and read back as one memory map."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()
+        self._dtype: np.dtype | None = None
+        self._shape: tuple[int, ...] = ()
+        self.rows = 0
+
+    def append(self, array: np.ndarray) -> None:
+        self._dtype, self._shape = array.dtype, array.shape[1:]
+        self._file.write(np.ascontiguousarray(array).tobytes())
+        self.rows += len(array)
+
+    def array(self) -> np.ndarray:
+        """Everything appended, [rows, ...]."""
+        self._file.flush()
+        return np.memmap(self._file, dtype=self._dtype, mode="r", shape=(self.rows, *self._shape))
+
+
+def score(model: FusebertModel, task: Any, examples: Iterable[Example], collator: Collator, precision: str) -> dict[str, Any]:
+    """`rows`, `metrics` and the task's tables over examples that have targets."""
+    logits, targets = infer_all(model, examples, collator, precision)
+    return {"rows": len(targets)} | task.evaluate(logits, targets)
+
+
+def infer_all(
+    model: FusebertModel, examples: Iterable[Example], collator: Collator, precision: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32[rows, outputs] and targets of any number of examples, on disk."""
+    logits, targets = Spill(), Spill()
+    for window in windows(examples):
+        logits.append(infer(model, window, collator, precision))
+        targets.append(np.stack([example.target for example in window if example.target is not None]))
+    return logits.array(), targets.array()

@@ -1,0 +1,188 @@
+"""The README.md of a model folder: what the model does, how it was made, how good it is and where it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from fusebert.evaluation.plots import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.storage import write_atomically
+
+IGNORED = "ignore"
+PIPELINES = {
+    ("classification", frozenset({"text"})): "text-classification",
+    ("classification", frozenset({"image"})): "image-classification",
+    ("classification", frozenset({"text", "image"})): "visual-question-answering",
+}
+LEFT_OUT_OF_LEDGER = {"loss", "expected_calibration_error"}
+EXAMPLE_VALUES = {"image": "picture.jpg", "text": "..."}
+
+
+def write_model_card(path: Path, card: dict[str, Any]) -> None:
+    """Write the model card, with metadata that the Hugging Face Hub reads."""
+    sections = {
+        "What it does": _purpose(card),
+        "How to use it": _usage(card),
+        "Data": _table(
+            ["split", "rows", "file"],
+            [[split, f"{data['rows']:,}", Path(str(data["file"])).name] for split, data in card["data"].items()],
+        ),
+        "Training": _training(card),
+        "Results": _results(card["evaluations"]),
+        "What each modality contributes": _contributions(card["ledger"]) if card.get("ledger") else "",
+        "Speed": _speed(card["speed"]) if card.get("speed") else "",
+        "Calibration": _calibration(card["evaluations"]),
+        "Limits": "\n".join(f"- {_escaped(limit)}" for limit in card["limits"]),
+    }
+    body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items() if text)
+    text = f"---\n{_metadata(card).to_yaml()}\n---\n\n# {_escaped(card['name'])}\n\n{body}\n"
+    write_atomically(path, str(ModelCard(text)).encode())
+
+
+def _metadata(card: Mapping[str, Any]) -> ModelCardData:
+    modalities = _modalities(card)
+    pipeline = PIPELINES.get((card["task"], modalities))
+    results = [
+        EvalResult(
+            task_type=pipeline or card["task"],
+            dataset_type="local",
+            dataset_name=_one_line(Path(str(card["data"].get(split, {}).get("file", split))).name),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=metric_name(metric),
+            metric_value=round(float(value), 6),
+        )
+        for split, evaluation in card["evaluations"].items()
+        for metric, value in evaluation["metrics"].items()
+        if value is not None and math.isfinite(value)
+    ]
+    return ModelCardData(
+        library_name="fusebert",
+        license=card["license"].lower() if card.get("license") else None,
+        pipeline_tag=pipeline,
+        tags=["fusebert", "bert", card["task"], *sorted(modalities)],
+        model_name=_one_line(card["name"]),
+        eval_results=results or None,
+    )
+
+
+def _purpose(card: Mapping[str, Any]) -> str:
+    seen = " and ".join(f"**{_escaped(name)}** ({modality})" for name, modality in _inputs(card).items())
+    return (
+        f"It reads {seen} and answers with **{_escaped(card['target'])}** ({card['task']}). "
+        f"It has {card['parameters']:,} parameters and was made with fusebert {_escaped(card['version'])}. "
+        "A row may lack some of its modalities."
+    )
+
+
+def _usage(card: Mapping[str, Any]) -> str:
+    row = {name: EXAMPLE_VALUES.get(modality, "...") for name, modality in _inputs(card).items()}
+    line = json.dumps(row, ensure_ascii=False)
+    return "\n\n".join(
+        [
+            "Put one row on each line of `data.jsonl`:",
+            _fenced("json", line),
+            "Then, with this folder as `FOLDER`:",
+            _fenced("sh", "pip install fusebert\nfusebert predict FOLDER data.jsonl"),
+            "Or in Python:",
+            _fenced("python", f'import fusebert\n\nmodel = fusebert.load("FOLDER")\nprint(model.predict([{line}]))'),
+        ]
+    )
+
+
+def _training(card: Mapping[str, Any]) -> str:
+    training = card["training"]
+    seconds = round(training["seconds"])
+    minutes = f"{seconds // 60:,} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+    recipe = yaml.safe_dump(card["recipe"], sort_keys=False, allow_unicode=True).rstrip()
+    return (
+        f"{training['epochs']:,} epochs, {training['steps']:,} steps, {minutes} on {_escaped(training['hardware'])}, "
+        f"{training['tokens_per_second']:,.0f} tokens a second. The recipe, where it differs from the defaults:\n\n"
+        + _fenced("yaml", recipe)
+    )
+
+
+def _results(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    metrics = dict.fromkeys(metric for evaluation in evaluations.values() for metric in evaluation["metrics"])
+    heads = ["metric", *(f"{split} ({evaluation['rows']:,} rows)" for split, evaluation in evaluations.items())]
+    rows = [
+        [_name(metric), *(metric_text(evaluation["metrics"].get(metric)) for evaluation in evaluations.values())]
+        for metric in metrics
+    ]
+    return _table(heads, rows)
+
+
+def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
+    best = primary_metric(ledger["all"])
+    shown = [metric for metric in ledger["all"] if metric not in LEFT_OUT_OF_LEDGER]
+    rows = [
+        [name, *(metric_text(metrics.get(metric)) for metric in shown), _change(metrics, ledger["all"], best)]
+        for name, metrics in ledger.items()
+    ]
+    heads = ["the model sees", *map(_name, shown), f"change in {metric_name(best)}"]
+    return "The same rows, scored again with one modality hidden or swapped between rows:\n\n" + _table(heads, rows)
+
+
+def _change(metrics: Mapping[str, float], whole: Mapping[str, float], metric: str) -> str:
+    score, reference = metrics.get(metric), whole.get(metric)
+    return "" if metrics is whole or score is None or reference is None else f"{score - reference:+.3f}"
+
+
+def _speed(speed: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [[threads, f"{times['p50_ms']:.1f}", f"{times['p95_ms']:.1f}"] for threads, times in speed.items()]
+    heads = ["threads", "median ms", "95th percentile ms"]
+    return "One row at a time, from the raw row to the answer:\n\n" + _table(heads, rows)
+
+
+def _calibration(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    binned = {split: found["calibration"] for split, found in evaluations.items() if found.get("calibration")}
+    if not binned:
+        return ""
+    split = "test" if "test" in binned else next(iter(binned))
+    error = evaluations[split]["metrics"].get("expected_calibration_error")
+    rows = [[f"{row['confidence']:.0%}", f"{row['accuracy']:.0%}", f"{row['rows']:,}"] for row in binned[split]]
+    return (
+        f"How sure the model was and how often it was right, on {_escaped(split)} "
+        f"(expected calibration error {metric_text(error)}):\n\n" + _table(["probability given", "right", "rows"], rows)
+    )
+
+
+def _inputs(card: Mapping[str, Any]) -> dict[str, str]:
+    return {name: kind for name, kind in card["columns"].items() if kind != IGNORED and name != card["target"]}
+
+
+def _modalities(card: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(_inputs(card).values())
+
+
+def _name(metric: str) -> str:
+    return metric_name(metric) + (" (lower is better)" if metric in LOWER_IS_BETTER else "")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    ruler = ["---"] + ["---:"] * (len(heads) - 1)
+    lines = [map(_escaped, heads), ruler, *(map(_escaped, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _fenced(language: str, text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _escaped(words: Any) -> str:
+    """A user's words on one line, with nothing in them that Markdown or HTML would act on."""
+    text = re.sub(r"([\\`*_\[\]<>|~$&#!])", r"\\\1", _one_line(words))
+    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[-+](?!\d)))", r"\1\\", text)  # would begin a list or a rule
+
+
+def _one_line(words: Any) -> str:
+    return " ".join(str(words).split())

@@ -1,0 +1,199 @@
+"""A finished model folder, ready to answer: rows or tables in, answers or scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusebert import plugins
+from fusebert.data.collate import Collator, Example
+from fusebert.data.dataset import Preparer, settle
+from fusebert.data.tables import Rows, read_table, rows_from_memory
+from fusebert.errors import DataError, ModelError, RowError, UsageError
+from fusebert.evaluation.inference import WINDOW_ROWS, infer, score
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.modalities.base import Processor
+from fusebert.storage import MANIFEST, read_json, verify, write_json
+from fusebert.tasks.base import Task
+from fusebert.types import Answer, Sample
+
+PREDICTOR = "predictor.json"
+
+
+class Predictor:
+    """A model with all that turns raw rows into its inputs and its outputs into answers.
+
+    Args:
+        folder: where it lies or will lie.
+        target: the column it predicts.
+        precision: of inference, fp32 or bf16.
+    """
+
+    def __init__(
+        self, folder: Path, model: FusebertModel, processors: Mapping[str, Processor], task: Task, target: str, precision: str
+    ) -> None:
+        self.folder, self.model, self.processors, self.task = folder, model, processors, task
+        self.target, self.precision = target, precision
+        self.collator = Collator(processors)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Each input column and its modality."""
+        return {column: name for name, processor in self.processors.items() for column in processor.columns}
+
+    def predict(self, rows: Any, top: int = 1) -> Any:
+        """Answers to rows.
+
+        Args:
+            rows: one row as a dict; a list of dicts; a pandas DataFrame; or the path of a table.
+            top: how many of the likeliest labels each answer lists.
+
+        Returns:
+            One Answer for one dict, else a list in the order of the rows.
+
+        Raises:
+            RowError: a row cannot be read.
+        """
+        found = read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
+        answers = []
+        for _, answer in self.answers(found, top):
+            if isinstance(answer, RowError):
+                raise answer
+            answers.append(answer)
+        return answers[0] if isinstance(rows, Mapping) else answers
+
+    def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
+        """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
+        preparer = Preparer(self.processors)
+        while window := list(islice(rows, WINDOW_ROWS)):
+            made = [self._prepare(preparer, row) for row in window]
+            good = [example for example in made if isinstance(example, Example)]
+            logits = infer(self.model, good, self.collator, self.precision) if good else np.zeros((0, 1))
+            decoded = iter(self.task.decode(logits, top) if good else [])
+            for row, example in zip(window, made, strict=True):
+                yield row, example if isinstance(example, RowError) else next(decoded)
+
+    def _prepare(self, preparer: Preparer, row: Sample | RowError) -> Example | RowError:
+        return row if isinstance(row, RowError) else preparer(row)
+
+    def evaluate(
+        self,
+        table: Any,
+        *,
+        without: Sequence[str] = (),
+        shuffle: Sequence[str] = (),
+        bad_rows: str = "refuse",
+        listed_in: Path | None = None,
+    ) -> dict[str, Any]:
+        """Scores on rows with targets.
+
+        Args:
+            table: path of a table, or rows as `predict` takes them.
+            without: modalities taken away from every row.
+            shuffle: modalities whose values are dealt out to other rows.
+            bad_rows: refuse, or skip and report.
+            listed_in: file that lists unusable rows; beside nothing else, `bad_rows.jsonl` here.
+
+        Returns:
+            `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped.
+        """
+        rows = read_table(Path(table)) if isinstance(table, str | Path) else rows_from_memory(table)
+        for name in [*without, *shuffle]:
+            if name not in self.processors:
+                raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
+        if shuffle:
+            rows = shuffled(list(rows), [column for column, name in self.columns.items() if name in shuffle])
+        if without:
+            rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
+        bad: list[RowError] = []
+        examples = self._examples(rows, Preparer(self.processors, self.task, self.target), bad)
+        first = next(examples, None)
+        if first is None:
+            settle(bad, len(bad), "refuse", listed_in or Path("bad_rows.jsonl"))
+            raise DataError(f"{table} has no rows")
+        found = score(self.model, self.task, _chain(first, examples), self.collator, self.precision)
+        settle(bad, found["rows"] + len(bad), bad_rows, listed_in or Path("bad_rows.jsonl"))
+        return found | ({"bad_rows": len(bad)} if bad else {})
+
+    def _examples(self, rows: Rows, preparer: Preparer, bad: list[RowError]) -> Iterator[Example]:
+        for row in rows:
+            made = self._prepare(preparer, row)
+            if isinstance(made, RowError):
+                bad.append(made)
+            else:
+                yield made
+
+    def save(self) -> None:
+        """Write everything `load` needs, unsealed."""
+        self.model.save_pretrained(self.folder)
+        for processor in self.processors.values():
+            processor.save(self.folder)
+        self.task.save(self.folder)
+        names = {"modalities": list(self.processors), "task": self.task.name}
+        write_json(self.folder / PREDICTOR, names | {"target": self.target, "precision": self.precision})
+
+
+def load(folder: str | Path, device: str | None = None) -> Predictor:
+    """The model in a folder, verified byte for byte.
+
+    Args:
+        device: cpu or cuda; None takes cuda where torch finds it.
+
+    Raises:
+        ModelError: the folder is missing, unfinished, or changed since it was written.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(f"the model folder {folder} does not exist")
+    if not (folder / MANIFEST).is_file():
+        unfinished = (folder / "checkpoints").is_dir()
+        hint = "its training has not finished; go on with `fusebert train ... --resume`" if unfinished else "no manifest.json"
+        raise ModelError(f"{folder} is not a finished fusebert model: {hint}")
+    verify(folder)
+    saved = read_json(folder / PREDICTOR)
+    config = FusebertConfig.from_pretrained(folder)
+    model = FusebertModel.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    processors = {
+        name: plugins.load("modalities", name, "processor").Processor.load_from(folder) for name in saved["modalities"]
+    }
+    task = plugins.load("tasks", saved["task"], "task").Task.load_from(folder)
+    precision = saved["precision"] if saved["precision"] == "fp32" or _bf16_here(model.device) else "fp32"
+    return Predictor(folder, model.eval(), processors, task, saved["target"], precision)
+
+
+def _bf16_here(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def hidden(rows: Iterable[Sample | RowError], columns: Sequence[str]) -> Rows:
+    """Rows without the values of some columns."""
+    for row in rows:
+        if isinstance(row, Sample):
+            row = Sample(row.table, row.row, {k: v for k, v in row.values.items() if k not in columns}, row.root)
+        yield row
+
+
+def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str], seed: int = 0) -> Rows:
+    """Rows with the values of some columns taken, together, from another row of the table."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    given = [row for number in order if isinstance(row := rows[number], Sample)]
+    takers = iter(given)
+    for row in rows:
+        if isinstance(row, Sample):
+            giver = next(takers)
+            row = Sample(row.table, row.row, {**row.values, **{c: giver.values.get(c) for c in columns}}, row.root)
+        yield row
+
+
+def _chain(first: Example, rest: Iterator[Example]) -> Iterator[Example]:
+    yield first
+    yield from rest

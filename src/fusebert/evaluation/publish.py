@@ -1,0 +1,130 @@
+"""A trained model -> its sealed folder: weights, processors, scores, plots, page and model card."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusebert import __version__
+from fusebert.data.dataset import Dataset
+from fusebert.evaluation import plots
+from fusebert.evaluation.inference import score
+from fusebert.evaluation.model_card import write_model_card
+from fusebert.evaluation.page import write_page
+from fusebert.evaluation.predictor import Predictor, load
+from fusebert.storage import seal, write_json
+from fusebert.types import Sample
+
+WORKING_FOLDERS = ("checkpoints", "logs")
+TIMED_ROWS = 60
+EXAMPLES = 12
+LIMITS = (
+    "The scores hold for rows like those it was tested on, and for no others.",
+    "A probability is calibrated on the validation rows; on other data it may be too sure.",
+)
+
+
+def publish(
+    predictor: Predictor, splits: Mapping[str, Dataset], files: Mapping[str, str], recipe: Mapping[str, Any], training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Score the model and write its folder; the manifest comes last, so a folder that has one is whole.
+
+    Args:
+        splits: `train`, `validation` and perhaps `test`; the last two are scored.
+        files: the table behind each split.
+        recipe: its dotted settings.
+        training: `history` and totals of the run, as JSON values.
+
+    Returns:
+        What metrics.json holds.
+    """
+    folder = predictor.folder
+    predictor.save()
+    evaluations = {
+        name: score(predictor.model, predictor.task, iter(splits[name]), predictor.collator, predictor.precision)
+        for name in ("validation", "test")
+        if name in splits
+    }
+    speed = measure_speed(folder, predictor, splits["validation"].samples)
+    metrics = {"evaluations": evaluations, "training": dict(training), "speed": speed}
+    write_json(folder / "metrics.json", metrics)
+    shown = "test" if "test" in evaluations else "validation"
+    pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], None)
+    examples = _examples(predictor, splits[shown].samples[:EXAMPLES])
+    write_page(folder / "report.html", f"{predictor.target}: {shown} results", evaluations[shown], None, examples, pictures)
+    write_model_card(folder / "README.md", _card(predictor, splits, files, recipe, metrics))
+    seal(folder, leave_out=WORKING_FOLDERS)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return metrics
+
+
+def measure_speed(folder: Path, predictor: Predictor, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Milliseconds from raw row to answer, one row at a time, by number of threads: p50 and p95."""
+    before, found = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            rows = [Sample(s.table, s.row, s.values, s.root) for s in samples[: TIMED_ROWS + 1]]
+            took = [_milliseconds(predictor, row) for row in rows][1:] or [0.0]
+            found[str(threads)] = {
+                "p50_ms": round(statistics.median(took), 3),
+                "p95_ms": round(sorted(took)[int(0.95 * (len(took) - 1))], 3),
+            }
+    finally:
+        torch.set_num_threads(before)
+    return found
+
+
+def _milliseconds(predictor: Predictor, row: Sample) -> float:
+    started = time.perf_counter()
+    next(predictor.answers(iter([row])))
+    return (time.perf_counter() - started) * 1000
+
+
+def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    found = []
+    for sample, answer in predictor.answers(iter(samples)):
+        values = sample.values  # type: ignore[union-attr]
+        picture = next((values.get(c) for c, name in predictor.columns.items() if name == "image" and values.get(c)), None)
+        fields = {c: str(values.get(c) or "") for c, name in predictor.columns.items() if name != "image"}
+        found.append(
+            {
+                "image": samples[0].root / picture if isinstance(picture, str) and samples[0].root else None,
+                "fields": fields,
+                "target": str(values.get(predictor.target)),
+                "answer": str(answer.value),  # type: ignore[union-attr]
+                "probability": answer.probability,  # type: ignore[union-attr]
+            }
+        )
+    return found
+
+
+def _card(
+    predictor: Predictor, splits: Mapping[str, Dataset], files: Mapping[str, str], recipe: Mapping[str, Any], metrics: dict[str, Any]
+) -> dict[str, Any]:
+    training = {key: value for key, value in metrics["training"].items() if key != "history"}
+    training["tokens_per_second"] = round(training["tokens"] / max(training["seconds"], 1e-9))
+    training["hardware"] = f"{predictor.model.device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "name": predictor.folder.name,
+        "task": predictor.task.name,
+        "target": predictor.target,
+        "columns": predictor.columns,
+        "data": {name: {"file": files[name], "rows": len(splits[name])} for name in splits},
+        "recipe": dict(recipe),
+        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
+        "training": training,
+        "evaluations": metrics["evaluations"],
+        "ledger": None,
+        "speed": metrics["speed"],
+        "limits": list(LIMITS),
+        "version": __version__,
+        "license": None,
+    }

@@ -1,0 +1,89 @@
+"""What every modality's light half promises, and how a media path is kept inside its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from fusebert.errors import UnusableValue
+from fusebert.types import Evidence, Features, Sample
+
+Collated = dict[str, np.ndarray]
+
+
+class Processor(Protocol):
+    """Raw values of one row -> features, in numpy. One processor reads all columns of its modality.
+
+    Light: its module imports neither torch nor transformers.
+    """
+
+    columns: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, config: Any, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
+        """Learn what must be learnt from the training rows only (a vocabulary, a scale).
+
+        Args:
+            pretrained: folder of the pretrained trunk, whose tokenizer is used; None when the trunk starts from nothing.
+        """
+
+    def load(self, sample: Sample) -> Features | None:
+        """Features of one row; None where the row has nothing in these columns. Raises UnusableValue in words."""
+
+    def length(self, features: Features) -> int:
+        """How many tokens of the trunk's sequence these features take."""
+
+    def collate(self, rows: Sequence[Features]) -> Collated:
+        """Features of the rows that have this modality, packed: no padding."""
+
+    def save(self, folder: Path) -> None: ...
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self: ...
+
+
+class Matches(Protocol):
+    """Module-level `matches(values) -> Evidence | None` of a processor: does a column look like this modality?"""
+
+    def __call__(self, values: Sequence[Any]) -> Evidence | None: ...
+
+
+def media_path(value: str, root: Path | None) -> Path:
+    """The file that a media column names.
+
+    Args:
+        value: path as it stands in the table.
+        root: folder of the table, which the path may not leave, also not through a link; None when the user names
+            the file directly, and it may lie anywhere.
+    """
+    if "\0" in value:
+        raise UnusableValue("the path contains a NUL character")
+    if root is None:
+        path = Path(value)
+    else:
+        if Path(value).is_absolute():
+            raise UnusableValue(f"{value!r} is an absolute path; paths in a table are relative to the table's folder")
+        path = root / value
+        try:
+            inside = path.resolve().is_relative_to(root.resolve())
+        except (OSError, RuntimeError) as error:
+            raise UnusableValue(f"{value!r} cannot be followed: {error}") from None
+        if not inside:
+            raise UnusableValue(f"{value!r} leads out of the table's folder, which is not allowed")
+    try:
+        found, is_file = path.exists(), path.is_file()
+    except OSError as error:
+        raise UnusableValue(f"{value[:80]!r} is not a usable path: {error.strerror}") from None
+    if not found:
+        raise UnusableValue(f"file {value!r} does not exist")
+    if not is_file:
+        raise UnusableValue(f"{value!r} is not a file")
+    return path
+
+
+def present(values: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[int, Any]]:
+    """(place among `columns`, value) of those columns that hold something."""
+    return [(place, values[name]) for place, name in enumerate(columns) if values.get(name) not in (None, "")]

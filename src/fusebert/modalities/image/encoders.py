@@ -1,0 +1,165 @@
+"""Networks from pixels to tokens: float[U, 3, H, W] -> float[U, P, width]. Each states its output `width`."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fusebert.errors import ModelError, RecipeError
+from fusebert.modalities.image.processor import Config
+
+VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+GROUP_CHANNELS = 16
+"""Channels normalised together. Group norm, because it sees one picture at a time: rows stay independent of their batch."""
+
+
+class PatchEncoder(nn.Module):
+    """One linear map for each square patch (ViT, Dosovitskiy et al. 2020, eq. 1)."""
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.projection = nn.Conv2d(3, width, config.patch_pixels, stride=config.patch_pixels)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return flat(self.projection(pixels))
+
+
+class ConvEncoder(nn.Module):
+    """A small CNN: one stride-2 convolution for each halving of the patch, channels doubling; early convolutions train
+    more steadily than one large patch (Xiao et al. 2021)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        halvings = math.log2(config.patch_pixels)
+        if not halvings.is_integer():
+            raise RecipeError(f"image.patch_pixels must be a power of two for the conv encoder, not {config.patch_pixels}")
+        channels = [3] + [min(config.width << stage, 512) for stage in range(int(halvings))]
+        self.width = channels[-1]
+        self.stages = nn.Sequential()
+        for before, after in pairwise(channels):
+            self.stages.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+            self.stages.append(nn.GroupNorm(max(1, after // GROUP_CHANNELS), after))
+            self.stages.append(nn.GELU())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return flat(self.stages(pixels.contiguous(memory_format=torch.channels_last)))
+
+
+class Vgg16Encoder(nn.Module):
+    """The thirteen convolutions of VGG16 (Simonyan & Zisserman 2014), under torchvision's names `features.N`."""
+
+    width = 512
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.weights = config.weights
+        self.features = nn.Sequential()
+        before = 3
+        for stage in VGG16_CHANNELS:
+            for after in stage:
+                self.features.append(nn.Conv2d(before, after, 3, padding=1))
+                self.features.append(nn.ReLU())
+                before = after
+            self.features.append(nn.MaxPool2d(2))
+
+    def load_pretrained(self) -> None:
+        if self.weights is None:
+            return
+        try:
+            weights = {name: value for name, value in load_file(self.weights).items() if name.startswith("features.")}
+            self.load_state_dict(weights)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(f"{self.weights} does not hold VGG16 weights as torchvision names them: {error}") from None
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return flat(self.features(pixels))
+
+
+class Backbone(nn.Module):
+    """Any vision model of transformers, or of timm (`timm:NAME`) where the user has timm."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        from transformers import AutoConfig, AutoModel
+
+        self.name = config.encoder
+        settings = {key: value for key, value in config.backbone.items() if not key.startswith("fusebert_")}
+        self.model: Any = AutoModel.from_config(AutoConfig.for_model(**settings))
+        self.width = int(config.backbone["fusebert_width"])
+
+    def load_pretrained(self) -> None:
+        from transformers import AutoModel
+
+        if not self.name.startswith("timm:"):
+            published = AutoModel.from_pretrained(self.name, use_safetensors=True)
+            self.model.load_state_dict(published.state_dict())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return hidden_states(self.model(pixel_values=pixels))
+
+
+def build_encoder(config: Config, hidden_size: int) -> Any:
+    """The network that `config.encoder` names."""
+    match config.encoder:
+        case "patch":
+            return PatchEncoder(config, hidden_size)
+        case "conv":
+            return ConvEncoder(config)
+        case "vgg16":
+            return Vgg16Encoder(config)
+        case _:
+            return Backbone(config)
+
+
+def prepare(config: Config) -> Config:
+    """Fill in what a vision model of transformers says of itself: architecture, picture size, normalisation, tokens."""
+    if config.encoder in ("patch", "conv", "vgg16"):
+        if config.size_pixels % config.cell_pixels:
+            raise RecipeError(
+                f"image.size_pixels={config.size_pixels} is not a multiple of {config.cell_pixels}, "
+                f"the side of the square that {config.encoder} makes one token of"
+            )
+        return config
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        if config.encoder.startswith("timm:"):
+            from transformers import TimmBackboneConfig
+
+            settings: Any = TimmBackboneConfig(backbone=config.encoder.removeprefix("timm:"), use_pretrained_backbone=True)
+            size, normal = config.size_pixels, {}
+        else:
+            settings = AutoConfig.from_pretrained(config.encoder)
+            normal = _normalisation(config.encoder)
+            size = int(getattr(settings, "image_size", config.size_pixels) or config.size_pixels)
+        model = AutoModel.from_config(settings).eval()
+        with torch.inference_mode():
+            tokens = hidden_states(model(pixel_values=torch.zeros(1, 3, size, size)))
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError) as error:
+        raise ModelError(f"image.encoder={config.encoder!r} cannot be used as a vision model: {error}") from None
+    backbone = settings.to_dict() | {"fusebert_tokens": tokens.shape[1], "fusebert_width": tokens.shape[2]}
+    return config.model_copy(update={"backbone": backbone, "size_pixels": size} | normal)
+
+
+def _normalisation(name: str) -> dict[str, tuple[float, ...]]:
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    found, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    return {new: tuple(found[old]) for new, old in (("mean", "image_mean"), ("std", "image_std")) if found.get(old)}
+
+
+def hidden_states(output: Any) -> Tensor:
+    """Tokens float[U, P, width] of a vision model's output, be it a map or a sequence."""
+    found = output.feature_maps[-1] if hasattr(output, "feature_maps") else output.last_hidden_state
+    return flat(found) if found.ndim == 4 else found
+
+
+def flat(maps: Tensor) -> Tensor:
+    """float[U, width, h, w] -> float[U, h * w, width], row by row."""
+    return maps.flatten(2).transpose(1, 2)

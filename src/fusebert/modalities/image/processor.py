@@ -1,0 +1,186 @@
+"""A picture file -> uint8 pixels of one size. Real files of every common kind, decoded within fixed bounds."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+
+from fusebert.errors import UnusableValue
+from fusebert.modalities.base import Collated, media_path, present
+from fusebert.storage import read_json, write_json
+from fusebert.types import Evidence, Features, Sample
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PIXELS = 50_000_000
+CACHE_BYTES = 512 * 2**20
+
+
+class Config(BaseModel):
+    """How pictures are read and which network turns them into tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str = Field("conv", description="conv, patch, vgg16, or a vision model of transformers: a Hub id or a folder")
+    size_pixels: int = Field(64, ge=16, le=1024, description="pictures are resized to this height and width")
+    patch_pixels: int = Field(16, ge=2, le=128, description="side of the square that becomes one token (conv and patch)")
+    width: int = Field(32, ge=4, le=512, description="channels of the first layer of conv; they double at each halving")
+    weights: Path | None = Field(None, description="safetensors file with published weights (vgg16)")
+    frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
+    augment: bool = Field(False, description="in training, move and mirror pictures a little")
+    mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
+    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
+    backbone: dict[str, Any] = Field({}, description="filled in by training: the vision model's own configuration")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens one picture becomes. The embedder checks that its network agrees."""
+        if self.backbone:
+            return int(self.backbone["fusebert_tokens"])
+        return (self.size_pixels // self.cell_pixels) ** 2
+
+    @property
+    def cell_pixels(self) -> int:
+        """Side of the square of pixels behind one token."""
+        return 32 if self.encoder == "vgg16" else self.patch_pixels
+
+
+class Processor:
+    """Reads the picture columns of a row; several columns share one encoder and keep their places."""
+
+    def __init__(self, config: Config, columns: Sequence[str]) -> None:
+        self.config, self.columns = config, tuple(columns)
+        self._cache: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+        self._cache_bytes = 0
+
+    @classmethod
+    def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
+        return cls(config, columns)
+
+    def load(self, sample: Sample) -> Features | None:
+        """`pixel_values`: object[K] of uint8[3, H, W], one for each column that has a picture; `place`: int64[K]."""
+        parts = present(sample.values, self.columns)
+        if not parts:
+            return None
+        pictures = np.empty(len(parts), dtype=object)
+        for number, (_, value) in enumerate(parts):
+            pictures[number] = self._read(value, sample.root)
+        return {"pixel_values": pictures, "place": np.array([place for place, _ in parts])}
+
+    def _read(self, value: Any, root: Path | None) -> np.ndarray:
+        if not isinstance(value, str | Path):
+            return decode(value, self.config.size_pixels)
+        key = (str(value), str(root))
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        path = media_path(str(value), root)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnusableValue(f"{value!r} has more than {MAX_FILE_BYTES >> 20} MiB")
+        pixels = decode(path.read_bytes(), self.config.size_pixels)
+        self._cache[key] = pixels
+        self._cache_bytes += pixels.nbytes
+        while self._cache_bytes > CACHE_BYTES:
+            self._cache_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return pixels
+
+    def length(self, features: Features) -> int:
+        return self.config.tokens * len(features["place"])
+
+    def collate(self, rows: Sequence[Features]) -> Collated:
+        """`pixel_values` uint8[U, 3, H, W], each different picture once; `picture`, `place` int64[K] for its K uses."""
+        different: dict[int, np.ndarray] = {}
+        for row in rows:
+            for pixels in row["pixel_values"]:
+                different.setdefault(id(pixels), pixels)
+        number = {key: index for index, key in enumerate(different)}
+        return {
+            "pixel_values": np.stack(list(different.values())),
+            "picture": np.array([number[id(pixels)] for row in rows for pixels in row["pixel_values"]]),
+            "place": np.concatenate([row["place"] for row in rows]),
+        }
+
+    def save(self, folder: Path) -> None:
+        saved = {"columns": self.columns, "config": self.config.model_dump(mode="json")}
+        write_json(folder / "processors" / "image.json", saved)
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        saved = read_json(folder / "processors" / "image.json")
+        return cls(Config(**saved["config"]), saved["columns"])
+
+
+def matches(values: Sequence[Any]) -> Evidence | None:
+    """A column of picture paths, of encoded pictures, or of Pillow images."""
+    paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)]
+    if len(paths) > len(values) / 2:
+        return Evidence(f"{len(paths)} of {len(values)} values end in a picture suffix", 0.99 * len(paths) / len(values))
+    if all(isinstance(value, Image.Image) or (isinstance(value, dict) and "bytes" in value) for value in values):
+        return Evidence("encoded pictures", 0.95)
+    return None
+
+
+def decode(value: Any, size_pixels: int) -> np.ndarray:
+    """A picture -> uint8[3, size_pixels, size_pixels], upright, on white, stretched to the square.
+
+    Args:
+        value: encoded bytes, `{"bytes": ...}` as in datasets, or a Pillow image.
+
+    Raises:
+        UnusableValue: in words, for anything that is not a whole picture within bounds.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the bounds below are ours, and damaged metadata is no reason to fail
+            picture = value if isinstance(value, Image.Image) else _open(value)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UnusableValue(f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read")
+            picture.draft("RGB", (2 * size_pixels, 2 * size_pixels))
+            picture = _to_rgb(ImageOps.exif_transpose(picture))
+            picture = picture.resize((size_pixels, size_pixels), Image.Resampling.BICUBIC)
+    except UnusableValue:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnusableValue(f"the picture is too large: {error}") from None
+    except UnidentifiedImageError:
+        raise UnusableValue(f"not a picture of a known kind ({', '.join(FORMATS)})") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError) as error:
+        raise UnusableValue(f"the picture is damaged: {error}") from None
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+
+def _open(data: Any) -> Image.Image:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UnusableValue(f"a picture path expected, found {type(data).__name__}")
+    if len(data) == 0:
+        raise UnusableValue("the file is empty")
+    if len(data) > MAX_FILE_BYTES:
+        raise UnusableValue(f"the picture has more than {MAX_FILE_BYTES >> 20} MiB")
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(_to_8_bit(np.asarray(picture, dtype=np.float64)), "L").convert("RGB")
+    if picture.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """16-bit greys over their full range; anything wider over the range it uses."""
+    low, high = (0.0, 65535.0) if values.min() >= 0 and values.max() <= 65535 else (values.min(), values.max())
+    return np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)

@@ -1,0 +1,196 @@
+"""Text -> WordPiece ids, as BERT reads them. The row's [CLS] is the model's; here are `x1..xn [SEP]`, one part a column."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from fusebert.errors import UnusableValue, ModelError
+from fusebert.modalities.base import Collated, present
+from fusebert.storage import read_json, write_atomically, write_json
+from fusebert.types import Evidence, Features, Sample
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_TEXT_CHARACTERS = 200_000
+CHARACTERS_PER_TOKEN_BOUND = 32
+"""Text beyond `max_tokens` times this is cut before it is tokenized: even rare words spend fewer characters a token."""
+
+
+class Config(BaseModel):
+    """How text is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: int = Field(128, ge=2, le=8192, description="tokens of text a row may have; the longest column is cut first")
+    vocabulary_size: int = Field(8000, ge=64, le=1_000_000, description="size of a vocabulary made from the training rows")
+    lowercase: bool = Field(True, description="for a vocabulary made here; a pretrained one brings its own rule")
+
+
+class Processor:
+    """Tokenizes the text columns of a row into one stream with token types (0 for the first column, 1 for the rest)."""
+
+    def __init__(self, config: Config, columns: Sequence[str], tokenizer: Tokenizer) -> None:
+        self.config, self.columns, self.tokenizer = config, tuple(columns), tokenizer
+        tokenizer.encode_special_tokens = True  # a user who types "[SEP]" means five characters
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+
+    @classmethod
+    def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
+        if pretrained is not None:
+            return cls(config, columns, read_tokenizer(pretrained))
+        texts = (str(text)[:MAX_TEXT_CHARACTERS] for sample in samples for _, text in present(sample.values, columns))
+        return cls(config, columns, train_tokenizer(texts, config.vocabulary_size, config.lowercase))
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Ids of BERT's special tokens, by token."""
+        return {token: self.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def load(self, sample: Sample) -> Features | None:
+        """`input_ids`, `token_type_ids`, `position_ids`: int64[T] each; positions start at 1, after [CLS]."""
+        parts = present(sample.values, self.columns)
+        if not parts:
+            return None
+        ids = [self._encode(value) for _, value in parts]
+        _cut_longest(ids, self.config.max_tokens - len(ids))
+        separator = self.special["[SEP]"]
+        input_ids = np.concatenate([np.array([*part, separator], dtype=np.int64) for part in ids])
+        types = [np.full(len(part) + 1, min(place, 1)) for part, (place, _) in zip(ids, parts, strict=True)]
+        return {
+            "input_ids": input_ids,
+            "token_type_ids": np.concatenate(types),
+            "position_ids": np.arange(1, len(input_ids) + 1),
+        }
+
+    def _encode(self, value: Any) -> list[int]:
+        if not isinstance(value, str | int | float | bool):
+            raise UnusableValue(f"text expected, found {type(value).__name__}")
+        text = str(value)
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise UnusableValue(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
+        text = text[: self.config.max_tokens * CHARACTERS_PER_TOKEN_BOUND]
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
+        except (UnicodeEncodeError, TypeError):
+            raise UnusableValue("the text contains half a character (a lone surrogate)") from None
+
+    def length(self, features: Features) -> int:
+        return len(features["input_ids"])
+
+    def collate(self, rows: Sequence[Features]) -> Collated:
+        names = ("input_ids", "token_type_ids", "position_ids")
+        return {name: np.concatenate([row[name] for row in rows]) for name in names}
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / "processors" / "text.json", {"columns": self.columns, "config": self.config.model_dump()})
+        write_atomically(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        saved = read_json(folder / "processors" / "text.json")
+        return cls(Config(**saved["config"]), saved["columns"], read_tokenizer(folder))
+
+
+def matches(values: Sequence[Any]) -> Evidence | None:
+    """A column of strings with words in them."""
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        return None
+    share = sum(any(c.isalpha() for c in text) for text in texts) / len(texts)
+    if share < 0.5:
+        return None
+    words = sum(len(text.split()) for text in texts) / len(texts)
+    han = sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in texts) / len(texts)
+    if words >= 2 or han >= 0.3:
+        return Evidence(f"strings of {words:.1f} words on average" + (f", {han:.0%} with Chinese" if han else ""), 0.9)
+    different = len(set(texts)) / len(texts)
+    return Evidence(f"single words, {different:.0%} of them different", 0.5 if different < 0.9 else 0.2)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The WordPiece tokenizer of a model folder: `tokenizer.json`, or `vocab.txt` under BERT's own rules."""
+    path = folder / "tokenizer.json"
+    try:
+        if path.is_file():
+            tokenizer = Tokenizer.from_file(str(path))
+        elif (folder / "vocab.txt").is_file():
+            tokenizer = _bert_tokenizer(
+                models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"), _lowercase_rule(folder)
+            )
+        else:
+            raise ModelError(f"{folder} has neither tokenizer.json nor vocab.txt")
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises bare Exception for a damaged file
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise ModelError(f"the vocabulary in {folder} lacks {', '.join(missing)}, which BERT needs")
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokenizer:
+    """A WordPiece vocabulary of at most `size` pieces, special tokens first, in BERT's order.
+
+    The library numbers single characters in the order of a hash map, which differs from run to run and decides ties
+    between merges. Here characters are counted and numbered first, so the same texts give the same vocabulary.
+    """
+    tokenizer = _bert_tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase)
+    words: Counter[str] = Counter()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text.encode(errors="ignore").decode())
+        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    characters: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            characters[character] += count
+    kept = sorted(characters, key=lambda character: (-characters[character], character))
+    kept = sorted(kept[: (size - len(SPECIAL_TOKENS)) // 2])
+    inner = {character for word in words for character in word[1:]}
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=[*SPECIAL_TOKENS, *kept, *("##" + character for character in kept if character in inner)],
+        limit_alphabet=0,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((word for word in sorted(words) for _ in range(words[word])), trainer)
+    return _bert_tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"), lowercase)
+
+
+def _bert_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None])
+    return tokenizer
+
+
+def _lowercase_rule(folder: Path) -> bool:
+    path = folder / "tokenizer_config.json"
+    return bool(json.loads(path.read_text()).get("do_lower_case", True)) if path.is_file() else True
+
+
+def _cut_longest(parts: list[list[int]], budget: int) -> None:
+    """Shorten the longest part until all parts together hold at most `budget` ids (BERT's own pair rule)."""
+    excess = sum(map(len, parts)) - budget
+    while excess > 0:
+        longest = max(parts, key=len)
+        others = max((len(part) for part in parts if part is not longest), default=0)
+        cut = min(excess, max(1, len(longest) - others))
+        del longest[len(longest) - cut :]
+        excess -= cut

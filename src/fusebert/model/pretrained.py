@@ -1,0 +1,119 @@
+"""BERT weights in and out: a folder, a Hub id, `package:NAME`, or a size by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fusebert.errors import ModelError
+from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
+from fusebert.storage import write_folder, write_json
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+PREFIXES = ("bert.", "model.", "0.auto_model.")
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias")
+
+
+def find_trunk(name: str) -> Path | None:
+    """The folder with a pretrained trunk's files; None for a size by name, which starts from nothing.
+
+    Args:
+        name: a size of SIZES; a folder; `package:NAME` for weights shipped inside an installed Python package; else a
+            Hub id, which is downloaded (only JSON, text and safetensors files).
+    """
+    if name in SIZES:
+        return None
+    if name.startswith("package:"):
+        return _package_folder(name.removeprefix("package:"))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise ModelError(f"the trunk's folder {name} does not exist")
+    return _download(name)
+
+
+def _package_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"the Python package {package!r} is not installed; install it with pip")
+    root = Path(spec.submodule_search_locations[0])
+    found = sorted((path.parent for path in root.rglob("model.safetensors")), key=lambda path: len(path.parts))
+    if not found:
+        raise ModelError(f"the Python package {package!r} holds no model.safetensors")
+    return found[0]
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        sizes = ", ".join(SIZES)
+        raise ModelError(
+            f"model.trunk={name!r} is neither a size ({sizes}), nor a folder, nor a model that the Hub gave: {error}"
+        ) from None
+
+
+def read_config(folder: Path) -> TrunkConfig:
+    """The trunk configuration of a BERT folder."""
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return TrunkConfig.from_hugging_face(found, str(path))
+
+
+def read_weights(trunk: Trunk, folder: Path) -> list[str]:
+    """Copy the weights of a BERT folder into `trunk`.
+
+    Returns:
+        The trunk's own weights that the folder lacks and may lack (a pooler), which keep their fresh values.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        pickled = " (pytorch_model.bin is a pickle, which fusebert never opens; convert it to safetensors)"
+        raise ModelError(f"{path} is missing" + (pickled if (folder / "pytorch_model.bin").exists() else ""))
+    try:
+        found = {_plain(name): value for name, value in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from None
+    own = trunk.state_dict()
+    missing = [name for name in own if name not in found]
+    if needed := [name for name in missing if name not in OPTIONAL]:
+        raise ModelError(f"{path} lacks {needed[0]}" + (f" and {len(needed) - 1} more weights" if needed[1:] else ""))
+    for name, weight in own.items():
+        if name in found and found[name].shape != weight.shape:
+            raise ModelError(f"{path}: {name} has shape {tuple(found[name].shape)}, config.json says {tuple(weight.shape)}")
+    trunk.load_state_dict({name: found[name] for name in own if name in found}, strict=False)
+    return missing
+
+
+def _plain(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    for old, new in OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def save_trunk(trunk: Trunk, folder: Path) -> None:
+    """Write a folder that `transformers.BertModel.from_pretrained` loads."""
+
+    def fill(beside: Path) -> None:
+        write_json(beside / "config.json", trunk.config.to_hugging_face())
+        weights: dict[str, Tensor] = {name: value.contiguous() for name, value in trunk.state_dict().items()}
+        save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
+
+    write_folder(folder, fill)

@@ -1,0 +1,200 @@
+"""BERT (Devlin et al. 2018), exactly, over packed rows and under Hugging Face's parameter names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from fusebert.errors import ModelError
+from fusebert.model.packed import attention
+from fusebert.types import Encoded, Layout
+
+SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)}
+"""Layers and hidden size by name (Turc et al. 2019); heads are hidden size / 64."""
+
+
+class TrunkConfig(BaseModel):
+    """The values of a BERT config.json that change its numbers; the rest is Hugging Face's bookkeeping."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+
+    @classmethod
+    def of_size(cls, name: str, vocab_size: int) -> TrunkConfig:
+        """A size of SIZES."""
+        layers, hidden = SIZES[name]
+        return cls(
+            vocab_size=vocab_size,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 64,
+            intermediate_size=4 * hidden,
+        )
+
+    @classmethod
+    def from_hugging_face(cls, found: dict[str, Any], source: str) -> TrunkConfig:
+        """Take a BERT's config.json; raises ModelError naming any setting whose numbers this trunk does not compute."""
+        required = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+        for key, only in required.items():
+            if found.get(key, only) != only:
+                raise ModelError(f"{source} has {key}={found[key]!r}; only {only!r} is supported")
+        if found.get("pruned_heads"):
+            raise ModelError(f"{source} has pruned_heads, which are not supported")
+        try:
+            config = cls(**{key: found[key] for key in cls.model_fields if key in found})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ModelError(f"{source} has an unusable {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        if config.hidden_act not in ACT2FN:
+            raise ModelError(f"{source} has hidden_act={config.hidden_act!r}, which transformers does not know")
+        if config.hidden_size % config.num_attention_heads:
+            raise ModelError(f"{source}: hidden_size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads")
+        return config
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """The config.json with which `transformers.BertModel` computes the same."""
+        return {"architectures": ["BertModel"], "model_type": "bert", "position_embedding_type": "absolute"} | self.model_dump()
+
+
+class Embeddings(nn.Module):
+    """Word + position + token type, normalised."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """int[N] each -> float[N, D]."""
+        words = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(words + self.position_embeddings(position_ids)))  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """Query, key and value in one product."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        bias = torch.cat([self.query.bias, self.key.bias, self.value.bias])
+        qkv = F.linear(hidden, weight, bias).unflatten(1, (3, self.heads, -1))
+        return attention(qkv, layout, self.dropout if self.training else 0.0)
+
+
+class Output(nn.Module):
+    """A projection, dropout, and the normalised sum with the residual stream."""
+
+    def __init__(self, config: TrunkConfig, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, values: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(values)) + residual)  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Self-attention and its output projection."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = Output(config, config.hidden_size)
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        return self.output(self.self(hidden, layout), hidden)  # type: ignore[no-any-return]
+
+
+class Intermediate(nn.Module):
+    """The widening half of the feed-forward network."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.activation(self.dense(hidden))  # type: ignore[no-any-return]
+
+
+class Layer(nn.Module):
+    """One Transformer layer."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = Output(config, config.intermediate_size)
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        hidden = self.attention(hidden, layout)
+        return self.output(self.intermediate(hidden), hidden)  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        for layer in self.layer:
+            hidden = layer(hidden, layout)
+        return hidden
+
+
+class Pooler(nn.Module):
+    """The first token of each row, through a tanh layer."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.dense(first))
+
+
+class Trunk(nn.Module):
+    """BERT. Reads tokens of any origin; `embeddings` makes them of text."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config)
+
+    def forward(self, tokens: Tensor, layout: Layout) -> Encoded:
+        """float[N, D] packed tokens, the first of each row being [CLS] -> Encoded."""
+        hidden = self.encoder(tokens, layout)
+        return Encoded(hidden, self.pooler(hidden.index_select(0, layout.cumulative[:-1])), layout)

@@ -1,0 +1,119 @@
+"""Files that are whole or absent: write beside, fsync, rename; folders are sealed with the hashes of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusebert.errors import ModelError
+
+MANIFEST = "manifest.json"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either its old content or all of the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises ModelError naming the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a sibling folder, seal it, make it durable, and rename it to `folder`.
+
+    An older `folder` is replaced only once the new one is whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        fill(beside)
+        seal(beside)
+        _sync_tree(beside)
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            os.rename(folder, old)
+            os.rename(beside, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(beside, folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    _sync(folder.parent)
+
+
+def seal(folder: Path, leave_out: Sequence[str] = ()) -> None:
+    """Write the manifest of `folder`: the SHA-256 of each file in it, but for the entries left out."""
+    names = [name for name in _files(folder) if name.split("/")[0] not in leave_out]
+    write_json(folder / MANIFEST, {"sha256": {name: file_hash(folder / name) for name in names}})
+
+
+def verify(folder: Path) -> None:
+    """Raise ModelError unless each file that the manifest of `folder` names is there, byte for byte."""
+    manifest = read_json(folder / MANIFEST)
+    hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(hashes, dict):
+        raise ModelError(f"{folder / MANIFEST} is damaged: it lists no files")
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{folder / MANIFEST} names {name!r}, which lies outside the folder")
+        if not path.is_file():
+            raise ModelError(f"{path} is missing; copy the whole folder again")
+        if file_hash(path) != expected:
+            raise ModelError(f"{path} has changed since it was written (its SHA-256 differs); restore it or train again")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,44 @@
+"""The pooled row -> one logit a label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusebert.types import Encoded
+
+
+class Head(nn.Module):
+    """BERT's classifier: dropout and a linear layer.
+
+    Args:
+        config: the task's `head_config`.
+        trunk: the trunk's configuration.
+    """
+
+    def __init__(self, config: dict[str, Any], trunk: Any) -> None:
+        super().__init__()
+        self.multi_label = config.get("multi_label", False)
+        self.label_smoothing = config.get("label_smoothing", 0.0)
+        self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
+        self.classifier = nn.Linear(trunk.hidden_size, config["outputs"])
+        self.register_buffer("weights", torch.tensor(config.get("weights", [1.0] * config["outputs"])))
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """float[B, C]."""
+        return self.classifier(self.dropout(encoded.pooler_output))  # type: ignore[no-any-return]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy over int[B] classes, or binary cross-entropy over float[B, C]; mean over the rows."""
+        logits = logits.float()
+        if self.multi_label:
+            smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+            each = F.binary_cross_entropy_with_logits(logits, smooth, weight=self.weights, reduction="none").mean(dim=1)
+        else:
+            each = F.cross_entropy(
+                logits, labels, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing
+            )
+        return {"loss": each.mean()}

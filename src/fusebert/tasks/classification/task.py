@@ -1,0 +1,185 @@
+"""One label of several (also of two), or any number of labels: targets, answers, calibrated probabilities, metrics."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
+
+from fusebert.errors import DataError, UnusableValue
+from fusebert.storage import read_json, write_json
+from fusebert.tasks.classification import metrics
+from fusebert.types import Answer
+
+Label = str | int | bool
+UNSEEN = -1
+"""Target of a label that training never saw: always wrong."""
+MAX_CLASSES = 100_000
+
+
+class Config(BaseModel):
+    """How labels are learnt and scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: rare labels weigh more, as 1 / frequency")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels (Szegedy 2015)")
+    unseen_labels: Literal["refuse", "wrong"] = Field(
+        "refuse", description="labels outside train in validation or test: refuse the row, or count its answer as wrong"
+    )
+
+
+class Task:
+    """Classification over the labels of the training rows.
+
+    Args:
+        labels: every label, in a fixed order; the class of a logit is its place here.
+        multi_label: a row has any number of labels, given as a list.
+        weights: float[C], mean 1, what each class weighs in the loss.
+        temperature: logits are divided by it before they become probabilities (Guo et al. 2017).
+    """
+
+    name = "classification"
+    higher_is_better = True
+
+    def __init__(
+        self, config: Config, labels: Sequence[Label], multi_label: bool, weights: Sequence[float], temperature: float = 1.0
+    ) -> None:
+        self.config, self.labels, self.multi_label = config, list(labels), multi_label
+        self.weights, self.temperature = list(weights), temperature
+        self.primary_metric = "f1_micro" if multi_label else "accuracy"
+        self._class = {_key(label): number for number, label in enumerate(self.labels)}
+
+    @staticmethod
+    def read(raw: Any) -> list[tuple[str, Label]]:
+        """The labels of a raw target, each with its kind."""
+        return [_key(label) for label in (dict.fromkeys(raw) if isinstance(raw, list) else [raw])]
+
+    @classmethod
+    def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
+        lists = sum(isinstance(target, list) for target in targets)
+        if lists not in (0, len(targets)):
+            raise DataError(f"{lists} of {len(targets)} targets are lists and the others are not; use lists for all or for none")
+        found = Counter(label for target in targets for label in cls.read(target))
+        kinds = {kind for kind, _ in found}
+        if len(kinds) > 1:
+            raise DataError(f"the labels mix {' and '.join(sorted(kinds))}; write all of them the same way")
+        if len(found) < 2:
+            raise DataError(f"the target has {len(found)} label{'' if len(found) == 1 else 's'}; classification needs at least two")
+        if len(found) > MAX_CLASSES:
+            raise DataError(f"the target has {len(found):,} labels; at most {MAX_CLASSES:,} can be learnt")
+        labels = sorted(found)
+        weights = np.ones(len(labels))
+        if config.class_weights == "balanced":
+            counts = np.array([found[label] for label in labels])
+            weights = len(targets) / (len(labels) * counts)
+            weights *= len(targets) / (weights * counts).sum()
+        return cls(config, [label for _, label in labels], bool(lists), weights.tolist())
+
+    @property
+    def head_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "outputs": len(self.labels),
+            "multi_label": self.multi_label,
+            "weights": self.weights,
+            "label_smoothing": self.config.label_smoothing,
+        }
+
+    def target(self, raw: Any) -> np.ndarray:
+        """int64[] class, or float32[C] with 1 for each label of the row."""
+        if not self.multi_label:
+            return np.array(self._number(raw), dtype=np.int64)
+        if not isinstance(raw, list):
+            raise UnusableValue(f"a list of labels expected, found {raw!r}")
+        out = np.zeros(len(self.labels), dtype=np.float32)
+        for label in raw:
+            if (number := self._number(label)) != UNSEEN:
+                out[number] = 1
+        return out
+
+    def _number(self, label: Any) -> int:
+        number = self._class.get(_key(label), UNSEEN)
+        if number == UNSEEN and self.config.unseen_labels == "refuse":
+            known = ", ".join(map(repr, self.labels[:5])) + (", ..." if len(self.labels) > 5 else "")
+            raise UnusableValue(
+                f"label {label!r} does not occur in the training rows ({known}); "
+                "mend it, or set task.unseen_labels=wrong to count it as a wrong answer"
+            )
+        return number
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """float[B, C], calibrated; rows sum to one unless multi-label."""
+        scaled = logits.astype(np.float64) / self.temperature
+        return expit(scaled) if self.multi_label else softmax(scaled, axis=-1)  # type: ignore[no-any-return]
+
+    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
+        """Fit the temperature by the likelihood of validation rows (Guo et al. 2017)."""
+        self.temperature = 1.0
+        seen = np.ones(len(targets), dtype=bool) if self.multi_label else targets != UNSEEN
+        if seen.any():
+            fit = minimize_scalar(
+                lambda log_t: self._loss(logits[seen] / math.exp(log_t), targets[seen]), bounds=(-3, 3), method="bounded"
+            )
+            self.temperature = float(math.exp(fit.x))
+
+    def _loss(self, logits: np.ndarray, targets: np.ndarray) -> float:
+        logits = logits.astype(np.float64)
+        if self.multi_label:
+            return float((np.logaddexp(0, logits) - logits * targets).mean())
+        seen = targets != UNSEEN
+        if not seen.any():
+            return 0.0
+        return float(-log_softmax(logits[seen], axis=-1)[np.arange(seen.sum()), targets[seen]].mean())
+
+    def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
+        """The likeliest label, or for multi-label every label at least as likely as not."""
+        return [self._answer(row, top) for row in self.probabilities(logits)]
+
+    def _answer(self, row: np.ndarray, top: int) -> Answer:
+        best = np.argsort(-row, kind="stable")[: max(top, 1)]
+        ranked = [(self.labels[number], float(row[number])) for number in best] if top > 1 else []
+        if not self.multi_label:
+            return Answer(self.labels[best[0]], float(row[best[0]]), ranked)
+        chosen = np.flatnonzero(row >= 0.5)
+        sure = float(np.prod(np.maximum(row, 1 - row)))
+        return Answer([self.labels[number] for number in chosen], sure, ranked)
+
+    def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """`metrics`, `per_class`, and for single labels `confusion` and `calibration`."""
+        probabilities = self.probabilities(logits)
+        report = metrics.multi_label if self.multi_label else metrics.single_label
+        found = report(probabilities, targets, self.labels)
+        found["metrics"]["loss"] = self._loss(logits / self.temperature, targets)
+        if not self.multi_label and (unseen := int((targets == UNSEEN).sum())):
+            found["unseen_labels"] = unseen
+        return found
+
+    def save(self, folder: Path) -> None:
+        saved = {"config": self.config.model_dump(), "labels": self.labels, "multi_label": self.multi_label}
+        write_json(folder / "task.json", saved | {"weights": self.weights, "temperature": self.temperature})
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        saved = read_json(folder / "task.json")
+        return cls(Config(**saved.pop("config")), **saved)
+
+
+def _key(label: Any) -> tuple[str, Label]:
+    """A label with its kind, so that 1, True and "1" stay three labels."""
+    if isinstance(label, bool):
+        return ("true/false", label)
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if isinstance(label, int):
+        return ("numbers", label)
+    if isinstance(label, str) and label.strip():
+        return ("text", label)
+    raise UnusableValue(f"{label!r} is not a label; use text, a whole number, or true/false")

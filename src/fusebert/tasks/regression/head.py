@@ -1,0 +1,27 @@
+"""The pooled row -> one number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusebert.types import Encoded
+
+
+class Head(nn.Module):
+    """Dropout and a linear layer with one output, on the task's common scale."""
+
+    def __init__(self, config: dict[str, Any], trunk: Any) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
+        self.regressor = nn.Linear(trunk.hidden_size, 1)
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """float[B, 1]."""
+        return self.regressor(self.dropout(encoded.pooler_output))  # type: ignore[no-any-return]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Mean squared error over float[B]."""
+        return {"loss": F.mse_loss(logits[:, 0].float(), labels)}

@@ -1,0 +1,91 @@
+"""A number for each row: targets on a common scale, answers on the user's, MAE and R²."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+from fusebert.errors import DataError, UnusableValue
+from fusebert.storage import read_json, write_json
+from fusebert.types import Answer
+
+SCATTER_POINTS = 2000
+
+
+class Config(BaseModel):
+    """Regression has nothing to set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task:
+    """Regression; the model learns (target - mean) / std of the training rows."""
+
+    name = "regression"
+    primary_metric = "mae"
+    higher_is_better = False
+
+    def __init__(self, config: Config, mean: float, std: float) -> None:
+        self.config, self.mean, self.std = config, mean, std
+
+    @staticmethod
+    def read(raw: Any) -> float:
+        """A finite number."""
+        try:
+            value = float(raw)
+        except (TypeError, ValueError):
+            raise UnusableValue(f"{raw!r} is not a number") from None
+        if not math.isfinite(value) or isinstance(raw, bool):
+            raise UnusableValue(f"{raw!r} is not a finite number")
+        return value
+
+    @classmethod
+    def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
+        numbers = np.array([cls.read(target) for target in targets])
+        if len(numbers) == 0 or float(numbers.std()) == 0.0:
+            raise DataError("the target is the same in every row; there is nothing to learn")
+        return cls(config, float(numbers.mean()), float(numbers.std()))
+
+    @property
+    def head_config(self) -> dict[str, Any]:
+        return {"name": self.name, "outputs": 1}
+
+    def target(self, raw: Any) -> np.ndarray:
+        """float32[], on the common scale."""
+        return np.array((self.read(raw) - self.mean) / self.std, dtype=np.float32)
+
+    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
+        """Nothing: a number has no probability."""
+
+    def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
+        return [Answer(float(value)) for value in self._numbers(logits[:, 0])]
+
+    def _numbers(self, scaled: np.ndarray) -> np.ndarray:
+        return scaled.astype(np.float64) * self.std + self.mean
+
+    def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """`metrics` (mae, rmse, r2, on the user's scale) and `scatter`, at most 2000 pairs of target and answer."""
+        wanted, found = self._numbers(targets), self._numbers(logits[:, 0])
+        scores = {
+            "mae": float(mean_absolute_error(wanted, found)),
+            "rmse": math.sqrt(mean_squared_error(wanted, found)),
+            "loss": float(((logits[:, 0] - targets) ** 2).mean()),
+        }
+        if len(wanted) > 1 and wanted.std() > 0:
+            scores["r2"] = float(r2_score(wanted, found))
+        pairs = np.stack([wanted, found], axis=1)[:: max(1, -(-len(wanted) // SCATTER_POINTS))]
+        return {"metrics": scores, "scatter": pairs.tolist()}
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / "task.json", {"mean": self.mean, "std": self.std})
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        return cls(Config(), **read_json(folder / "task.json"))
+

@@ -1,0 +1,99 @@
+"""A recipe and its prepared data -> a model on fresh or pretrained weights, and where and how precisely it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+
+from fusebert import plugins
+from fusebert.config import Recipe
+from fusebert.errors import ModelError, UsageError
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.pretrained import read_config, read_weights
+from fusebert.model.trunk import TrunkConfig
+from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer
+from fusebert.training.prepare import Prepared
+from fusebert.training.progress import Progress
+
+TRACKERS = ("tensorboard", "wandb")
+BF16_PAYS_FROM_HIDDEN_SIZE = 256
+"""Below this the casts cost a CPU more than bf16 products save."""
+
+
+def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> FusebertModel:
+    """The model of a recipe. Fresh weights come from torch's random stream, so seed it first."""
+    text = prepared.processors.get("text")
+    config = FusebertConfig(
+        trunk=_trunk_config(recipe, prepared).model_dump(),
+        fusion=recipe.model.fusion,
+        modalities={
+            name: {"columns": len(processor.columns), "config": processor.config.model_dump(mode="json")}
+            for name, processor in prepared.processors.items()
+        },
+        task=prepared.task.head_config,
+        cls_token_id=text.special["[CLS]"] if text else SPECIAL_TOKENS.index("[CLS]"),
+    )
+    model = FusebertModel(config)
+    if prepared.trunk_folder is not None:
+        if fresh := read_weights(model.trunk, prepared.trunk_folder):
+            progress.note(f"the pretrained trunk brings no pooler; fresh weights: {', '.join(fresh)}")
+    for embedder in model.embedders.values():
+        if hasattr(embedder, "load_pretrained"):
+            embedder.load_pretrained()
+    return model
+
+
+def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
+    text = prepared.processors.get("text")
+    if prepared.trunk_folder is None:
+        size = text.vocabulary_size if text else len(SPECIAL_TOKENS)
+        trunk = TrunkConfig.of_size(recipe.model.trunk, size)
+        longest = text.config.max_tokens + 1 if text else 1
+        trunk = trunk.model_copy(update={"max_position_embeddings": max(trunk.max_position_embeddings, longest)})
+    else:
+        trunk = read_config(prepared.trunk_folder)
+        pieces = text.vocabulary_size if text else read_tokenizer(prepared.trunk_folder).get_vocab_size()
+        if pieces > trunk.vocab_size:
+            raise ModelError(
+                f"{prepared.trunk_folder}: the tokenizer has {pieces} pieces, but the weights only {trunk.vocab_size}; "
+                "they do not belong together"
+            )
+        if text and text.config.max_tokens >= trunk.max_position_embeddings:
+            raise UsageError(
+                f"text.max_tokens={text.config.max_tokens} is too long: this trunk has {trunk.max_position_embeddings} "
+                f"positions, one of them for [CLS]"
+            )
+    dropout = {"hidden_dropout_prob": recipe.model.dropout, "attention_probs_dropout_prob": recipe.model.attention_dropout}
+    return trunk.model_copy(update=dropout)
+
+
+def pick_device(wanted: str) -> str:
+    """cpu or cuda."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("training.device=cuda, but torch finds no CUDA device here")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def pick_precision(wanted: str, device: str, hidden_size: int) -> str:
+    """fp32 or bf16; `auto` is a rule, not a measurement, so that two runs never differ by chance."""
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    quick = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bf16" if quick and hidden_size >= BF16_PAYS_FROM_HIDDEN_SIZE else "fp32"
+
+
+def pick_trackers(wanted: Sequence[str], progress: Progress) -> list[str]:
+    """The trackers that are installed; the others are named."""
+    found = []
+    for name in wanted:
+        if name not in TRACKERS:
+            raise UsageError(f"training.trackers names {name!r}; known are {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            progress.note(f"{name} is not installed, so nothing is written for it (pip install 'fusebert[track]')")
+        else:
+            found.append(name)
+    return found

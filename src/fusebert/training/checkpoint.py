@@ -1,0 +1,137 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped, in safetensors and JSON, whole or absent."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fusebert.errors import ModelError
+from fusebert.storage import read_json, verify, write_folder, write_json
+
+NAME = re.compile(r"step-(\d{9})")
+
+
+@dataclass
+class State:
+    """Where a run stands.
+
+    Args:
+        epoch, batch: the next batch to train on.
+        step: optimizer steps done.
+        steps: optimizer steps planned.
+        tokens, seconds: spent so far.
+        loss_sum, loss_rows: of the running epoch.
+        best_step: of the best validation score; None before the first.
+        worse_epochs: epochs since then.
+        history: one entry an epoch.
+        precision: fp32 or bf16, as chosen at the start.
+    """
+
+    steps: int
+    precision: str
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_rows: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+    worse_epochs: int = 0
+    stopped: str | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
+    """Write `folder/step-N`, then remove what is neither the best nor the newest two."""
+
+    def fill(beside: Path) -> None:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, beside / "model.safetensors")
+        save_file(_optimizer_tensors(optimizer) | _random_states(), beside / "optimizer.safetensors")
+        write_json(beside / "state.json", asdict(state))
+
+    target = folder / f"step-{state.step:09d}"
+    if target.exists():  # of a run that was cut off after this step; what is written now holds more
+        shutil.rmtree(target)
+    write_folder(target, fill)
+    best = -1 if state.best_step is None else state.best_step
+    for old in _newest_first(folder)[2:]:
+        if _step(old) != best:
+            shutil.rmtree(old)
+    return target
+
+
+def newest_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose every byte is as written; damaged ones are reported and passed over."""
+    for found in _newest_first(folder):
+        try:
+            verify(found)
+        except ModelError as error:
+            warn(f"the checkpoint {found.name} is damaged and is skipped: {error}")
+        else:
+            return found
+    return None
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Put a checkpoint's weights, optimizer and random states back."""
+    restore_weights(folder, model)
+    saved = load_file(folder / "optimizer.safetensors")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters):
+        prefix = f"{number}."
+        found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+        if found:
+            optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in found.items()}
+    torch.set_rng_state(saved["random.cpu"])
+    if torch.cuda.is_available() and "random.cuda" in saved:
+        torch.cuda.set_rng_state(saved["random.cuda"])
+    return State(**read_json(folder / "state.json"))
+
+
+def restore_weights(folder: Path, model: nn.Module) -> None:
+    """Put a checkpoint's weights back."""
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ModelError(f"{folder} belongs to another model than the recipe describes: {error}") from None
+
+
+def best(folder: Path, state: State) -> Path | None:
+    """The checkpoint with the best validation score."""
+    return None if state.best_step is None else folder / f"step-{state.best_step:09d}"
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        f"{number}.{name}": value
+        for number, parameter in enumerate(parameters)
+        for name, value in optimizer.state[parameter].items()
+    }
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _step(folder: Path) -> int:
+    found = NAME.fullmatch(folder.name)
+    return int(found[1]) if found else -1
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
+    return sorted(found, key=_step, reverse=True)

@@ -1,0 +1,67 @@
+"""Which parameter learns how fast, and when."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import nn
+
+from fusebert.config import TrainingSettings
+from fusebert.errors import UsageError
+
+
+def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2017) with layer-wise decay of the learning rate (Howard & Ruder 2018).
+
+    Biases and normalisations are not decayed, as in BERT. Each group keeps its peak rate under `peak`.
+    """
+    _freeze(model, settings.freeze)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    layers = len(model.trunk.encoder.layer)  # type: ignore[union-attr, arg-type]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            peak = _peak(name, layers, settings)
+            decay = 0.0 if parameter.ndim < 2 else settings.weight_decay
+            groups.setdefault((peak, decay), []).append(parameter)
+    if not groups:
+        raise UsageError("training.freeze leaves nothing to learn")
+    return torch.optim.AdamW(
+        [{"params": found, "peak": peak, "lr": peak, "weight_decay": decay} for (peak, decay), found in groups.items()],
+        fused=True,
+    )
+
+
+def _freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
+    modules = {"trunk": model.trunk, "head": model.head} | dict(model.embedders.named_children())  # type: ignore[union-attr, operator]
+    for part in parts:
+        if part not in modules:
+            raise UsageError(f"training.freeze names {part!r}; the model has {', '.join(modules)}")
+        modules[part].requires_grad_(False)  # type: ignore[operator]
+
+
+def _peak(name: str, layers: int, settings: TrainingSettings) -> float:
+    if not name.startswith("trunk."):
+        return settings.new_learning_rate or settings.learning_rate
+    if name.startswith("trunk.embeddings."):
+        depth = layers
+    elif found := re.match(r"trunk\.encoder\.layer\.(\d+)\.", name):
+        depth = layers - 1 - int(found[1])
+    else:
+        depth = 0
+    return settings.learning_rate * settings.layer_decay**depth
+
+
+def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
+    """Share of the peak rate at a step from 0: linear warm-up, then half a cosine down to zero."""
+    warmup = max(1, round(steps * warmup_share))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Each group's rate becomes `factor` times its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor

@@ -1,0 +1,154 @@
+"""Before training: every row read and checked, columns and task settled, processors and task fitted on the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusebert import plugins
+from fusebert.config import Recipe
+from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns, guess_task
+from fusebert.data.dataset import Dataset, Preparer, check, settle
+from fusebert.data.split import hold_out
+from fusebert.data.tables import read_table
+from fusebert.errors import DataError, RowError, UnusableValue, UsageError
+from fusebert.model.pretrained import find_trunk
+from fusebert.tasks.base import Task
+from fusebert.training.progress import Progress
+from fusebert.types import Sample
+
+BAD_ROWS = "bad_rows.jsonl"
+TARGET_NAMES = ("target", "label", "labels", "answer", "class", "category", "score", "rating")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run reads, checked.
+
+    Args:
+        columns: what each input column was taken for.
+        splits: `train`, `validation` and, where the recipe names one, `test`.
+        files: the table behind each split, as the recipe writes it.
+        trunk_folder: of the pretrained trunk; None when it starts from nothing.
+    """
+
+    columns: list[ColumnGuess]
+    target: str
+    task: Task
+    processors: dict[str, Any]
+    splits: dict[str, Dataset]
+    files: dict[str, str]
+    trunk_folder: Path | None
+
+
+def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> Prepared:
+    """Read everything the recipe names; unusable rows are listed in `folder`.
+
+    Raises:
+        FusebertError: the first thing that the user has to mend.
+    """
+    data = recipe.data
+    if data.train is None:
+        raise UsageError("data.train is not set: name the table to train on")
+    rows = list(read_table(recipe.table(data.train)))
+    samples = [row for row in rows if isinstance(row, Sample)]
+    unreadable = [row for row in rows if isinstance(row, RowError)]
+    if not samples:
+        settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
+        raise DataError(f"{recipe.table(data.train)} has no rows")
+    target = _target(data.target, samples)
+    columns = guess_columns(samples, target, data.columns)
+    files = {"train": str(data.train)}
+    splits: dict[str, Iterable[Sample | RowError]] = {}
+    if isinstance(data.validation, float):
+        samples, splits["validation"] = hold_out(samples, data.validation, data.validation_group, recipe.training.seed)
+        files["validation"] = f"{data.validation:.0%} of {data.train}, held out"
+    else:
+        splits["validation"], files["validation"] = read_table(recipe.table(data.validation)), str(data.validation)
+    if data.test is not None:
+        splits["test"], files["test"] = read_table(recipe.table(data.test)), str(data.test)
+    kind, task = _fit_task(recipe, target, samples)
+    _say([*columns, kind], strict, progress)
+    trunk_folder = find_trunk(recipe.model.trunk)
+    processors = _fit_processors(recipe, columns, samples, trunk_folder)
+    checked = _check({"train": [*unreadable, *samples]} | splits, Preparer(processors, task, target), recipe, folder, progress)
+    return Prepared(columns, target, task, processors, checked, files, trunk_folder)
+
+
+def _target(named: str | None, samples: Sequence[Sample]) -> str:
+    found = column_names(samples)
+    if named is not None:
+        if named not in found:
+            raise UsageError(f"the target column {named!r} does not exist; the table has {', '.join(found)}")
+        return named
+    likely = [name for name in found if name.lower() in TARGET_NAMES]
+    hint = f"--target {likely[0]}" if likely else "--target COLUMN"
+    raise UsageError(f"no target is set; say which column to predict, with {hint} (the table has {', '.join(found)})")
+
+
+def _fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[ColumnGuess, Task]:
+    targets = [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
+    if not targets:
+        raise DataError(f"no training row has a value in the target column {target!r}")
+    named = recipe.task.get("name")
+    guess = ColumnGuess(target, named, "task as set") if named else guess_task(target, targets)
+    fitted = plugins.load("tasks", guess.kind, "task").Task
+    return guess, fitted.fit(recipe.task_config(guess.kind), [raw for raw in targets if _readable(fitted, raw)])
+
+
+def _readable(task: type[Task], raw: Any) -> bool:
+    """Unreadable targets are reported with their rows by `check`; here they only must not disturb the fit."""
+    try:
+        task.read(raw)
+    except UnusableValue:
+        return False
+    return True
+
+
+def _say(guesses: Sequence[ColumnGuess], strict: bool, progress: Progress) -> None:
+    for guess in guesses:
+        progress.note(str(guess))
+    doubtful = [guess for guess in guesses if guess.ambiguous]
+    if strict and doubtful:
+        settings = ", ".join(f"data.columns.{guess.column}=..." for guess in doubtful if guess is not guesses[-1])
+        settings = settings or "task.name=..."
+        raise UsageError(f"--strict: {'; '.join(map(str, doubtful))}; settle it with {settings}")
+
+
+def _fit_processors(
+    recipe: Recipe, columns: Sequence[ColumnGuess], samples: Sequence[Sample], trunk_folder: Path | None
+) -> dict[str, Any]:
+    by_modality: dict[str, list[str]] = {}
+    for guess in columns:
+        if guess.kind != IGNORE:
+            by_modality.setdefault(guess.kind, []).append(guess.column)
+    processors = {}
+    for name, its_columns in sorted(by_modality.items()):
+        config = recipe.modality_config(name)
+        heavy = plugins.load("modalities", name, "embedder")
+        if hasattr(heavy, "prepare"):
+            config = heavy.prepare(config)
+        half = plugins.load("modalities", name, "processor")
+        processors[name] = half.Processor.fit(config, its_columns, samples, trunk_folder)
+    return processors
+
+
+def _check(
+    splits: dict[str, Iterable[Sample | RowError]], preparer: Preparer, recipe: Recipe, folder: Path, progress: Progress
+) -> dict[str, Dataset]:
+    datasets: dict[str, Dataset] = {}
+    bad: list[RowError] = []
+    for name, rows in splits.items():
+        good, lengths, wrong = check(rows, preparer)
+        bad += wrong
+        hidden = recipe.model.modality_dropout if name == "train" else 0.0
+        datasets[name] = Dataset(good, lengths, preparer, hidden, recipe.training.seed)
+    note = settle(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
+    if note:
+        progress.note(note)
+    for name, dataset in datasets.items():
+        if len(dataset) == 0:
+            raise DataError(f"the {name} part has no rows")
+    return datasets

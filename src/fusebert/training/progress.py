@@ -1,0 +1,77 @@
+"""What a run tells the world while it goes on: to a terminal, or to nobody."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from rich import progress
+from rich.console import Console
+
+from fusebert.training.checkpoint import State
+
+
+class Progress(Protocol):
+    """Is told what happens in a run."""
+
+    def note(self, text: str) -> None: ...
+
+    def step(self, state: State, loss: float) -> None: ...
+
+    def epoch(self, entry: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silence:
+    """Tells nobody."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def step(self, state: State, loss: float) -> None:
+        pass
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Terminal:
+    """Notes and one line an epoch, above a bar with loss, tokens per second and the time left; on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            progress.TextColumn("loss {task.fields[loss]:.3f}"),
+            progress.TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            progress.TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self.task: progress.TaskID | None = None
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def step(self, state: State, loss: float) -> None:
+        if self.task is None:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=state.steps, loss=loss, speed=0.0)
+        speed = state.tokens / max(state.seconds, 1e-9)
+        self.bar.update(
+            self.task, completed=state.step, loss=loss, speed=speed, description=f"epoch {state.epoch + 1}", refresh=True
+        )
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in entry["validation"].items())
+        line = f"epoch {entry['epoch']}  {entry['seconds']:.0f} s  train loss {entry['train_loss']:.4f}  validation: {scores}"
+        self.note(line)
+
+    def close(self) -> None:
+        self.bar.stop()

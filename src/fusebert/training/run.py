@@ -1,0 +1,103 @@
+"""From a recipe to a finished model folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from fusebert.config import Recipe
+from fusebert.data.collate import Collator
+from fusebert.errors import UsageError
+from fusebert.evaluation.inference import infer_all
+from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.publish import publish
+from fusebert.storage import MANIFEST, write_atomically
+from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
+from fusebert.training.prepare import prepare
+from fusebert.training.progress import Progress, Silence
+from fusebert.training.trainer import Trainer
+
+RECIPE = "recipe.yaml"
+
+
+def train(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Predictor:
+    """Train a model and write its folder.
+
+    Args:
+        recipe: a Recipe, a recipe file, or dotted settings such as {"data.train": "rows.jsonl", "data.target": "answer"}.
+        output: folder to write; it may not hold anything yet, unless `resume`.
+        resume: go on from the newest whole checkpoint in `output`.
+        strict: refuse columns whose kind is ambiguous, instead of saying so.
+        progress: is told of steps and epochs; None for silence.
+
+    Returns:
+        The trained model, ready to predict.
+
+    Raises:
+        FusebertError: in words, for anything that the user can mend.
+        Interrupted: on SIGINT or SIGTERM, with everything saved for `resume`.
+    """
+    started = time.monotonic()
+    progress = progress or Silence()
+    folder = Path(output)
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else Recipe.read(Path(recipe))
+    settings = recipe.training
+    device = pick_device(settings.device)
+    trackers = pick_trackers(settings.trackers, progress)
+    _open(folder, recipe, resume)
+    prepared = prepare(recipe, folder, strict, progress)
+    torch.manual_seed(settings.seed)
+    model = build_model(recipe, prepared, progress)
+    precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with=trackers,
+        project_dir=str(folder / "logs"),
+    )
+    accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
+    collator, splits = Collator(prepared.processors), prepared.splits
+    trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, precision)
+    trainer.leave_time(
+        spent_seconds=time.monotonic() - started,
+        tokens=sum(int(splits[name].lengths.sum()) for name in splits if name != "train")
+        + int(splits["validation"].lengths.sum()),
+    )
+    try:
+        state = trainer.fit(splits["train"], splits["validation"], resume)
+    finally:
+        progress.close()
+        accelerator.end_training()
+    validation = splits["validation"]
+    prepared.task.calibrate(*infer_all(model, iter(validation), collator, state.precision))
+    predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
+    totals = {"epochs": len(state.history), "steps": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 1)}
+    totals |= {"best_step": state.best_step, "stopped": state.stopped, "history": state.history}
+    publish(predictor, splits, prepared.files, recipe.flat(), totals)
+    return predictor
+
+
+def _open(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Start or re-enter a run's folder. Raises UsageError where that would mix two runs."""
+    written = folder / RECIPE
+    if (folder / MANIFEST).exists():
+        raise UsageError(f"{folder} already holds a finished model; choose another --output")
+    if resume:
+        if written.is_file() and Recipe.read(written) != recipe:
+            raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty; give --resume to go on with its run, or choose another --output")
+    write_atomically(written, recipe.to_yaml().encode())

@@ -1,0 +1,207 @@
+"""The training loop, for every task: reads top to bottom, stops and resumes at any step, bit for bit."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from fusebert.config import TrainingSettings
+from fusebert.data.collate import Collator
+from fusebert.data.dataset import Dataset
+from fusebert.data.sampler import TokenBudgetSampler
+from fusebert.evaluation.inference import score, to_device
+from fusebert.model.modeling import FusebertModel
+from fusebert.tasks.base import Task
+from fusebert.training import checkpoint
+from fusebert.training.checkpoint import State
+from fusebert.training.optimization import build_optimizer, learning_rate_factor, set_learning_rate
+from fusebert.training.progress import Progress
+
+STEPS_BETWEEN_READINGS = 10
+"""The loss is read from the device, and shown, this often."""
+FORWARD_SPEED = 2.0
+"""A forward pass is at least this much faster than a training step: it is a third of its arithmetic."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+class Trainer:
+    """Trains a model on checked rows.
+
+    Args:
+        folder: of the run; checkpoints are written to `folder/checkpoints`.
+        precision: fp32 or bf16.
+    """
+
+    def __init__(
+        self,
+        model: FusebertModel,
+        task: Task,
+        collator: Collator,
+        settings: TrainingSettings,
+        folder: Path,
+        progress: Progress,
+        accelerator: Accelerator,
+        precision: str,
+    ) -> None:
+        self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
+        self.accelerator, self.checkpoints = accelerator, folder / "checkpoints"
+        self.model = model.to(accelerator.device)
+        self.optimizer = build_optimizer(self.model, settings)
+        self.state = State(steps=0, precision=precision)
+        self.deadline, self.tokens_to_evaluate = math.inf, 0
+        self._asked_to_stop = False
+
+    def fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
+        """Train to the end, the time limit, or the early stop; leaves the best weights in the model.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with everything saved.
+        """
+        settings, state = self.settings, self.state
+        sampler = TokenBudgetSampler(train.lengths, settings.tokens_per_batch, settings.seed)
+        state.steps = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
+        if resume:
+            state = self._resume()
+        started, spent_before = time.monotonic(), state.seconds
+        loader = DataLoader(
+            train,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=self.collator,
+            num_workers=settings.workers,
+            multiprocessing_context="forkserver" if settings.workers else None,
+            generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
+        )
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        recent = torch.zeros((), device=self.accelerator.device, dtype=torch.float64)
+        with self._signals():
+            while state.epoch < settings.epochs and state.stopped is None:
+                train.epoch = state.epoch
+                sampler.start_at(state.epoch, state.batch)
+                batches = iter(loader)
+                self.model.train()
+                while group := list(islice(batches, settings.accumulation)):
+                    set_learning_rate(self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share))
+                    rows = sum(len(batch["lengths"]) for batch in group)
+                    for batch in group:
+                        on_device = to_device(batch, self.accelerator.device)
+                        with self.accelerator.autocast():
+                            loss = self.model(**on_device)["loss"] * (len(batch["lengths"]) / rows)
+                        loss.backward()
+                        recent += loss.detach() * rows
+                        state.tokens += sum(batch["lengths"])
+                    torch.nn.utils.clip_grad_norm_(parameters, settings.max_gradient_norm)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad(set_to_none=True)
+                    state.step, state.batch, state.loss_rows = state.step + 1, state.batch + len(group), state.loss_rows + rows
+                    state.seconds = spent_before + time.monotonic() - started
+                    due = settings.checkpoint_steps is not None and state.step % settings.checkpoint_steps == 0
+                    out_of_time = time.monotonic() + self._evaluation_seconds(state) >= self.deadline
+                    if state.step % STEPS_BETWEEN_READINGS == 0 or due or out_of_time or self._asked_to_stop:
+                        state.loss_sum += float(recent)
+                        recent.zero_()
+                        self._report(state)
+                    if due or self._asked_to_stop:
+                        checkpoint.save(self.checkpoints, self.model, self.optimizer, state)
+                    if self._asked_to_stop:
+                        raise Interrupted
+                    if out_of_time:
+                        state.stopped = f"the time limit of {settings.time_limit:g} s"
+                        break
+                state.loss_sum += float(recent)
+                recent.zero_()
+                self._end_epoch(state, validation)
+        if (best := checkpoint.best(self.checkpoints, state)) is not None:
+            checkpoint.restore_weights(best, self.model)
+        return state
+
+    def leave_time(self, spent_seconds: float, tokens: int) -> None:
+        """Make the time limit count `spent_seconds`, and leave room for forward passes over `tokens` after the last step."""
+        if self.settings.time_limit is not None:
+            self.deadline = time.monotonic() + self.settings.time_limit - spent_seconds
+            self.tokens_to_evaluate = tokens
+
+    def _resume(self) -> State:
+        found = checkpoint.newest_whole(self.checkpoints, self.progress.note)
+        if found is None:
+            self.progress.note("no whole checkpoint is there yet; starting from the beginning")
+            return self.state
+        self.state = checkpoint.restore(found, self.model, self.optimizer)
+        self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
+        return self.state
+
+    def _evaluation_seconds(self, state: State) -> float:
+        return self.tokens_to_evaluate * state.seconds / (FORWARD_SPEED * max(1, state.tokens))
+
+    def _report(self, state: State) -> None:
+        loss = state.loss_sum / max(1, state.loss_rows)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.progress.step(state, loss)
+        self.accelerator.log({"train/loss": loss, "train/learning_rate": rate, "train/tokens": state.tokens}, step=state.step)
+
+    def _end_epoch(self, state: State, validation: Dataset) -> None:
+        """Validate, remember the best, decide whether to go on, and save."""
+        metrics = score(self.model, self.task, iter(validation), self.collator, state.precision)["metrics"]
+        entry = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_loss": state.loss_sum / max(1, state.loss_rows),
+            "seconds": round(state.seconds, 2),
+            "validation": metrics,
+        }
+        state.history.append(entry)
+        value = metrics[self.task.primary_metric]
+        better = state.best_score is None or (value > state.best_score) == self.task.higher_is_better
+        if better and value != state.best_score:
+            state.best_score, state.best_step, state.worse_epochs = value, state.step, 0
+        else:
+            state.worse_epochs += 1
+        if self.settings.patience is not None and state.worse_epochs >= self.settings.patience:
+            state.stopped = f"{state.worse_epochs} epochs without a better {self.task.primary_metric}"
+        if state.stopped is None:
+            state.epoch, state.batch, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
+        checkpoint.save(self.checkpoints, self.model, self.optimizer, state)
+        self.progress.epoch(entry)
+        self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=state.step)
+
+    def _signals(self) -> _Signals:
+        return _Signals(self._ask_to_stop)
+
+    def _ask_to_stop(self) -> None:
+        self._asked_to_stop = True
+
+
+class _Signals:
+    """Within it, the first SIGINT or SIGTERM asks for a stop; a second one acts as before."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self.ask = ask
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not in the main thread: the caller keeps its own handlers
+                return
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.ask()
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+

@@ -1,0 +1,115 @@
+"""The few shapes of data that travel through fusebert, from raw row to answer.
+
+Axis letters, everywhere: B rows, N packed tokens, T text tokens, P patches of a picture, U different pictures in a batch,
+D hidden size, V vocabulary, C classes, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Features = Mapping[str, np.ndarray]
+"""What one modality's processor makes of one row, by field name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A raw row; nothing in it is decoded yet.
+
+    Args:
+        table: the file it stands in.
+        row: its number in the file, from 1.
+        values: column -> raw value; None where the row has none.
+        root: the folder media paths are relative to and may not leave; None for a row the user typed, whose paths may
+            lie anywhere.
+    """
+
+    table: Path
+    row: int
+    values: Mapping[str, Any]
+    root: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a column was taken for a modality (or a target for a task), in words, and how sure that is in [0, 1]."""
+
+    why: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each row lies in a packed sequence.
+
+    Args:
+        cumulative: int32[B + 1], the start of each row; its last value is N.
+        lengths: the same on the host, int[B], so that no step waits for a device.
+    """
+
+    cumulative: Tensor
+    lengths: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    def groups(self) -> list[tuple[int, int, int]]:
+        """Runs of neighbouring rows of equal length, as (first token, rows, length)."""
+        found: list[tuple[int, int, int]] = []
+        start = 0
+        for length in self.lengths:
+            if found and found[-1][2] == length:
+                first, rows, _ = found[-1]
+                found[-1] = (first, rows + 1, length)
+            else:
+                found.append((start, 1, length))
+            start += length
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the trunk makes of a batch.
+
+    Args:
+        last_hidden_state: float[N, D], packed.
+        pooler_output: float[B, D].
+        layout: where each row lies.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a task says about one row.
+
+    Args:
+        value: the answer itself: a label, a list of labels, a number.
+        probability: how sure, in [0, 1], calibrated on validation; None where the task has none.
+        top: the best labels with their probabilities, best first.
+    """
+
+    value: Any
+    probability: float | None = None
+    top: list[tuple[Any, float]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as plain JSON values."""
+        out: dict[str, Any] = {"answer": self.value}
+        if self.probability is not None:
+            out["probability"] = round(self.probability, 6)
+        if self.top:
+            out["top"] = [{"label": label, "probability": round(p, 6)} for label, p in self.top]
+        return out

@@ -1,0 +1,281 @@
+"""Plots, the model card and the page: what is drawn and written, and that users' words stay words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from fusebert.evaluation import plots
+from fusebert.evaluation.model_card import write_model_card
+from fusebert.evaluation.page import write_page
+
+HOSTILE = '<script>alert(1)</script> | "red" & [x](javascript:alert(1)) `code`\n---\n# head'
+METRICS = {"accuracy": 0.9, "f1_macro": 0.85, "expected_calibration_error": 0.02, "loss": 0.3}
+LEDGER = {"all": METRICS, "without image": METRICS | {"accuracy": 0.4}, "image shuffled": METRICS | {"accuracy": 0.35}}
+HISTORY = [
+    {"epoch": epoch, "step": epoch, "train_loss": 1 / epoch, "seconds": 1.0, "validation": {"loss": 1.2 / epoch}}
+    for epoch in (1, 2, 3)
+]
+CLASSIFIED = {
+    "rows": 20,
+    "metrics": METRICS,
+    "confusion": {"labels": ["red", "$x^2", "红色"], "counts": [[9, 1, 0], [0, 5, 0], [0, 1, 4]]},
+    "calibration": [{"confidence": 0.5, "accuracy": 0.4, "rows": 5}, {"confidence": 0.9, "accuracy": 1.0, "rows": 15}],
+}
+PREDICTED = {"rows": 3, "metrics": {"mae": 1.5, "r2": 0.9}, "scatter": [[1.0, 1.5], [2.0, 1.0], [9.0, 9.5]]}
+
+
+@pytest.fixture
+def fonts_anew() -> Any:
+    plots._fonts.cache_clear()
+    plots._drawable.cache_clear()
+    yield
+    plots._fonts.cache_clear()
+    plots._drawable.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("history", "evaluation", "ledger", "expected"),
+    [
+        (HISTORY, CLASSIFIED, LEDGER, ["modality_bars", "loss_curves", "confusion_matrix", "reliability_diagram"]),
+        (HISTORY[:1], PREDICTED, None, ["loss_curves", "prediction_scatter"]),
+        ([], {"rows": 1, "metrics": METRICS, "confusion": None, "calibration": []}, None, []),
+    ],
+)
+def test_draws_the_plots_there_are_data_for(
+    tmp_path: Path, history: Any, evaluation: Any, ledger: Any, expected: list[str]
+) -> None:
+    drawn = plots.draw_all(tmp_path, history, evaluation, ledger)
+    assert [path.stem for path in drawn] == expected
+    assert sorted(tmp_path.iterdir()) == sorted(drawn)
+    for path in drawn:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+            assert len(picture.convert("L").getcolors()) > 5
+
+
+def test_equal_data_make_equal_files(tmp_path: Path) -> None:
+    plots.confusion_matrix(CLASSIFIED, tmp_path / "a.png")
+    plots.confusion_matrix(CLASSIFIED, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_of_many_classes_the_most_confused_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = 150
+    counts = [[10 * (row == column) for column in range(classes)] for row in range(classes)]
+    counts[140][7] = 5
+    shown: list[str] = []
+    monkeypatch.setattr(plots, "_readable", lambda label: shown.append(label) or label)
+    evaluation = {"confusion": {"labels": [f"c{place}" for place in range(classes)], "counts": counts}}
+    plots.confusion_matrix(evaluation, tmp_path / "many.png")
+    assert len(shown) == plots.MOST_CLASSES
+    assert {"c7", "c140"} <= set(shown)
+
+
+@pytest.mark.usefixtures("fonts_anew")
+def test_a_label_no_font_can_draw_is_written_as_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "CHINESE_FONTS", ())
+    assert plots._readable("红 a") == "\\u7ea2 a"
+    assert plots._readable("a\tb") == "a\\tb"
+    assert plots._readable(True) == "true"
+    assert len(plots._readable("x" * 99)) == len(plots._readable("红" * 99)) == plots.LONGEST_LABEL
+
+
+@pytest.mark.usefixtures("fonts_anew")
+def test_an_installed_chinese_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    charmaps = {"DejaVu Sans": {ord("a"): 1}, "SimHei": {ord("红"): 1}}
+    manager = SimpleNamespace(ttflist=[SimpleNamespace(name="SimHei"), SimpleNamespace(name="SimSun")])
+    fake = SimpleNamespace(
+        fontManager=manager,
+        findfont=lambda name: name,
+        get_font=lambda name: SimpleNamespace(get_charmap=lambda: charmaps[name]),
+    )
+    monkeypatch.setattr(plots, "font_manager", fake)
+    assert plots._fonts() == ("DejaVu Sans", "SimHei")
+    assert plots._readable("红a") == "红a"
+
+
+def card(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "toy",
+        "task": "classification",
+        "target": "answer",
+        "columns": {"question": "text", "image": "image", "id": "ignore"},
+        "data": {"train": {"file": "/d/train.csv", "rows": 1000}, "test": {"file": "/d/test.csv", "rows": 20}},
+        "recipe": {"model.trunk": "mini", "training.epochs": 3},
+        "parameters": 11_200_333,
+        "training": {"epochs": 3, "steps": 60, "seconds": 75.2, "tokens_per_second": 51234.5, "hardware": "2 cores"},
+        "evaluations": {"test": CLASSIFIED},
+        "ledger": LEDGER,
+        "speed": {"1": {"p50_ms": 8.2, "p95_ms": 10.1}},
+        "limits": ["Only toy pictures."],
+        "version": "0.1.0",
+        "license": None,
+    } | changes
+
+
+def test_the_card_holds_metadata_and_every_section(tmp_path: Path) -> None:
+    write_model_card(tmp_path / "README.md", card(license="Apache-2.0"))
+    found = ModelCard.load(tmp_path / "README.md")
+    assert (found.data.library_name, found.data.license) == ("fusebert", "apache-2.0")
+    assert {(result.metric_type, result.metric_value) for result in found.data.eval_results} == set(METRICS.items())
+    headings = [line[3:] for line in found.text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "What it does",
+        "How to use it",
+        "Data",
+        "Training",
+        "Results",
+        "What each modality contributes",
+        "Speed",
+        "Calibration",
+        "Limits",
+    ]
+    for words in (
+        "11,200,333 parameters",
+        "1 min 15 s",
+        "fusebert predict FOLDER data.jsonl",
+        "-0.500",
+        "| 1 | 8.2 | 10.1 |",
+    ):
+        assert words in found.text
+    assert '"id"' not in found.text
+
+
+def test_the_card_leaves_out_what_there_is_not(tmp_path: Path) -> None:
+    bare = card(task="regression", evaluations={"test": {"rows": 1, "metrics": {"mae": 1.5, "r2": None}}}, ledger=None)
+    write_model_card(tmp_path / "README.md", bare | {"speed": {}, "limits": []})
+    found = ModelCard.load(tmp_path / "README.md")
+    assert [result.metric_type for result in found.data.eval_results] == ["mae"]
+    assert not any(head in found.text for head in ("## What each", "## Speed", "## Calibration", "## Limits"))
+    assert "| R² | – |" in found.text
+
+
+def test_the_card_escapes_the_words_of_users(tmp_path: Path) -> None:
+    hostile = card(
+        name=HOSTILE,
+        target=HOSTILE,
+        columns={HOSTILE: "text"},
+        recipe={"task.note": "```\n---\n# head"},
+        limits=[HOSTILE, "1. first", "- dash"],
+        data={"test": {"file": HOSTILE, "rows": 1}},
+        ledger={"all": METRICS, HOSTILE: METRICS},
+    )
+    write_model_card(tmp_path / "README.md", hostile)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    header, body = text.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(header)["model-index"][0]["name"] == " ".join(HOSTILE.split())
+    prose, fenced = [], ""
+    for line in body.splitlines():
+        if line.startswith("```") and (not fenced or line == fenced):
+            fenced = "" if fenced else line.rstrip("abcdefghijklmnopqrstuvwxyz")
+        elif not fenced:
+            prose.append(line)
+    assert not fenced
+    assert not any(line.startswith("# head") for line in prose)
+    assert not any("<script" in line.replace("\\<", "") for line in prose)
+    assert not any("[x]" in line for line in prose)
+    assert "- 1\\. first" in prose
+    assert "- \\- dash" in prose
+    tables = [line for line in prose if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in tables if "script" in line} == {4, 5}
+
+
+class Outline(HTMLParser):
+    """The tags and the words of a page; fails where tags do not nest."""
+
+    EMPTY = ("meta", "img", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[..., Outline]:
+    def write(title: str, evaluation: Any, ledger: Any, examples: Any, pictures: list[Path]) -> Outline:
+        write_page(tmp_path / "page.html", title, evaluation, ledger, examples, pictures)
+        return Outline((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+    return write
+
+
+def example(**changes: Any) -> dict[str, Any]:
+    return {"image": None, "fields": {"question": "?"}, "target": "red", "answer": "red", "probability": 0.8} | changes
+
+
+def test_the_page_shows_scores_ledger_plots_and_rows(tmp_path: Path, page: Callable[..., Outline]) -> None:
+    drawn = plots.draw_all(tmp_path / "plots", HISTORY, CLASSIFIED, LEDGER)
+    Image.new("RGBA", (64, 64), (255, 0, 0, 128)).save(tmp_path / "small.png")
+    Image.new("CMYK", (2000, 1000)).save(tmp_path / "large.jpg")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    examples = [
+        example(image=tmp_path / "small.png"),
+        example(image=tmp_path / "large.jpg", answer="blue"),
+        example(image=tmp_path / "broken.png", target=None),
+        example(target=["a", "b"], answer=["b", "a"]),
+    ]
+    found = page("toy 红", CLASSIFIED, LEDGER, examples, drawn)
+    words = " ".join(found.words)
+    for expected in ("toy 红", "0.900", "without image", "Right", "Wrong", "80% sure", "The picture cannot be read."):
+        assert expected in words
+    assert [word for word in found.words if word in ("Right", "Wrong")] == ["Right", "Wrong", "Right"]
+    assert len(found.all("img")) == 3 + 2  # the bars of the ledger stand in its table
+    assert len(found.all("h1")) == 1
+    assert found.all("html")[0]["lang"] == "en"
+    assert all(image["alt"] and str(image["src"]).startswith("data:image/") for image in found.all("img"))
+    assert all(head.get("scope") for head in found.all("th"))
+
+
+def test_the_page_needs_nothing_but_itself(page: Callable[..., Outline]) -> None:
+    ledger = {"all": METRICS, HOSTILE: METRICS}
+    hostile = example(fields={HOSTILE: HOSTILE}, target=HOSTILE, answer=HOSTILE)
+    found = page(HOSTILE, CLASSIFIED, ledger, [hostile], [])
+    assert not found.all("script") + found.all("link") + found.all("a")
+    assert HOSTILE in found.words
+    assert not any("src" in attributes or "href" in attributes for _, attributes in found.tags)
+
+
+def test_a_number_is_off_rather_than_wrong(page: Callable[..., Outline]) -> None:
+    found = page("prices", PREDICTED, None, [example(target="21.5", answer=22.75, probability=None)], [])
+    assert "off by 1.250" in found.words
+    assert not {"Right", "Wrong"} & set(found.words)
+
+
+def test_reports_need_no_torch() -> None:
+    code = (
+        "import sys, fusebert.evaluation.page, fusebert.evaluation.model_card;"
+        "sys.exit(bool({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ, PYTHONPATH="src"), timeout=60)
