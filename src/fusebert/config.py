@@ -87,8 +87,8 @@ class Recipe(Section):
     modalities: dict[str, dict[str, Any]] = Field({}, description="settings of each modality")
 
     @classmethod
-    def read(cls, path: Path, overrides: Sequence[str] = ()) -> Recipe:
-        """A recipe file with `key=value` overrides. Raises RecipeError with the nearest known key."""
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+        """A recipe file with dotted overrides. Raises RecipeError with the nearest known key."""
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -97,7 +97,7 @@ class Recipe(Section):
             raise RecipeError(f"the recipe {path} is not readable YAML: {' '.join(str(error).split())}") from None
         if not isinstance(found, dict):
             raise RecipeError(f"the recipe {path} is not a list of `key: value` lines")
-        return cls.from_flat(found | parse_overrides(overrides), str(path))
+        return cls.from_flat(found | dict(overrides or {}), str(path))
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any], source: str = "settings") -> Recipe:

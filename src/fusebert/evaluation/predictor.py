@@ -16,6 +16,7 @@ from fusebert.data.dataset import Preparer, settle
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import WINDOW_ROWS, infer, score
+from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.modalities.base import Processor
 from fusebert.storage import MANIFEST, read_json, verify, write_json
@@ -147,6 +148,7 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
     Raises:
         ModelError: the folder is missing, unfinished, or changed since it was written.
     """
+    keep_freed_memory()
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist")

@@ -98,8 +98,8 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
             {
                 "image": samples[0].root / picture if isinstance(picture, str) and samples[0].root else None,
                 "fields": fields,
-                "target": str(values.get(predictor.target)),
-                "answer": str(answer.value),  # type: ignore[union-attr]
+                "target": values.get(predictor.target),
+                "answer": answer.value,  # type: ignore[union-attr]
                 "probability": answer.probability,  # type: ignore[union-attr]
             }
         )

@@ -36,14 +36,20 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 
 
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
-    """One call for each run of rows of equal length: views of the packed tensor, nothing is copied in."""
+    """One call for each run of rows of equal length: views of the packed tensor, nothing is copied in.
+
+    With gradients it runs in fp32: torch's CPU kernel for the bf16 gradient of short rows is several times slower.
+    """
+    precision = qkv.dtype
+    if torch.is_grad_enabled():
+        qkv = qkv.float()
     out = []
     for start, rows, length in layout.groups():
         group = qkv[start : start + rows * length].unflatten(0, (rows, length))
         query, key, value = group.permute(2, 0, 3, 1, 4).unbind(0)
         found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         out.append(found.transpose(1, 2).reshape(rows * length, -1))
-    return torch.cat(out) if len(out) > 1 else out[0]
+    return (torch.cat(out) if len(out) > 1 else out[0]).to(precision)
 
 
 def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from fusebert.errors import ModelError
+from fusebert.model.cpu import Dropout
 from fusebert.model.packed import attention
 from fusebert.types import Encoded, Layout
 
@@ -83,7 +84,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
         """int[N] each -> float[N, D]."""
@@ -103,9 +104,13 @@ class SelfAttention(nn.Module):
         self.dropout = config.attention_probs_dropout_prob
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
-        bias = torch.cat([self.query.bias, self.key.bias, self.value.bias])
-        qkv = F.linear(hidden, weight, bias).unflatten(1, (3, self.heads, -1))
+        parts = (self.query, self.key, self.value)
+        if all(type(part) is nn.Linear for part in parts):
+            weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+            qkv = F.linear(hidden, weight, bias)
+        else:  # adapters, such as LoRA's, wrap the projections
+            qkv = torch.cat([part(hidden) for part in parts], dim=1)
+        qkv = qkv.unflatten(1, (3, self.heads, -1))
         return attention(qkv, layout, self.dropout if self.training else 0.0)
 
 
@@ -116,7 +121,7 @@ class Output(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, values: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(values)) + residual)  # type: ignore[no-any-return]

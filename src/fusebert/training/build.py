@@ -18,7 +18,7 @@ from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress
 
 TRACKERS = ("tensorboard", "wandb")
-BF16_PAYS_FROM_HIDDEN_SIZE = 256
+BF16_PAYS_FROM_HIDDEN_SIZE = 128
 """Below this the casts cost a CPU more than bf16 products save."""
 
 

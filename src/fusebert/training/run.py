@@ -16,6 +16,7 @@ from fusebert.errors import UsageError
 from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
+from fusebert.model.cpu import keep_freed_memory
 from fusebert.storage import MANIFEST, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.prepare import prepare
@@ -55,6 +56,7 @@ def train(
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else Recipe.read(Path(recipe))
     settings = recipe.training
+    keep_freed_memory()
     device = pick_device(settings.device)
     trackers = pick_trackers(settings.trackers, progress)
     _open(folder, recipe, resume)

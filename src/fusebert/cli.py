@@ -1,0 +1,258 @@
+"""The command line: thin, no machine learning in it. Heavy imports stand inside the commands, so `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusebert import __version__
+from fusebert.errors import FusebertError, RowError, UsageError
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds exactly one JSON object; messages go to stderr."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every foreseeable failure is one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    options, rest = parser.parse_known_args(given)
+    try:
+        result = options.run(options, rest)
+    except FusebertError as error:
+        return _fail(str(error), error.exit_code, options.json)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1, options.json)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 1, options.json)
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and its options."""
+    parser = argparse.ArgumentParser(prog="fusebert", description="Multimodal models built on BERT.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"fusebert {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., Any], summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary, epilog=EPILOG, allow_abbrev=False)
+        made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        made.set_defaults(run=run)
+        return made
+
+    train = command("train", _train, "Train a model from a recipe or straight from a table.")
+    train.add_argument("source", metavar="RECIPE|TABLE", type=Path, help="a recipe (.yaml), or a table of rows")
+    train.add_argument("--target", metavar="COLUMN", help="column to predict")
+    train.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
+    train.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
+    train.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")
+    train.add_argument("--time-limit", metavar="TIME", help='stop cleanly on time, such as "90s" or "10m"')
+
+    evaluate = command("evaluate", _evaluate, "Score a model on a table with targets.")
+    evaluate.add_argument("folder", metavar="FOLDER", type=Path)
+    evaluate.add_argument("table", metavar="TABLE", type=Path)
+    evaluate.add_argument("--without", metavar="MODALITY", action="append", default=[], help="take a modality away")
+    evaluate.add_argument("--shuffle", metavar="MODALITY", action="append", default=[], help="deal a modality out to other rows")
+    _bad_rows(evaluate)
+
+    predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
+    predict.add_argument("folder", metavar="FOLDER", type=Path)
+    predict.add_argument("table", metavar="TABLE", type=Path, nargs="?")
+    predict.add_argument("--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)")
+    predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
+    _bad_rows(predict)
+
+    check = command("check", _check, "Look at a table: what each column is, and which rows cannot be used.")
+    check.add_argument("table", metavar="TABLE", type=Path)
+    check.add_argument("--target", metavar="COLUMN")
+    check.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")
+
+    demo = command("demo", _demo, "Generate a small world, train on it, and show what the model learnt.")
+    demo.add_argument("--output", metavar="FOLDER", type=Path, default=Path("demo"))
+    return parser
+
+
+def _bad_rows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse", help="what to do with rows that cannot be read")
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from fusebert.config import Recipe, parse_overrides
+
+    overrides = parse_overrides(_no_flags(rest))
+    if options.target:
+        overrides["data.target"] = options.target
+    if options.time_limit:
+        overrides["training.time_limit"] = options.time_limit
+    if options.source.suffix in (".yaml", ".yml"):
+        recipe = Recipe.read(options.source, overrides)
+    else:
+        recipe = Recipe.from_flat({"data.train": str(options.source.absolute())} | overrides)
+    output = options.output or Path("runs") / options.source.name.split(".")[0]
+    from fusebert.training.progress import Terminal
+    from fusebert.training.run import train
+    from fusebert.training.trainer import Interrupted
+
+    try:
+        predictor = train(recipe, output, resume=options.resume, strict=options.strict, progress=Terminal())
+    except Interrupted:
+        raise FusebertError(f"interrupted; everything is saved in {output}, go on with --resume") from None
+    metrics = json.loads((predictor.folder / "metrics.json").read_text())
+    scores = {name: found["metrics"] for name, found in metrics["evaluations"].items()}
+    _table("Scores", scores)
+    _say(f"The model is in {output}; its report is {output / 'report.html'}")
+    return {"folder": str(output), "evaluations": scores, "training": metrics["training"]}
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    _nothing(rest)
+    found: dict[str, Any] = _load(options.folder).evaluate(
+        options.table, without=options.without, shuffle=options.shuffle, bad_rows=options.bad_rows
+    )
+    _table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
+    return found
+
+
+def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from fusebert.data.tables import read_table, rows_from_memory
+
+    if options.top < 1:
+        raise UsageError(f"--top must be at least 1, not {options.top}")
+    predictor = _load(options.folder)
+    if options.table is None:
+        row = _row(rest, predictor.columns)
+        answer = predictor.predict(row, top=options.top).to_json()
+        if not options.json:
+            print(json.dumps(answer, ensure_ascii=False))
+        return answer  # type: ignore[no-any-return]
+    _nothing(rest)
+    source = read_table(options.table)
+    counts = {"rows": 0, "bad_rows": 0}
+
+    def lines() -> Any:
+        for row, answer in predictor.answers(source, options.top):
+            counts["rows"] += 1
+            number = {"row": row.row}
+            if isinstance(answer, RowError):
+                if options.bad_rows == "refuse":
+                    raise answer
+                counts["bad_rows"] += 1
+                _say(f"skipped: {answer}")
+                yield number | {"error": answer.problem}
+            else:
+                own = {"id": row.values["id"]} if "id" in row.values else {}
+                yield number | own | answer.to_json()
+
+    if options.output is None:
+        answers = list(lines()) if options.json else _print_all(lines())
+        return counts | ({"answers": answers} if options.json else {})
+    from fusebert.storage import write_lines
+
+    write_lines(options.output, (json.dumps(line, ensure_ascii=False) for line in lines()))
+    _say(f"{counts['rows']} answers are in {options.output}")
+    return counts | {"output": str(options.output)}
+
+
+def _print_all(lines: Any) -> None:
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False))
+
+
+def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    _nothing(rest)
+    from fusebert.data.check import check_table
+
+    found = check_table(options.table, options.target, options.strict)
+    for column in found["columns"]:
+        _say(f"{column['column']}: {column['kind']} ({column['why']})" + ("  AMBIGUOUS" if column["ambiguous"] else ""))
+    for line in found["problems"]:
+        _say(f"row {line['row']}: {line['problem']}")
+    _say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used")
+    if found["bad_rows"]:
+        raise FusebertError(f"{found['bad_rows']} of {found['rows']} rows cannot be used; first: {found['problems'][0]['problem']}")
+    return found
+
+
+def _demo(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    _nothing(rest)
+    from fusebert.demo import run_demo
+
+    found = run_demo(options.output)
+    _table("What the model may see -> test scores", found["ledger"])
+    for line in found["predictions"]:
+        _say(f"  {line['question']}  ->  {line['answer']}  ({line['probability']:.0%}; right: {line['target']})")
+    _say(f"Pictures and plots: {found['report']}")
+    return found
+
+
+def _load(folder: Path) -> Any:
+    from fusebert.evaluation.predictor import load
+
+    return load(folder)
+
+
+def _row(rest: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
+    """`--question "..." --image x.png` -> one row."""
+    row: dict[str, str] = {}
+    place = 0
+    while place < len(rest):
+        name, equals, value = rest[place].removeprefix("--").partition("=")
+        if not rest[place].startswith("--") or name not in columns:
+            raise UsageError(f"{rest[place]!r} is not an input of this model; it reads --{', --'.join(columns)}")
+        if not equals:
+            place += 1
+            if place == len(rest):
+                raise UsageError(f"--{name} needs a value")
+            value = rest[place]
+        row[name] = value
+        place += 1
+    if not row:
+        raise UsageError(f"give a table, or one row as --{' ... --'.join(columns)} ...")
+    return row
+
+
+def _no_flags(rest: Sequence[str]) -> Sequence[str]:
+    for argument in rest:
+        if argument.startswith("-"):
+            raise UsageError(f"unknown option {argument}; see --help")
+    return rest
+
+
+def _nothing(rest: Sequence[str]) -> None:
+    if rest:
+        raise UsageError(f"unknown argument {rest[0]}; see --help")
+
+
+def _table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+    for name in names:
+        table.add_column(name, justify="right")
+    for row, scores in rows.items():
+        table.add_row(row, *(f"{scores[name]:.4f}" if name in scores else "" for name in names))
+    Console(stderr=True).print(table)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _fail(message: str, code: int, as_json: bool) -> int:
+    _say(f"fusebert: {' '.join(message.split())}")
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
