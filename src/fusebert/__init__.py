@@ -5,13 +5,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from fusebert.evaluation.predictor import load as load
-    from fusebert.training.run import train as train
 
 _HOMES = {"train": "fusebert.training.run", "load": "fusebert.evaluation.predictor"}
 

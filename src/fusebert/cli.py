@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from fusebert import __version__
 from fusebert.errors import FusebertError, RowError, UsageError
 
-EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds exactly one JSON object; messages go to stderr."
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,15 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(given)
     try:
         result = options.run(options, rest)
+        if options.json:
+            print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        sys.stdout.flush()
     except FusebertError as error:
         return _fail(str(error), error.exit_code, options.json)
     except KeyboardInterrupt:
         return _fail("interrupted", 1, options.json)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = "stdout: " if _stdout_is_lost() else f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1, options.json)
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
     return 0
 
 
@@ -58,13 +60,17 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", metavar="FOLDER", type=Path)
     evaluate.add_argument("table", metavar="TABLE", type=Path)
     evaluate.add_argument("--without", metavar="MODALITY", action="append", default=[], help="take a modality away")
-    evaluate.add_argument("--shuffle", metavar="MODALITY", action="append", default=[], help="deal a modality out to other rows")
+    evaluate.add_argument(
+        "--shuffle", metavar="MODALITY", action="append", default=[], help="deal a modality out to other rows"
+    )
     _bad_rows(evaluate)
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
     predict.add_argument("folder", metavar="FOLDER", type=Path)
     predict.add_argument("table", metavar="TABLE", type=Path, nargs="?")
-    predict.add_argument("--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)")
+    predict.add_argument(
+        "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
+    )
     predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
     _bad_rows(predict)
 
@@ -79,7 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _bad_rows(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse", help="what to do with rows that cannot be read")
+    parser.add_argument(
+        "--bad-rows", choices=("refuse", "skip"), default="refuse", help="what to do with rows that cannot be read"
+    )
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -97,12 +105,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     output = options.output or Path("runs") / options.source.name.split(".")[0]
     from fusebert.training.progress import Terminal
     from fusebert.training.run import train
-    from fusebert.training.trainer import Interrupted
 
-    try:
-        predictor = train(recipe, output, resume=options.resume, strict=options.strict, progress=Terminal())
-    except Interrupted:
-        raise FusebertError(f"interrupted; everything is saved in {output}, go on with --resume") from None
+    predictor = train(recipe, output, resume=options.resume, strict=options.strict, progress=Terminal())
     metrics = json.loads((predictor.folder / "metrics.json").read_text())
     scores = {name: found["metrics"] for name, found in metrics["evaluations"].items()}
     _table("Scores", scores)
@@ -120,7 +124,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.data.tables import read_table, rows_from_memory
+    from fusebert.data.tables import read_table
 
     if options.top < 1:
         raise UsageError(f"--top must be at least 1, not {options.top}")
@@ -146,22 +150,20 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
                 _say(f"skipped: {answer}")
                 yield number | {"error": answer.problem}
             else:
-                own = {"id": row.values["id"]} if "id" in row.values else {}
+                own = {"id": _plain(row.values["id"])} if "id" in row.values else {}
                 yield number | own | answer.to_json()
 
     if options.output is None:
-        answers = list(lines()) if options.json else _print_all(lines())
-        return counts | ({"answers": answers} if options.json else {})
+        if options.json:
+            return {"answers": list(lines())} | counts
+        for line in lines():
+            print(json.dumps(line, ensure_ascii=False))
+        return counts
     from fusebert.storage import write_lines
 
     write_lines(options.output, (json.dumps(line, ensure_ascii=False) for line in lines()))
     _say(f"{counts['rows']} answers are in {options.output}")
     return counts | {"output": str(options.output)}
-
-
-def _print_all(lines: Any) -> None:
-    for line in lines:
-        print(json.dumps(line, ensure_ascii=False))
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -175,7 +177,11 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         _say(f"row {line['row']}: {line['problem']}")
     _say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used")
     if found["bad_rows"]:
-        raise FusebertError(f"{found['bad_rows']} of {found['rows']} rows cannot be used; first: {found['problems'][0]['problem']}")
+        first = found["problems"][0]
+        raise FusebertError(
+            f"{options.table}: {found['bad_rows']} of {found['rows']} rows cannot be used; "
+            f"first: row {first['row']}: {first['problem']}"
+        )
     return found
 
 
@@ -243,8 +249,22 @@ def _table(title: str, rows: dict[str, dict[str, float]]) -> None:
     Console(stderr=True).print(table)
 
 
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _stdout_is_lost() -> bool:
+    """Whether stdout takes no more (a full disk, a closed pipe); if so the rest goes nowhere, lest it fail at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _fail(message: str, code: int, as_json: bool) -> int:

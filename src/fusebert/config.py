@@ -1,4 +1,4 @@
-"""A recipe: one flat YAML of dotted keys, the same keys on the command line, checked before anything is read or trained."""
+"""A recipe: one flat YAML of dotted keys, the same on the command line, checked before anything is read or trained."""
 
 from __future__ import annotations
 
@@ -34,14 +34,22 @@ class Section(BaseModel):
 class DataSettings(Section):
     """Which rows, and what their columns are."""
 
-    train: Path | None = Field(None, description="table of training rows: csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures")
+    train: Path | None = Field(
+        None, description="table of training rows: csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
+    )
     validation: float | Path = Field(0.1, description="a table, or the share of the training rows held out")
-    validation_group: str | None = Field(None, description="rows with the same value here stay on one side of the split")
+    validation_group: str | None = Field(
+        None, description="rows with the same value here stay on one side of the split"
+    )
     test: Path | None = Field(None, description="table that is scored once, at the end")
     target: str | None = Field(None, description="column to predict")
     columns: dict[str, str] = Field({}, description="column -> modality, or `ignore`; inferred where not given")
-    root: Path | None = Field(None, description="folder the table paths are relative to; else $FUSEBERT_DATA, else here")
-    bad_rows: Literal["refuse", "skip"] = Field("refuse", description="what to do when rows cannot be read; both list them in a file")
+    root: Path | None = Field(
+        None, description="folder the table paths are relative to; else $FUSEBERT_DATA, else here"
+    )
+    bad_rows: Literal["refuse", "skip"] = Field(
+        "refuse", description="what to do when rows cannot be read; both list them in a file"
+    )
 
 
 class ModelSettings(Section):
@@ -50,7 +58,9 @@ class ModelSettings(Section):
     trunk: str = Field("mini", description="tiny, mini, small, medium, base; or a BERT: folder, Hub id, `package:NAME`")
     fusion: Literal["one_stream"] = Field("one_stream", description="all tokens of a row in one sequence")
     dropout: float = Field(0.1, ge=0, lt=1, description="of hidden values")
-    attention_dropout: float = Field(0.0, ge=0, lt=1, description="of attention weights; slower than none, and rarely better")
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="of attention weights; slower than none, and rarely better"
+    )
     modality_dropout: float = Field(0.0, ge=0, lt=1, description="share of a row's modalities hidden in training")
 
 
@@ -61,16 +71,24 @@ class TrainingSettings(Section):
     tokens_per_batch: int = Field(2048, ge=1, description="tokens of the trunk's sequence in one batch")
     accumulation: int = Field(1, ge=1, description="batches summed up before a step")
     learning_rate: float = Field(3e-4, gt=0, description="peak, for the trunk's last layer and all that is new")
-    new_learning_rate: float | None = Field(None, gt=0, description="peak for head and embedders, where it should differ")
+    new_learning_rate: float | None = Field(
+        None, gt=0, description="peak for head and embedders, where it should differ"
+    )
     layer_decay: float = Field(1.0, gt=0, le=1, description="each lower trunk layer learns this much slower")
     weight_decay: float = Field(0.01, ge=0)
-    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of all steps with a rising learning rate; then cosine decay")
+    warmup_share: float = Field(
+        0.1, ge=0, lt=1, description="share of all steps with a rising learning rate; then cosine decay"
+    )
     max_gradient_norm: float = Field(1.0, gt=0)
     freeze: tuple[str, ...] = Field((), description="parts that do not learn: trunk, head, or a modality")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor multiplies it faster")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the processor multiplies it faster"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(0, ge=0)
-    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation score")
+    patience: int | None = Field(
+        None, ge=1, description="stop after this many epochs without a better validation score"
+    )
     time_limit: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0, description='seconds, or "10m"')
     checkpoint_steps: int | None = Field(None, ge=1, description="also save every so many steps, not only each epoch")
     workers: int = Field(0, ge=0, le=64, description="processes that read and prepare rows")
@@ -93,7 +111,7 @@ class Recipe(Section):
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RecipeError(f"the recipe {path} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: a date such as 2020-13-45
             raise RecipeError(f"the recipe {path} is not readable YAML: {' '.join(str(error).split())}") from None
         if not isinstance(found, dict):
             raise RecipeError(f"the recipe {path} is not a list of `key: value` lines")
@@ -113,6 +131,10 @@ class Recipe(Section):
             elif head in plugins.names("modalities"):
                 nested.setdefault("modalities", {}).setdefault(head, {})[rest] = value
             elif key == "data.columns":
+                if not isinstance(value, dict | None):
+                    raise RecipeError(
+                        f"{source}: data.columns={value!r} will not do: write data.columns.COLUMN=MODALITY"
+                    )
                 nested.setdefault("data", {}).setdefault("columns", {}).update(value or {})
             else:
                 nested.setdefault(head, {})[rest] = value
@@ -163,7 +185,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{override!r} is not of the form key=value")
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             found[key] = value
     return found
 

@@ -41,7 +41,7 @@ class RowError(DataError):
         super().__init__(f"{place}: {problem}")
 
 
-class UnusableValue(FusebertError):
+class InputError(FusebertError):
     """A value cannot be read. Raised without a place; the dataset adds table and row."""
 
 

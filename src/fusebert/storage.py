@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fusebert.errors import ModelError
 
@@ -17,32 +18,40 @@ MANIFEST = "manifest.json"
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either its old content or all of the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with _whole_or_absent(path) as file:
+        file.write(data)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines as they come; `path` appears once all are there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with _whole_or_absent(path) as file:
+        for line in lines:
+            file.write(line.encode() + b"\n")
+
+
+@contextmanager
+def _whole_or_absent(path: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` at the end; a device or a pipe is written as it stands, a link is followed."""
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+            return
+        path = path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with beside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(".part"):  # a full disk names no file
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -58,7 +67,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
 
 
@@ -107,7 +116,9 @@ def verify(folder: Path) -> None:
         if not path.is_file():
             raise ModelError(f"{path} is missing; copy the whole folder again")
         if file_hash(path) != expected:
-            raise ModelError(f"{path} has changed since it was written (its SHA-256 differs); restore it or train again")
+            raise ModelError(
+                f"{path} has changed since it was written (its SHA-256 differs); restore it or train again"
+            )
 
 
 def file_hash(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The few shapes of data that travel through fusebert, from raw row to answer.
 
-Axis letters, everywhere: B rows, N packed tokens, T text tokens, P patches of a picture, U different pictures in a batch,
-D hidden size, V vocabulary, C classes, H and W pixels.
+Axis letters, everywhere: B rows, N packed tokens, T text tokens, P patches of a picture, U different pictures of a
+batch, D hidden size, V vocabulary, C classes, H and W pixels.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from fusebert import plugins
 from fusebert.data.columns import IGNORE, column_names, guess_columns, guess_task
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, RowError, UnusableValue, UsageError
+from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.types import Sample
 
 PROBLEMS_LISTED = 1000
@@ -28,7 +28,7 @@ def check_table(table: Path, target: str | None, strict: bool) -> dict[str, Any]
     if not samples:
         raise problems[0] if problems else DataError(f"{table} has no rows")
     if target is not None and target not in column_names(samples):
-        raise UsageError(f"the target column {target!r} does not exist; the table has {', '.join(column_names(samples))}")
+        raise UsageError(f"the target column {target!r} does not exist; {table} has {', '.join(column_names(samples))}")
     guesses = guess_columns(samples, target, {})
     processors = {}
     for name in sorted({guess.kind for guess in guesses} - {IGNORE}):
@@ -38,7 +38,7 @@ def check_table(table: Path, target: str | None, strict: bool) -> dict[str, Any]
     if target is not None:
         targets = [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
         if not targets:
-            raise DataError(f"no row has a value in the target column {target!r}")
+            raise DataError(f"{table}: no row has a value in the target column {target!r}")
         guesses.append(guess_task(target, targets))
     doubtful = [str(guess) for guess in guesses if guess.ambiguous]
     if strict and doubtful:
@@ -53,7 +53,8 @@ def check_table(table: Path, target: str | None, strict: bool) -> dict[str, Any]
     problems.sort(key=lambda problem: problem.row)
     listed = [{"row": p.row, "column": p.column, "problem": p.problem} for p in problems[:PROBLEMS_LISTED]]
     columns_found = [
-        {"column": guess.column, "kind": guess.kind, "why": guess.why, "ambiguous": guess.ambiguous} for guess in guesses
+        {"column": guess.column, "kind": guess.kind, "why": guess.why, "ambiguous": guess.ambiguous}
+        for guess in guesses
     ]
     return {"rows": len(rows), "bad_rows": len(problems), "columns": columns_found, "problems": listed}
 
@@ -64,6 +65,6 @@ def _target_problem(sample: Sample, target: str, kind: str) -> RowError | None:
         return RowError("the target is empty", sample.table, sample.row, target)
     try:
         plugins.load("tasks", kind, "task").Task.read(raw)
-    except UnusableValue as error:
+    except InputError as error:
         return RowError(str(error), sample.table, sample.row, target)
     return None

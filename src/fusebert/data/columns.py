@@ -45,7 +45,7 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
     known, found = plugins.names("modalities"), column_names(samples)
     for column, modality in chosen.items():
         if column not in found:
-            raise UsageError(f"data.columns names {column!r}, but the table has {', '.join(found)}")
+            raise UsageError(f"data.columns names {column!r}, but {samples[0].table} has {', '.join(found)}")
         if modality != IGNORE and modality not in known:
             raise UsageError(f"data.columns.{column}={modality!r}: known are {', '.join(sorted(known))} and {IGNORE}")
     looked_at = samples[:ROWS_LOOKED_AT]
@@ -55,7 +55,7 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
         if name != target
     ]
     if all(guess.kind == IGNORE for guess in guesses):
-        raise DataError("no column can be used as input: " + "; ".join(map(str, guesses)))
+        raise DataError(f"{samples[0].table}: no column can be used as input: " + "; ".join(map(str, guesses)))
     return guesses
 
 
@@ -101,5 +101,5 @@ def _as_number(target: Any) -> float | None:
         return None
     try:
         return float(target)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

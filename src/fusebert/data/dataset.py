@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusebert.data.collate import Example
-from fusebert.errors import DataError, RowError, UnusableValue
+from fusebert.errors import DataError, InputError, RowError
 from fusebert.modalities.base import Processor
 from fusebert.storage import write_atomically
-from fusebert.tasks.base import Task
 from fusebert.types import Sample
+
+if TYPE_CHECKING:
+    from fusebert.tasks.base import Task
 
 ROWS_NAMED = 3
 
@@ -27,7 +30,9 @@ class Preparer:
         target: the target column; None to leave targets alone.
     """
 
-    def __init__(self, processors: Mapping[str, Processor], task: Task | None = None, target: str | None = None) -> None:
+    def __init__(
+        self, processors: Mapping[str, Processor], task: Task | None = None, target: str | None = None
+    ) -> None:
         self.processors, self.task, self.target = processors, task, target
 
     def __call__(self, sample: Sample) -> Example | RowError:
@@ -35,7 +40,7 @@ class Preparer:
         for name, processor in self.processors.items():
             try:
                 found = processor.load(sample)
-            except UnusableValue as error:
+            except InputError as error:
                 return RowError(str(error), sample.table, sample.row, ", ".join(processor.columns))
             if found is not None:
                 features[name] = found
@@ -50,7 +55,7 @@ class Preparer:
             return RowError("the target is empty", sample.table, sample.row, self.target)
         try:
             return Example(features, self.task.target(raw), length)
-        except UnusableValue as error:
+        except InputError as error:
             return RowError(str(error), sample.table, sample.row, self.target)
 
 
@@ -65,7 +70,12 @@ class Dataset:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], lengths: np.ndarray, preparer: Preparer, modality_dropout: float = 0.0, seed: int = 0
+        self,
+        samples: Sequence[Sample],
+        lengths: np.ndarray,
+        preparer: Preparer,
+        modality_dropout: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.samples, self.lengths, self.preparer = samples, lengths, preparer
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
@@ -122,7 +132,7 @@ def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path) ->
     named = "; ".join(str(error) for error in bad[:ROWS_NAMED]) + ("; ..." if len(bad) > ROWS_NAMED else "")
     summary = f"{len(bad)} of {total} rows cannot be used ({named}). All are listed in {listed_in}"
     if policy == "refuse":
-        raise DataError(f"{summary}. Mend them, or set data.bad_rows=skip")
+        raise DataError(f"{summary}. Mend them, or skip them (train: data.bad_rows=skip, else --bad-rows skip)")
     if len(bad) == total:
         raise DataError(f"{summary}. No row is left")
     return summary + " and are skipped"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 BATCHES_SORTED_TOGETHER = 32
-"""Rows are sorted by length within this many batches: long enough for groups of equal length, short enough to stay random."""
+"""Rows are sorted by length within this many batches: enough for groups of equal length, few enough to stay random."""
 
 
 class TokenBudgetSampler:
@@ -48,10 +48,10 @@ def cut(lengths: np.ndarray, batches: int) -> np.ndarray:
     """Places that cut rows into `batches` runs of about equal tokens, each with a row at least: int64[batches + 1]."""
     ends = lengths.cumsum()
     wanted = ends[-1] * np.arange(1, batches) / batches
-    places = np.concatenate([[0], np.searchsorted(ends, wanted, side="left") + 1, [len(lengths)]])
+    places: np.ndarray = np.concatenate([[0], np.searchsorted(ends, wanted, side="left") + 1, [len(lengths)]])
     steps = np.arange(batches + 1)
     places = np.maximum.accumulate(places - steps) + steps
-    return np.minimum(places, len(lengths) - batches + steps)
+    return np.asarray(np.minimum(places, len(lengths) - batches + steps))
 
 
 def sorted_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[list[int]]:

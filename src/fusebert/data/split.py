@@ -10,7 +10,9 @@ from fusebert.errors import DataError, UsageError
 from fusebert.types import Sample
 
 
-def hold_out(samples: Sequence[Sample], share: float, group: str | None, seed: int) -> tuple[list[Sample], list[Sample]]:
+def hold_out(
+    samples: Sequence[Sample], share: float, group: str | None, seed: int
+) -> tuple[list[Sample], list[Sample]]:
     """Training and validation rows.
 
     Args:
@@ -21,12 +23,13 @@ def hold_out(samples: Sequence[Sample], share: float, group: str | None, seed: i
     if not 0 < share < 1:
         raise UsageError(f"data.validation={share} must be a table or a share between 0 and 1")
     if group is not None and not any(group in sample.values for sample in samples):
-        raise UsageError(f"data.validation_group={group!r} is not a column of the training table")
+        raise UsageError(f"data.validation_group={group!r} is not a column of {samples[0].table}")
     keys = [str(sample.values.get(group)) if group else str(number) for number, sample in enumerate(samples)]
     different = list(dict.fromkeys(keys))
     count = round(len(different) * share)
     if not 0 < count < len(different):
-        raise DataError(f"{len(different)} rows or groups are too few to hold out {share:.0%} for validation")
+        few = f"{len(different)} rows or groups are too few to hold out {share:.0%} for validation"
+        raise DataError(f"{samples[0].table}: {few}")
     held = {different[place] for place in np.random.default_rng(seed).permutation(len(different))[:count]}
     train = [sample for sample, key in zip(samples, keys, strict=True) if key not in held]
     return train, [sample for sample, key in zip(samples, keys, strict=True) if key in held]

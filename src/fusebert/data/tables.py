@@ -1,4 +1,4 @@
-"""Tables of rows, read one at a time: csv, tsv, jsonl, gzipped jsonl, parquet, or a folder with a folder of pictures a class.
+"""Tables of rows, read one at a time: csv, tsv, jsonl, gzipped jsonl, parquet, or a folder of pictures for each class.
 
 A row that cannot be read is yielded as a RowError, not raised, so that the caller may count, list and skip such rows.
 """
@@ -9,6 +9,7 @@ import csv
 import gzip
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from fusebert.types import Sample
 MAX_CELL_CHARACTERS = 200_000
 MAX_LINE_BYTES = 8 * 2**20
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
 Rows = Iterator[Sample | RowError]
@@ -50,7 +53,13 @@ def _sample(path: Path, row: int, values: Mapping[str, Any]) -> Sample | RowErro
         if isinstance(value, str) and len(value) > MAX_CELL_CHARACTERS:
             problem = f"the cell has {len(value):,} characters; at most {MAX_CELL_CHARACTERS:,} are read"
             return RowError(problem, path, row, column)
+        if any(isinstance(text, str) and HALF_CHARACTER.search(text) for text in (column, value, *_items(value))):
+            return RowError("the text contains half a character (a lone surrogate)", path, row, column)
     return Sample(path, row, values, path if path.is_dir() else path.parent)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _read_delimited(path: Path, delimiter: str) -> Rows:
@@ -58,27 +67,30 @@ def _read_delimited(path: Path, delimiter: str) -> Rows:
         csv.field_size_limit(MAX_LINE_BYTES)
         lines = _TextLines(path, file)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = _next_record(reader, path)
+        header = _next_record(reader, path, 1)
         if not isinstance(header, list):
             raise DataError(f"{path} has no header line" if header is None else str(header))
         _check_header(header, path, delimiter)
-        while (record := _next_record(reader, path)) is not None:
+        while True:
+            first = lines.number + 1  # a cell in quotes may run over several lines
+            if (record := _next_record(reader, path, first)) is None:
+                return
             if isinstance(record, RowError):
                 yield record
-            elif not record:
-                continue
-            elif len(record) != len(header):
-                yield RowError(f"{len(record)} cells, but the header has {len(header)} columns", path, reader.line_num)
-            else:
+            elif record and len(record) != len(header):
+                yield RowError(f"{len(record)} cells, but the header has {len(header)} columns", path, first)
+            elif record:
                 values = {name: cell or None for name, cell in zip(header, record, strict=True)}
-                yield _sample(path, reader.line_num, values)
+                yield _sample(path, first, values)
 
 
-def _next_record(reader: Any, path: Path) -> list[str] | RowError | None:
+def _next_record(reader: Any, path: Path, first: int) -> list[str] | RowError | None:
     try:
         return next(reader, None)
     except csv.Error as error:
-        return RowError(f"not readable as a delimited line ({error})", path, max(reader.line_num, 1))
+        return RowError(f"not readable as a delimited line ({error})", path, first)
+    except RowError as error:
+        return error
 
 
 class _TextLines:
@@ -105,7 +117,9 @@ def decode_line(line: bytes, path: Path, number: int) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise RowError(f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8", path, number) from None
+        raise RowError(
+            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8", path, number
+        ) from None
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
@@ -117,12 +131,13 @@ def _check_header(header: list[str], path: Path, delimiter: str) -> None:
     if len(header) == 1:
         for other in ";\t|,":
             if other != delimiter and other in header[0]:
-                raise DataError(f"{path} seems to be divided by {other!r}, not by {delimiter!r}; save it with {delimiter!r}")
+                raise DataError(
+                    f"{path} seems to be divided by {other!r}, not by {delimiter!r}; save it with {delimiter!r}"
+                )
 
 
 def _read_json_lines(path: Path) -> Rows:
-    opened = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
-    with opened as file:
+    with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
         for number in itertools.count(1):
             try:
                 line = file.readline(MAX_LINE_BYTES + 1)
@@ -138,7 +153,9 @@ def _read_json_lines(path: Path) -> Rows:
 
 def _parse_json_line(path: Path, number: int, line: bytes) -> Sample | RowError:
     try:
-        found = json.loads(decode_line(line, path, number), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        found = json.loads(
+            decode_line(line, path, number), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+        )
     except RowError as error:
         return error
     except (ValueError, RecursionError) as error:
@@ -166,7 +183,9 @@ def _read_parquet(path: Path) -> Rows:
 
     row = 0
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        file = parquet.ParquetFile(path)
+        _check_header(file.schema_arrow.names, path, "")
+        for batch in file.iter_batches(batch_size=1024):
             for values in batch.to_pylist():
                 row += 1
                 yield _sample(path, row, values)
@@ -191,5 +210,3 @@ def rows_from_memory(rows: Any) -> Rows:
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     for number, values in enumerate([rows] if isinstance(rows, Mapping) else rows, 1):
         yield Sample(Path("(memory)"), number, values, None)
-
-

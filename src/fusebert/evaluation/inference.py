@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -14,6 +13,7 @@ import torch
 from fusebert.data.collate import Collator, Example
 from fusebert.data.sampler import sorted_batches
 from fusebert.model.modeling import FusebertModel
+from fusebert.spill import Spill
 
 WINDOW_ROWS = 2048
 """Rows are sorted by length within a window of this many, so memory does not grow with the table."""
@@ -62,30 +62,12 @@ def windows(examples: Iterable[Example]) -> Iterator[tuple[Example, ...]]:
         yield window
 
 
-class Spill:
-    """Arrays appended to a temporary file and read back as one memory map."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
-        self._dtype: np.dtype | None = None
-        self._shape: tuple[int, ...] = ()
-        self.rows = 0
-
-    def append(self, array: np.ndarray) -> None:
-        self._dtype, self._shape = array.dtype, array.shape[1:]
-        self._file.write(np.ascontiguousarray(array).tobytes())
-        self.rows += len(array)
-
-    def array(self) -> np.ndarray:
-        """Everything appended, [rows, ...]."""
-        self._file.flush()
-        return np.memmap(self._file, dtype=self._dtype, mode="r", shape=(self.rows, *self._shape))
-
-
-def score(model: FusebertModel, task: Any, examples: Iterable[Example], collator: Collator, precision: str) -> dict[str, Any]:
+def score(
+    model: FusebertModel, task: Any, examples: Iterable[Example], collator: Collator, precision: str
+) -> dict[str, Any]:
     """`rows`, `metrics` and the task's tables over examples that have targets."""
     logits, targets = infer_all(model, examples, collator, precision)
-    return {"rows": len(targets)} | task.evaluate(logits, targets)
+    return {"rows": len(targets), **task.evaluate(logits, targets)}
 
 
 def infer_all(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
 from fusebert.data.collate import Collator, Example
@@ -16,9 +17,9 @@ from fusebert.data.dataset import Preparer, settle
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import WINDOW_ROWS, infer, score
+from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
-from fusebert.modalities.base import Processor
 from fusebert.storage import MANIFEST, read_json, verify, write_json
 from fusebert.tasks.base import Task
 from fusebert.types import Answer, Sample
@@ -36,7 +37,13 @@ class Predictor:
     """
 
     def __init__(
-        self, folder: Path, model: FusebertModel, processors: Mapping[str, Processor], task: Task, target: str, precision: str
+        self,
+        folder: Path,
+        model: FusebertModel,
+        processors: Mapping[str, Processor],
+        task: Task,
+        target: str,
+        precision: str,
     ) -> None:
         self.folder, self.model, self.processors, self.task = folder, model, processors, task
         self.target, self.precision = target, precision
@@ -131,6 +138,7 @@ class Predictor:
 
     def save(self) -> None:
         """Write everything `load` needs, unsealed."""
+        disable_progress_bar()
         self.model.save_pretrained(self.folder)
         for processor in self.processors.values():
             processor.save(self.folder)
@@ -149,14 +157,27 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
         ModelError: the folder is missing, unfinished, or changed since it was written.
     """
     keep_freed_memory()
+    disable_progress_bar()
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist")
     if not (folder / MANIFEST).is_file():
         unfinished = (folder / "checkpoints").is_dir()
-        hint = "its training has not finished; go on with `fusebert train ... --resume`" if unfinished else "no manifest.json"
+        hint = (
+            "its training has not finished; go on with `fusebert train ... --resume`"
+            if unfinished
+            else "no manifest.json"
+        )
         raise ModelError(f"{folder} is not a finished fusebert model: {hint}")
     verify(folder)
+    try:
+        return _assemble(folder, device)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(f"{folder} holds files that this version of fusebert cannot use ({problem})") from None
+
+
+def _assemble(folder: Path, device: str | None) -> Predictor:
     saved = read_json(folder / PREDICTOR)
     config = FusebertConfig.from_pretrained(folder)
     model = FusebertModel.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
@@ -171,7 +192,7 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
 
 def _bf16_here(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 

@@ -7,7 +7,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from fusebert.evaluation import plots
 from fusebert.evaluation.inference import score
 from fusebert.evaluation.model_card import write_model_card
 from fusebert.evaluation.page import write_page
-from fusebert.evaluation.predictor import Predictor, load
+from fusebert.evaluation.predictor import Predictor
 from fusebert.storage import seal, write_json
 from fusebert.types import Sample
 
@@ -32,7 +31,11 @@ LIMITS = (
 
 
 def publish(
-    predictor: Predictor, splits: Mapping[str, Dataset], files: Mapping[str, str], recipe: Mapping[str, Any], training: Mapping[str, Any]
+    predictor: Predictor,
+    splits: Mapping[str, Dataset],
+    files: Mapping[str, str],
+    recipe: Mapping[str, Any],
+    training: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Score the model and write its folder; the manifest comes last, so a folder that has one is whole.
 
@@ -52,20 +55,22 @@ def publish(
         for name in ("validation", "test")
         if name in splits
     }
-    speed = measure_speed(folder, predictor, splits["validation"].samples)
+    speed = measure_speed(predictor, splits["validation"].samples)
     metrics = {"evaluations": evaluations, "training": dict(training), "speed": speed}
     write_json(folder / "metrics.json", metrics)
     shown = "test" if "test" in evaluations else "validation"
     pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], None)
     examples = _examples(predictor, splits[shown].samples[:EXAMPLES])
-    write_page(folder / "report.html", f"{predictor.target}: {shown} results", evaluations[shown], None, examples, pictures)
+    write_page(
+        folder / "report.html", f"{predictor.target}: {shown} results", evaluations[shown], None, examples, pictures
+    )
     write_model_card(folder / "README.md", _card(predictor, splits, files, recipe, metrics))
     seal(folder, leave_out=WORKING_FOLDERS)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
 
 
-def measure_speed(folder: Path, predictor: Predictor, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+def measure_speed(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """Milliseconds from raw row to answer, one row at a time, by number of threads: p50 and p95."""
     before, found = torch.get_num_threads(), {}
     try:
@@ -92,7 +97,9 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
     found = []
     for sample, answer in predictor.answers(iter(samples)):
         values = sample.values  # type: ignore[union-attr]
-        picture = next((values.get(c) for c, name in predictor.columns.items() if name == "image" and values.get(c)), None)
+        picture = next(
+            (values.get(c) for c, name in predictor.columns.items() if name == "image" and values.get(c)), None
+        )
         fields = {c: str(values.get(c) or "") for c, name in predictor.columns.items() if name != "image"}
         found.append(
             {
@@ -107,11 +114,16 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
 
 
 def _card(
-    predictor: Predictor, splits: Mapping[str, Dataset], files: Mapping[str, str], recipe: Mapping[str, Any], metrics: dict[str, Any]
+    predictor: Predictor,
+    splits: Mapping[str, Dataset],
+    files: Mapping[str, str],
+    recipe: Mapping[str, Any],
+    metrics: dict[str, Any],
 ) -> dict[str, Any]:
     training = {key: value for key, value in metrics["training"].items() if key != "history"}
     training["tokens_per_second"] = round(training["tokens"] / max(training["seconds"], 1e-9))
-    training["hardware"] = f"{predictor.model.device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    processor = platform.processor() or platform.machine()
+    training["hardware"] = f"{predictor.model.device.type}, {processor}, {torch.get_num_threads()} threads"
     return {
         "name": predictor.folder.name,
         "task": predictor.task.name,

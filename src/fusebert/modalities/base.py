@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from fusebert.errors import UnusableValue
+from fusebert.errors import InputError
 from fusebert.types import Evidence, Features, Sample
 
 Collated = dict[str, np.ndarray]
@@ -27,11 +27,11 @@ class Processor(Protocol):
         """Learn what must be learnt from the training rows only (a vocabulary, a scale).
 
         Args:
-            pretrained: folder of the pretrained trunk, whose tokenizer is used; None when the trunk starts from nothing.
+            pretrained: folder of the pretrained trunk, whose tokenizer is used; None when it starts from nothing.
         """
 
     def load(self, sample: Sample) -> Features | None:
-        """Features of one row; None where the row has nothing in these columns. Raises UnusableValue in words."""
+        """Features of one row; None where the row has nothing in these columns. Raises InputError in words."""
 
     def length(self, features: Features) -> int:
         """How many tokens of the trunk's sequence these features take."""
@@ -60,27 +60,27 @@ def media_path(value: str, root: Path | None) -> Path:
             the file directly, and it may lie anywhere.
     """
     if "\0" in value:
-        raise UnusableValue("the path contains a NUL character")
+        raise InputError("the path contains a NUL character")
     if root is None:
         path = Path(value)
     else:
         if Path(value).is_absolute():
-            raise UnusableValue(f"{value!r} is an absolute path; paths in a table are relative to the table's folder")
+            raise InputError(f"{value!r} is an absolute path; paths in a table are relative to the table's folder")
         path = root / value
         try:
             inside = path.resolve().is_relative_to(root.resolve())
         except (OSError, RuntimeError) as error:
-            raise UnusableValue(f"{value!r} cannot be followed: {error}") from None
+            raise InputError(f"{value!r} cannot be followed: {error}") from None
         if not inside:
-            raise UnusableValue(f"{value!r} leads out of the table's folder, which is not allowed")
+            raise InputError(f"{value!r} leads out of the table's folder, which is not allowed")
     try:
         found, is_file = path.exists(), path.is_file()
     except OSError as error:
-        raise UnusableValue(f"{value[:80]!r} is not a usable path: {error.strerror}") from None
+        raise InputError(f"{value[:80]!r} is not a usable path: {error.strerror}") from None
     if not found:
-        raise UnusableValue(f"file {value!r} does not exist")
+        raise InputError(f"file {value!r} does not exist")
     if not is_file:
-        raise UnusableValue(f"{value!r} is not a file")
+        raise InputError(f"{value!r} is not a file")
     return path
 
 

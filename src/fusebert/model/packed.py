@@ -36,20 +36,25 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 
 
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
-    """One call for each run of rows of equal length: views of the packed tensor, nothing is copied in.
-
-    With gradients it runs in fp32: torch's CPU kernel for the bf16 gradient of short rows is several times slower.
-    """
-    precision = qkv.dtype
-    if torch.is_grad_enabled():
-        qkv = qkv.float()
+    """One call for each run of rows of equal length: views of the packed tensor, nothing is copied in."""
     out = []
     for start, rows, length in layout.groups():
         group = qkv[start : start + rows * length].unflatten(0, (rows, length))
         query, key, value = group.permute(2, 0, 3, 1, 4).unbind(0)
-        found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        found = _attend(query, key, value, dropout)
         out.append(found.transpose(1, 2).reshape(rows * length, -1))
-    return (torch.cat(out) if len(out) > 1 else out[0]).to(precision)
+    return torch.cat(out) if len(out) > 1 else out[0]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Attention of float[rows, heads, length, D / heads].
+
+    bf16 goes through two products and a softmax: torch's own CPU kernel for its gradient is several times slower.
+    """
+    if query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    weights = torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2), dim=-1)
+    return F.dropout(weights, dropout).to(value.dtype) @ value
 
 
 def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:

@@ -52,7 +52,7 @@ def _package_folder(package: str) -> Path:
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
@@ -95,7 +95,9 @@ def read_weights(trunk: Trunk, folder: Path) -> list[str]:
         raise ModelError(f"{path} lacks {needed[0]}" + (f" and {len(needed) - 1} more weights" if needed[1:] else ""))
     for name, weight in own.items():
         if name in found and found[name].shape != weight.shape:
-            raise ModelError(f"{path}: {name} has shape {tuple(found[name].shape)}, config.json says {tuple(weight.shape)}")
+            raise ModelError(
+                f"{path}: {name} has shape {tuple(found[name].shape)}, config.json says {tuple(weight.shape)}"
+            )
     trunk.load_state_dict({name: found[name] for name in own if name in found}, strict=False)
     return missing
 

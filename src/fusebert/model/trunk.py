@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from fusebert.errors import ModelError
-from fusebert.model.cpu import Dropout
+from fusebert.model.cpu import Dropout, Linear, linear
 from fusebert.model.packed import attention
 from fusebert.types import Encoded, Layout
 
@@ -53,7 +52,12 @@ class TrunkConfig(BaseModel):
     @classmethod
     def from_hugging_face(cls, found: dict[str, Any], source: str) -> TrunkConfig:
         """Take a BERT's config.json; raises ModelError naming any setting whose numbers this trunk does not compute."""
-        required = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+        required = {
+            "model_type": "bert",
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "add_cross_attention": False,
+        }
         for key, only in required.items():
             if found.get(key, only) != only:
                 raise ModelError(f"{source} has {key}={found[key]!r}; only {only!r} is supported")
@@ -67,12 +71,18 @@ class TrunkConfig(BaseModel):
         if config.hidden_act not in ACT2FN:
             raise ModelError(f"{source} has hidden_act={config.hidden_act!r}, which transformers does not know")
         if config.hidden_size % config.num_attention_heads:
-            raise ModelError(f"{source}: hidden_size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads")
+            raise ModelError(
+                f"{source}: hidden_size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads"
+            )
         return config
 
     def to_hugging_face(self) -> dict[str, Any]:
         """The config.json with which `transformers.BertModel` computes the same."""
-        return {"architectures": ["BertModel"], "model_type": "bert", "position_embedding_type": "absolute"} | self.model_dump()
+        return {
+            "architectures": ["BertModel"],
+            "model_type": "bert",
+            "position_embedding_type": "absolute",
+        } | self.model_dump()
 
 
 class Embeddings(nn.Module):
@@ -97,17 +107,17 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
         parts = (self.query, self.key, self.value)
-        if all(type(part) is nn.Linear for part in parts):
+        if all(type(part) is Linear for part in parts):
             weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
-            qkv = F.linear(hidden, weight, bias)
+            qkv = linear(hidden, weight, bias)
         else:  # adapters, such as LoRA's, wrap the projections
             qkv = torch.cat([part(hidden) for part in parts], dim=1)
         qkv = qkv.unflatten(1, (3, self.heads, -1))
@@ -119,7 +129,7 @@ class Output(nn.Module):
 
     def __init__(self, config: TrunkConfig, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
+        self.dense = Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
@@ -144,7 +154,7 @@ class Intermediate(nn.Module):
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -183,7 +193,7 @@ class Pooler(nn.Module):
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, first: Tensor) -> Tensor:
         return torch.tanh(self.dense(first))

@@ -22,7 +22,7 @@ class Task(Protocol):
 
     @staticmethod
     def read(raw: Any) -> Any:
-        """A raw target in its plain form. Raises UnusableValue in words."""
+        """A raw target in its plain form. Raises InputError in words."""
 
     @classmethod
     def fit(cls, config: Any, targets: Sequence[Any]) -> Self:
@@ -33,7 +33,7 @@ class Task(Protocol):
         """What the head needs to be built: JSON values, with the task's name."""
 
     def target(self, raw: Any) -> np.ndarray:
-        """A raw target as the loss reads it. Raises UnusableValue in words."""
+        """A raw target as the loss reads it. Raises InputError in words."""
 
     def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
         """Fit what makes probabilities honest, on validation rows."""

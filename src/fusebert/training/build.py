@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from fusebert import plugins
 from fusebert.config import Recipe
 from fusebert.errors import ModelError, UsageError
+from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import read_config, read_weights
 from fusebert.model.trunk import TrunkConfig
-from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress
 
@@ -36,10 +36,10 @@ def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> Fuseb
         cls_token_id=text.special["[CLS]"] if text else SPECIAL_TOKENS.index("[CLS]"),
     )
     model = FusebertModel(config)
-    if prepared.trunk_folder is not None:
-        if fresh := read_weights(model.trunk, prepared.trunk_folder):
-            progress.note(f"the pretrained trunk brings no pooler; fresh weights: {', '.join(fresh)}")
-    for embedder in model.embedders.values():
+    if prepared.trunk_folder is not None and (fresh := read_weights(model.trunk, prepared.trunk_folder)):
+        progress.note(f"the pretrained trunk brings no pooler; fresh weights: {', '.join(fresh)}")
+    embedders: Any = model.embedders.values()
+    for embedder in embedders:
         if hasattr(embedder, "load_pretrained"):
             embedder.load_pretrained()
     return model
@@ -65,7 +65,10 @@ def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
                 f"text.max_tokens={text.config.max_tokens} is too long: this trunk has {trunk.max_position_embeddings} "
                 f"positions, one of them for [CLS]"
             )
-    dropout = {"hidden_dropout_prob": recipe.model.dropout, "attention_probs_dropout_prob": recipe.model.attention_dropout}
+    dropout = {
+        "hidden_dropout_prob": recipe.model.dropout,
+        "attention_probs_dropout_prob": recipe.model.attention_dropout,
+    }
     return trunk.model_copy(update=dropout)
 
 
@@ -82,7 +85,9 @@ def pick_precision(wanted: str, device: str, hidden_size: int) -> str:
         return wanted
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    quick = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cpu.get_capabilities().get("amx_bf16", False)
+    quick = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cpu.get_capabilities().get(
+        "amx_bf16", False
+    )
     return "bf16" if quick and hidden_size >= BF16_PAYS_FROM_HIDDEN_SIZE else "fp32"
 
 

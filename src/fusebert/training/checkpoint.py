@@ -55,7 +55,9 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     """Write `folder/step-N`, then remove what is neither the best nor the newest two."""
 
     def fill(beside: Path) -> None:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, beside / "model.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in model.state_dict().items()}, beside / "model.safetensors"
+        )
         save_file(_optimizer_tensors(optimizer) | _random_states(), beside / "optimizer.safetensors")
         write_json(beside / "state.json", asdict(state))
 

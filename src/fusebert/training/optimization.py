@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,14 +13,14 @@ from fusebert.config import TrainingSettings
 from fusebert.errors import UsageError
 
 
-def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2017) with layer-wise decay of the learning rate (Howard & Ruder 2018).
 
     Biases and normalisations are not decayed, as in BERT. Each group keeps its peak rate under `peak`.
     """
     _freeze(model, settings.freeze)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    layers = len(model.trunk.encoder.layer)  # type: ignore[union-attr, arg-type]
+    layers = len(model.trunk.encoder.layer)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             peak = _peak(name, layers, settings)
@@ -33,12 +34,12 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
     )
 
 
-def _freeze(model: nn.Module, parts: tuple[str, ...]) -> None:
-    modules = {"trunk": model.trunk, "head": model.head} | dict(model.embedders.named_children())  # type: ignore[union-attr, operator]
+def _freeze(model: Any, parts: tuple[str, ...]) -> None:
+    modules = {"trunk": model.trunk, "head": model.head} | dict(model.embedders.named_children())
     for part in parts:
         if part not in modules:
             raise UsageError(f"training.freeze names {part!r}; the model has {', '.join(modules)}")
-        modules[part].requires_grad_(False)  # type: ignore[operator]
+        modules[part].requires_grad_(False)
 
 
 def _peak(name: str, layers: int, settings: TrainingSettings) -> float:

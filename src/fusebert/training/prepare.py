@@ -1,4 +1,4 @@
-"""Before training: every row read and checked, columns and task settled, processors and task fitted on the training rows."""
+"""Before training: every row read and checked, columns and task settled, processors and task fitted on train rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_colum
 from fusebert.data.dataset import Dataset, Preparer, check, settle
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, RowError, UnusableValue, UsageError
+from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
 from fusebert.training.progress import Progress
@@ -63,7 +63,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
-        samples, splits["validation"] = hold_out(samples, data.validation, data.validation_group, recipe.training.seed)
+        samples, held_out = hold_out(samples, data.validation, data.validation_group, recipe.training.seed)
+        splits["validation"] = held_out
         files["validation"] = f"{data.validation:.0%} of {data.train}, held out"
     else:
         splits["validation"], files["validation"] = read_table(recipe.table(data.validation)), str(data.validation)
@@ -73,7 +74,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
     _say([*columns, kind], strict, progress)
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
-    checked = _check({"train": [*unreadable, *samples]} | splits, Preparer(processors, task, target), recipe, folder, progress)
+    splits["train"] = [*unreadable, *samples]
+    checked = _check(splits, Preparer(processors, task, target), recipe, folder, progress)
     return Prepared(columns, target, task, processors, checked, files, trunk_folder)
 
 
@@ -81,28 +83,32 @@ def _target(named: str | None, samples: Sequence[Sample]) -> str:
     found = column_names(samples)
     if named is not None:
         if named not in found:
-            raise UsageError(f"the target column {named!r} does not exist; the table has {', '.join(found)}")
+            raise UsageError(f"the target column {named!r} does not exist; {samples[0].table} has {', '.join(found)}")
         return named
     likely = [name for name in found if name.lower() in TARGET_NAMES]
     hint = f"--target {likely[0]}" if likely else "--target COLUMN"
-    raise UsageError(f"no target is set; say which column to predict, with {hint} (the table has {', '.join(found)})")
+    table_has = f"{samples[0].table} has {', '.join(found)}"
+    raise UsageError(f"no target is set; say which column to predict, with {hint} ({table_has})")
 
 
 def _fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[ColumnGuess, Task]:
     targets = [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
     if not targets:
-        raise DataError(f"no training row has a value in the target column {target!r}")
+        raise DataError(f"{samples[0].table}: no row has a value in the target column {target!r}")
     named = recipe.task.get("name")
     guess = ColumnGuess(target, named, "task as set") if named else guess_task(target, targets)
     fitted = plugins.load("tasks", guess.kind, "task").Task
-    return guess, fitted.fit(recipe.task_config(guess.kind), [raw for raw in targets if _readable(fitted, raw)])
+    try:
+        return guess, fitted.fit(recipe.task_config(guess.kind), [raw for raw in targets if _readable(fitted, raw)])
+    except DataError as error:
+        raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
 
 
 def _readable(task: type[Task], raw: Any) -> bool:
     """Unreadable targets are reported with their rows by `check`; here they only must not disturb the fit."""
     try:
         task.read(raw)
-    except UnusableValue:
+    except InputError:
         return False
     return True
 

@@ -65,13 +65,18 @@ class Terminal:
             self.task = self.bar.add_task("", total=state.steps, loss=loss, speed=0.0)
         speed = state.tokens / max(state.seconds, 1e-9)
         self.bar.update(
-            self.task, completed=state.step, loss=loss, speed=speed, description=f"epoch {state.epoch + 1}", refresh=True
+            self.task,
+            completed=state.step,
+            loss=loss,
+            speed=speed,
+            description=f"epoch {state.epoch + 1}",
+            refresh=True,
         )
 
     def epoch(self, entry: dict[str, Any]) -> None:
         scores = "  ".join(f"{name} {value:.4f}" for name, value in entry["validation"].items())
-        line = f"epoch {entry['epoch']}  {entry['seconds']:.0f} s  train loss {entry['train_loss']:.4f}  validation: {scores}"
-        self.note(line)
+        head = f"epoch {entry['epoch']}  {entry['seconds']:.0f} s  train loss {entry['train_loss']:.4f}"
+        self.note(f"{head}  validation: {scores}")
 
     def close(self) -> None:
         self.bar.stop()

@@ -19,7 +19,7 @@ from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.storage import MANIFEST, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
-from fusebert.training.prepare import prepare
+from fusebert.training.prepare import BAD_ROWS, prepare
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.trainer import Trainer
 
@@ -37,7 +37,7 @@ def train(
     """Train a model and write its folder.
 
     Args:
-        recipe: a Recipe, a recipe file, or dotted settings such as {"data.train": "rows.jsonl", "data.target": "answer"}.
+        recipe: a Recipe, a recipe file, or dotted settings such as {"data.train": "rows.csv", "data.target": "answer"}.
         output: folder to write; it may not hold anything yet, unless `resume`.
         resume: go on from the newest whole checkpoint in `output`.
         strict: refuse columns whose kind is ambiguous, instead of saying so.
@@ -48,7 +48,7 @@ def train(
 
     Raises:
         FusebertError: in words, for anything that the user can mend.
-        Interrupted: on SIGINT or SIGTERM, with everything saved for `resume`.
+        StoppedError: on SIGINT or SIGTERM, with everything saved for `resume`.
     """
     started = time.monotonic()
     progress = progress or Silence()
@@ -59,15 +59,16 @@ def train(
     keep_freed_memory()
     device = pick_device(settings.device)
     trackers = pick_trackers(settings.trackers, progress)
-    _open(folder, recipe, resume)
+    _look_into(folder, recipe, resume)
     prepared = prepare(recipe, folder, strict, progress)
     torch.manual_seed(settings.seed)
     model = build_model(recipe, prepared, progress)
+    write_atomically(folder / RECIPE, recipe.to_yaml().encode())
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with=trackers,
+        log_with=trackers or None,
         project_dir=str(folder / "logs"),
     )
     accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
@@ -86,20 +87,27 @@ def train(
     validation = splits["validation"]
     prepared.task.calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
-    totals = {"epochs": len(state.history), "steps": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 1)}
+    totals: dict[str, Any] = {
+        "epochs": len(state.history),
+        "steps": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 1),
+    }
     totals |= {"best_step": state.best_step, "stopped": state.stopped, "history": state.history}
     publish(predictor, splits, prepared.files, recipe.flat(), totals)
     return predictor
 
 
-def _open(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Start or re-enter a run's folder. Raises UsageError where that would mix two runs."""
+def _look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Raise UsageError where the folder cannot be written, or where that would mix two runs."""
     written = folder / RECIPE
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{nearest} is a file; choose another --output")
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
     if resume:
         if written.is_file() and Recipe.read(written) != recipe:
             raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and any(path.name != BAD_ROWS for path in folder.iterdir()):
         raise UsageError(f"{folder} is not empty; give --resume to go on with its run, or choose another --output")
-    write_atomically(written, recipe.to_yaml().encode())

@@ -19,6 +19,7 @@ from fusebert.config import TrainingSettings
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Dataset
 from fusebert.data.sampler import TokenBudgetSampler
+from fusebert.errors import FusebertError
 from fusebert.evaluation.inference import score, to_device
 from fusebert.model.modeling import FusebertModel
 from fusebert.tasks.base import Task
@@ -33,7 +34,7 @@ FORWARD_SPEED = 2.0
 """A forward pass is at least this much faster than a training step: it is a third of its arithmetic."""
 
 
-class Interrupted(Exception):
+class StoppedError(FusebertError):
     """The run was asked to stop; its checkpoint is written."""
 
 
@@ -68,7 +69,7 @@ class Trainer:
         """Train to the end, the time limit, or the early stop; leaves the best weights in the model.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, with everything saved.
+            StoppedError: after SIGINT or SIGTERM, with everything saved.
         """
         settings, state = self.settings, self.state
         sampler = TokenBudgetSampler(train.lengths, settings.tokens_per_batch, settings.seed)
@@ -76,7 +77,7 @@ class Trainer:
         if resume:
             state = self._resume()
         started, spent_before = time.monotonic(), state.seconds
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             train,  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=self.collator,
@@ -93,7 +94,9 @@ class Trainer:
                 batches = iter(loader)
                 self.model.train()
                 while group := list(islice(batches, settings.accumulation)):
-                    set_learning_rate(self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share))
+                    set_learning_rate(
+                        self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share)
+                    )
                     rows = sum(len(batch["lengths"]) for batch in group)
                     for batch in group:
                         on_device = to_device(batch, self.accelerator.device)
@@ -105,7 +108,11 @@ class Trainer:
                     torch.nn.utils.clip_grad_norm_(parameters, settings.max_gradient_norm)
                     self.optimizer.step()
                     self.optimizer.zero_grad(set_to_none=True)
-                    state.step, state.batch, state.loss_rows = state.step + 1, state.batch + len(group), state.loss_rows + rows
+                    state.step, state.batch, state.loss_rows = (
+                        state.step + 1,
+                        state.batch + len(group),
+                        state.loss_rows + rows,
+                    )
                     state.seconds = spent_before + time.monotonic() - started
                     due = settings.checkpoint_steps is not None and state.step % settings.checkpoint_steps == 0
                     out_of_time = time.monotonic() + self._evaluation_seconds(state) >= self.deadline
@@ -116,7 +123,9 @@ class Trainer:
                     if due or self._asked_to_stop:
                         checkpoint.save(self.checkpoints, self.model, self.optimizer, state)
                     if self._asked_to_stop:
-                        raise Interrupted
+                        raise StoppedError(
+                            f"stopped at step {state.step} of {state.steps}; all is saved, go on with --resume"
+                        )
                     if out_of_time:
                         state.stopped = f"the time limit of {settings.time_limit:g} s"
                         break
@@ -128,7 +137,7 @@ class Trainer:
         return state
 
     def leave_time(self, spent_seconds: float, tokens: int) -> None:
-        """Make the time limit count `spent_seconds`, and leave room for forward passes over `tokens` after the last step."""
+        """Let the time limit count `spent_seconds`, and leave room for forward passes over `tokens` at the end."""
         if self.settings.time_limit is not None:
             self.deadline = time.monotonic() + self.settings.time_limit - spent_seconds
             self.tokens_to_evaluate = tokens
@@ -149,7 +158,9 @@ class Trainer:
         loss = state.loss_sum / max(1, state.loss_rows)
         rate = self.optimizer.param_groups[0]["lr"]
         self.progress.step(state, loss)
-        self.accelerator.log({"train/loss": loss, "train/learning_rate": rate, "train/tokens": state.tokens}, step=state.step)
+        self.accelerator.log(
+            {"train/loss": loss, "train/learning_rate": rate, "train/tokens": state.tokens}, step=state.step
+        )
 
     def _end_epoch(self, state: State, validation: Dataset) -> None:
         """Validate, remember the best, decide whether to go on, and save."""
@@ -197,11 +208,10 @@ class _Signals:
             except ValueError:  # not in the main thread: the caller keeps its own handlers
                 return
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         self.ask()
         signal.signal(number, self.before[number])
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-

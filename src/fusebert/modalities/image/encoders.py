@@ -15,7 +15,7 @@ from fusebert.modalities.image.processor import Config
 
 VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 GROUP_CHANNELS = 16
-"""Channels normalised together. Group norm, because it sees one picture at a time: rows stay independent of their batch."""
+"""Channels normalised together. Group norm sees one picture at a time, so rows stay independent of their batch."""
 
 
 class PatchEncoder(nn.Module):
@@ -38,7 +38,9 @@ class ConvEncoder(nn.Module):
         super().__init__()
         halvings = math.log2(config.patch_pixels)
         if not halvings.is_integer():
-            raise RecipeError(f"image.patch_pixels must be a power of two for the conv encoder, not {config.patch_pixels}")
+            raise RecipeError(
+                f"image.patch_pixels must be a power of two for the conv encoder, not {config.patch_pixels}"
+            )
         channels = [3] + [min(config.width << stage, 512) for stage in range(int(halvings))]
         self.width = channels[-1]
         self.stages = nn.Sequential()
@@ -132,7 +134,9 @@ def prepare(config: Config) -> Config:
         if config.encoder.startswith("timm:"):
             from transformers import TimmBackboneConfig
 
-            settings: Any = TimmBackboneConfig(backbone=config.encoder.removeprefix("timm:"), use_pretrained_backbone=True)
+            settings: Any = TimmBackboneConfig(
+                backbone=config.encoder.removeprefix("timm:"), use_pretrained_backbone=True
+            )
             size, normal = config.size_pixels, {}
         else:
             settings = AutoConfig.from_pretrained(config.encoder)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
-from fusebert.errors import UnusableValue
+from fusebert.errors import InputError
 from fusebert.modalities.base import Collated, media_path, present
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -30,9 +30,13 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    encoder: str = Field("conv", description="conv, patch, vgg16, or a vision model of transformers: a Hub id or a folder")
+    encoder: str = Field(
+        "conv", description="conv, patch, vgg16, or a vision model of transformers: a Hub id or a folder"
+    )
     size_pixels: int = Field(64, ge=16, le=1024, description="pictures are resized to this height and width")
-    patch_pixels: int = Field(16, ge=2, le=128, description="side of the square that becomes one token (conv and patch)")
+    patch_pixels: int = Field(
+        16, ge=2, le=128, description="side of the square that becomes one token (conv and patch)"
+    )
     width: int = Field(32, ge=4, le=512, description="channels of the first layer of conv; they double at each halving")
     weights: Path | None = Field(None, description="safetensors file with published weights (vgg16)")
     frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
@@ -84,9 +88,13 @@ class Processor:
             self._cache.move_to_end(key)
             return self._cache[key]
         path = media_path(str(value), root)
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UnusableValue(f"{value!r} has more than {MAX_FILE_BYTES >> 20} MiB")
-        pixels = decode(path.read_bytes(), self.config.size_pixels)
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise InputError(f"{value!r} has more than {MAX_FILE_BYTES >> 20} MiB")
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
+        pixels = decode(data, self.config.size_pixels)
         self._cache[key] = pixels
         self._cache_bytes += pixels.nbytes
         while self._cache_bytes > CACHE_BYTES:
@@ -123,7 +131,9 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of picture paths, of encoded pictures, or of Pillow images."""
     paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)]
     if len(paths) > len(values) / 2:
-        return Evidence(f"{len(paths)} of {len(values)} values end in a picture suffix", 0.99 * len(paths) / len(values))
+        return Evidence(
+            f"{len(paths)} of {len(values)} values end in a picture suffix", 0.99 * len(paths) / len(values)
+        )
     if all(isinstance(value, Image.Image) or (isinstance(value, dict) and "bytes" in value) for value in values):
         return Evidence("encoded pictures", 0.95)
     return None
@@ -136,7 +146,7 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
         value: encoded bytes, `{"bytes": ...}` as in datasets, or a Pillow image.
 
     Raises:
-        UnusableValue: in words, for anything that is not a whole picture within bounds.
+        InputError: in words, for anything that is not a whole picture within bounds.
     """
     if isinstance(value, dict):
         value = value.get("bytes")
@@ -145,28 +155,30 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
             warnings.simplefilter("ignore")  # the bounds below are ours, and damaged metadata is no reason to fail
             picture = value if isinstance(value, Image.Image) else _open(value)
             if picture.width * picture.height > MAX_PIXELS:
-                raise UnusableValue(f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read")
+                raise InputError(
+                    f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read"
+                )
             picture.draft("RGB", (2 * size_pixels, 2 * size_pixels))
             picture = _to_rgb(ImageOps.exif_transpose(picture))
             picture = picture.resize((size_pixels, size_pixels), Image.Resampling.BICUBIC)
-    except UnusableValue:
+    except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise UnusableValue(f"the picture is too large: {error}") from None
+        raise InputError(f"the picture is too large: {error}") from None
     except UnidentifiedImageError:
-        raise UnusableValue(f"not a picture of a known kind ({', '.join(FORMATS)})") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError) as error:
-        raise UnusableValue(f"the picture is damaged: {error}") from None
+        raise InputError(f"not a picture of a known kind ({', '.join(FORMATS)})") from None
+    except Exception as error:  # a decoder may raise anything over damaged bytes
+        raise InputError(f"the picture is damaged: {error}") from None
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
 def _open(data: Any) -> Image.Image:
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise UnusableValue(f"a picture path expected, found {type(data).__name__}")
+        raise InputError(f"a picture path expected, found {type(data).__name__}")
     if len(data) == 0:
-        raise UnusableValue("the file is empty")
+        raise InputError("the file is empty")
     if len(data) > MAX_FILE_BYTES:
-        raise UnusableValue(f"the picture has more than {MAX_FILE_BYTES >> 20} MiB")
+        raise InputError(f"the picture has more than {MAX_FILE_BYTES >> 20} MiB")
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
@@ -183,4 +195,5 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """16-bit greys over their full range; anything wider over the range it uses."""
     low, high = (0.0, 65535.0) if values.min() >= 0 and values.max() <= 65535 else (values.min(), values.max())
-    return np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
+    scaled: np.ndarray = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).round()
+    return scaled.astype(np.uint8)

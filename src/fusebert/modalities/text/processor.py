@@ -1,4 +1,4 @@
-"""Text -> WordPiece ids, as BERT reads them. The row's [CLS] is the model's; here are `x1..xn [SEP]`, one part a column."""
+"""Text -> WordPiece ids, as BERT reads them: `x1..xn [SEP]`, one part a column. The row's [CLS] is the model's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from fusebert.errors import UnusableValue, ModelError
+from fusebert.errors import InputError, ModelError
 from fusebert.modalities.base import Collated, present
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -29,8 +29,12 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_tokens: int = Field(128, ge=2, le=8192, description="tokens of text a row may have; the longest column is cut first")
-    vocabulary_size: int = Field(8000, ge=64, le=1_000_000, description="size of a vocabulary made from the training rows")
+    max_tokens: int = Field(
+        128, ge=2, le=8192, description="tokens of text a row may have; the longest column is cut first"
+    )
+    vocabulary_size: int = Field(
+        8000, ge=64, le=1_000_000, description="size of a vocabulary made from the training rows"
+    )
     lowercase: bool = Field(True, description="for a vocabulary made here; a pretrained one brings its own rule")
 
 
@@ -53,7 +57,8 @@ class Processor:
     @cached_property
     def special(self) -> dict[str, int]:
         """Ids of BERT's special tokens, by token."""
-        return {token: self.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+        vocabulary = self.tokenizer.get_vocab()
+        return {token: vocabulary[token] for token in SPECIAL_TOKENS}
 
     @property
     def vocabulary_size(self) -> int:
@@ -77,15 +82,15 @@ class Processor:
 
     def _encode(self, value: Any) -> list[int]:
         if not isinstance(value, str | int | float | bool):
-            raise UnusableValue(f"text expected, found {type(value).__name__}")
+            raise InputError(f"text expected, found {type(value).__name__}")
         text = str(value)
         if len(text) > MAX_TEXT_CHARACTERS:
-            raise UnusableValue(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
+            raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
         text = text[: self.config.max_tokens * CHARACTERS_PER_TOKEN_BOUND]
         try:
-            return self.tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):
-            raise UnusableValue("the text contains half a character (a lone surrogate)") from None
+            raise InputError("the text contains half a character (a lone surrogate)") from None
 
     def length(self, features: Features) -> int:
         return len(features["input_ids"])

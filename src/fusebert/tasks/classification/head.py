@@ -25,6 +25,7 @@ class Head(nn.Module):
         self.label_smoothing = config.get("label_smoothing", 0.0)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
         self.classifier = nn.Linear(trunk.hidden_size, config["outputs"])
+        self.weights: Tensor
         self.register_buffer("weights", torch.tensor(config.get("weights", [1.0] * config["outputs"])))
 
     def forward(self, encoded: Encoded) -> Tensor:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    multilabel_confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+
+from fusebert.spill import chunks
 
 CALIBRATION_BINS = 10
 
@@ -19,17 +27,19 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
         probabilities: float[B, C].
         targets: int[B], -1 for a label that has no class.
     """
-    predicted = probabilities.argmax(axis=1)
-    classes = list(range(len(labels)))
-    confidence, right = probabilities.max(axis=1), predicted == targets
+    predicted = np.concatenate([probabilities[part].argmax(axis=1) for part in chunks(len(targets))])
+    confidence = np.concatenate([probabilities[part].max(axis=1) for part in chunks(len(targets))])
+    classes, right = list(range(len(labels))), predicted == targets
     bins = _calibration(confidence, right)
     error = sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / len(targets)
     seen = np.unique(targets[targets >= 0])
     scores = {
         "accuracy": float(right.mean()),
-        "f1_macro": float(f1_score(targets, predicted, labels=seen, average="macro", zero_division=0)) if len(seen) else 0.0,
+        "f1_macro": float(f1_score(targets, predicted, labels=seen, average="macro", zero_division=0))
+        if len(seen)
+        else 0.0,
     }
-    scores |= _auroc(probabilities[:, 1:] if len(labels) == 2 else probabilities, _one_hot(targets, len(labels)))
+    scores |= _auroc((probabilities[:, c], targets == c) for c in ([1] if len(labels) == 2 else classes))
     scores["expected_calibration_error"] = error
     return {
         "metrics": scores,
@@ -43,36 +53,48 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
 
 def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any]) -> dict[str, Any]:
     """Metrics of any-number-of-labels answers; `probabilities` and `targets` are float[B, C]."""
-    predicted, wanted = probabilities >= 0.5, targets >= 0.5
+    counts, exact = np.zeros((len(labels), 2, 2)), 0
+    for part in chunks(len(targets)):
+        predicted, wanted = probabilities[part] >= 0.5, targets[part] >= 0.5
+        counts += multilabel_confusion_matrix(wanted, predicted)
+        exact += int((predicted == wanted).all(axis=1).sum())
+    false_positive, false_negative, true_positive = counts[:, 0, 1], counts[:, 1, 0], counts[:, 1, 1]
+    precision = _share(true_positive, true_positive + false_positive)
+    recall = _share(true_positive, true_positive + false_negative)
+    f1 = _share(2 * true_positive, 2 * true_positive + false_positive + false_negative)
+    missed, found = (false_positive + false_negative).sum(), 2 * true_positive.sum()
     scores = {
-        "f1_micro": float(f1_score(wanted, predicted, average="micro", zero_division=0)),
-        "f1_macro": float(f1_score(wanted, predicted, average="macro", zero_division=0)),
-        "accuracy": float((predicted == wanted).all(axis=1).mean()),
+        "f1_micro": float(_share(found, found + missed)),
+        "f1_macro": float(f1.mean()),
+        "accuracy": exact / len(targets),
     }
-    scores |= _auroc(probabilities, wanted)
-    return {"metrics": scores, "per_class": _per_class(wanted, predicted, list(range(len(labels))), labels)}
+    scores |= _auroc((probabilities[:, c], targets[:, c] >= 0.5) for c in range(len(labels)))
+    rows = true_positive + false_negative
+    return {"metrics": scores, "per_class": _table(labels, precision, recall, f1, rows)}
 
 
-def _one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
-    wanted = targets[:, None] == np.arange(classes)
-    return wanted[:, 1:] if classes == 2 else wanted
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole > 0)
 
 
-def _auroc(scores: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+def _auroc(classes: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     """Area under the ROC curve, mean over the classes that have both kinds of rows; absent when none has."""
-    usable = [c for c in range(scores.shape[1]) if 0 < wanted[:, c].sum() < len(wanted)]
-    if not usable:
-        return {}
-    return {"auroc": float(np.mean([roc_auc_score(wanted[:, c], scores[:, c]) for c in usable]))}
+    found = [float(roc_auc_score(wanted, scores)) for scores, wanted in classes if 0 < wanted.sum() < len(wanted)]
+    return {"auroc": float(np.mean(found))} if found else {}
 
 
-def _per_class(targets: np.ndarray, predicted: np.ndarray, classes: list[int], labels: Sequence[Any]) -> list[dict[str, Any]]:
+def _per_class(
+    targets: np.ndarray, predicted: np.ndarray, classes: list[int], labels: Sequence[Any]
+) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        table = precision_recall_fscore_support(targets, predicted, labels=classes, zero_division=0)
+        warnings.simplefilter("ignore")  # a class that no row has scores zero, which is what we want
+        return _table(labels, *precision_recall_fscore_support(targets, predicted, labels=classes, zero_division=0))
+
+
+def _table(labels: Sequence[Any], *columns: np.ndarray) -> list[dict[str, Any]]:
     return [
         {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
-        for label, p, r, f, n in zip(labels, *table, strict=True)
+        for label, p, r, f, n in zip(labels, *columns, strict=True)
     ]
 
 

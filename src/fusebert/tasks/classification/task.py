@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
-from fusebert.errors import DataError, UnusableValue
+from fusebert.errors import DataError, InputError
+from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
 from fusebert.tasks.classification import metrics
 from fusebert.types import Answer
@@ -22,6 +23,7 @@ Label = str | int | bool
 UNSEEN = -1
 """Target of a label that training never saw: always wrong."""
 MAX_CLASSES = 100_000
+CALIBRATION_ROWS = 20_000
 
 
 class Config(BaseModel):
@@ -29,8 +31,13 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: rare labels weigh more, as 1 / frequency")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels (Szegedy 2015)")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: rare labels weigh more, as 1 / frequency"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the target spread over all labels (Szegedy 2015)"
+    )
+    ignore_case: bool = Field(False, description="labels that differ only in case or outer spaces are one")
     unseen_labels: Literal["refuse", "wrong"] = Field(
         "refuse", description="labels outside train in validation or test: refuse the row, or count its answer as wrong"
     )
@@ -50,29 +57,44 @@ class Task:
     higher_is_better = True
 
     def __init__(
-        self, config: Config, labels: Sequence[Label], multi_label: bool, weights: Sequence[float], temperature: float = 1.0
+        self,
+        config: Config,
+        labels: Sequence[Label],
+        multi_label: bool,
+        weights: Sequence[float],
+        temperature: float = 1.0,
     ) -> None:
         self.config, self.labels, self.multi_label = config, list(labels), multi_label
         self.weights, self.temperature = list(weights), temperature
         self.primary_metric = "f1_micro" if multi_label else "accuracy"
-        self._class = {_key(label): number for number, label in enumerate(self.labels)}
+        self._class = {_fold(_key(label), config.ignore_case): number for number, label in enumerate(self.labels)}
 
     @staticmethod
     def read(raw: Any) -> list[tuple[str, Label]]:
         """The labels of a raw target, each with its kind."""
-        return [_key(label) for label in (dict.fromkeys(raw) if isinstance(raw, list) else [raw])]
+        return list(dict.fromkeys(_key(label) for label in (raw if isinstance(raw, list) else [raw])))
 
     @classmethod
     def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
         lists = sum(isinstance(target, list) for target in targets)
         if lists not in (0, len(targets)):
-            raise DataError(f"{lists} of {len(targets)} targets are lists and the others are not; use lists for all or for none")
-        found = Counter(label for target in targets for label in cls.read(target))
+            raise DataError(
+                f"{lists} of {len(targets)} targets are lists and the others are not; use lists for all or for none"
+            )
+        spelled = Counter(label for target in targets for label in cls.read(target))
+        found: Counter[tuple[str, Label]] = Counter()
+        spelling: dict[tuple[str, Label], Label] = {}
+        for key, count in spelled.most_common():
+            folded = _fold(key, config.ignore_case)
+            spelling.setdefault(folded, key[1])
+            found[folded] += count
         kinds = {kind for kind, _ in found}
         if len(kinds) > 1:
             raise DataError(f"the labels mix {' and '.join(sorted(kinds))}; write all of them the same way")
         if len(found) < 2:
-            raise DataError(f"the target has {len(found)} label{'' if len(found) == 1 else 's'}; classification needs at least two")
+            raise DataError(
+                f"the target has {len(found)} label{'' if len(found) == 1 else 's'}; classification needs at least two"
+            )
         if len(found) > MAX_CLASSES:
             raise DataError(f"the target has {len(found):,} labels; at most {MAX_CLASSES:,} can be learnt")
         labels = sorted(found)
@@ -81,7 +103,7 @@ class Task:
             counts = np.array([found[label] for label in labels])
             weights = len(targets) / (len(labels) * counts)
             weights *= len(targets) / (weights * counts).sum()
-        return cls(config, [label for _, label in labels], bool(lists), weights.tolist())
+        return cls(config, [spelling[label] for label in labels], bool(lists), weights.tolist())
 
     @property
     def head_config(self) -> dict[str, Any]:
@@ -98,7 +120,7 @@ class Task:
         if not self.multi_label:
             return np.array(self._number(raw), dtype=np.int64)
         if not isinstance(raw, list):
-            raise UnusableValue(f"a list of labels expected, found {raw!r}")
+            raise InputError(f"a list of labels expected, found {raw!r}")
         out = np.zeros(len(self.labels), dtype=np.float32)
         for label in raw:
             if (number := self._number(label)) != UNSEEN:
@@ -106,10 +128,10 @@ class Task:
         return out
 
     def _number(self, label: Any) -> int:
-        number = self._class.get(_key(label), UNSEEN)
+        number = self._class.get(_fold(_key(label), self.config.ignore_case), UNSEEN)
         if number == UNSEEN and self.config.unseen_labels == "refuse":
             known = ", ".join(map(repr, self.labels[:5])) + (", ..." if len(self.labels) > 5 else "")
-            raise UnusableValue(
+            raise InputError(
                 f"label {label!r} does not occur in the training rows ({known}); "
                 "mend it, or set task.unseen_labels=wrong to count it as a wrong answer"
             )
@@ -123,21 +145,20 @@ class Task:
     def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
         """Fit the temperature by the likelihood of validation rows (Guo et al. 2017)."""
         self.temperature = 1.0
-        seen = np.ones(len(targets), dtype=bool) if self.multi_label else targets != UNSEEN
-        if seen.any():
+        logits, targets = logits[:CALIBRATION_ROWS], targets[:CALIBRATION_ROWS]
+        if self.multi_label or (targets != UNSEEN).any():
             fit = minimize_scalar(
-                lambda log_t: self._loss(logits[seen] / math.exp(log_t), targets[seen]), bounds=(-3, 3), method="bounded"
+                lambda log_t: self._losses(logits / math.exp(log_t), targets).mean(), bounds=(-3, 3), method="bounded"
             )
             self.temperature = float(math.exp(fit.x))
 
-    def _loss(self, logits: np.ndarray, targets: np.ndarray) -> float:
+    def _losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each row whose label is known."""
         logits = logits.astype(np.float64)
         if self.multi_label:
-            return float((np.logaddexp(0, logits) - logits * targets).mean())
+            return np.asarray((np.logaddexp(0, logits) - logits * targets).mean(axis=1))
         seen = targets != UNSEEN
-        if not seen.any():
-            return 0.0
-        return float(-log_softmax(logits[seen], axis=-1)[np.arange(seen.sum()), targets[seen]].mean())
+        return np.asarray(-log_softmax(logits[seen], axis=-1)[np.arange(seen.sum()), targets[seen]])
 
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         """The likeliest label, or for multi-label every label at least as likely as not."""
@@ -154,10 +175,13 @@ class Task:
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """`metrics`, `per_class`, and for single labels `confusion` and `calibration`."""
-        probabilities = self.probabilities(logits)
+        probabilities, losses = Spill(), []
+        for part in chunks(len(logits)):
+            probabilities.append(self.probabilities(logits[part]).astype(np.float32))
+            losses.append(self._losses(logits[part] / self.temperature, np.asarray(targets[part])))
         report = metrics.multi_label if self.multi_label else metrics.single_label
-        found = report(probabilities, targets, self.labels)
-        found["metrics"]["loss"] = self._loss(logits / self.temperature, targets)
+        found = report(probabilities.array(), targets, self.labels)
+        found["metrics"]["loss"] = float(np.concatenate(losses).mean()) if any(map(len, losses)) else 0.0
         if not self.multi_label and (unseen := int((targets == UNSEEN).sum())):
             found["unseen_labels"] = unseen
         return found
@@ -182,4 +206,9 @@ def _key(label: Any) -> tuple[str, Label]:
         return ("numbers", label)
     if isinstance(label, str) and label.strip():
         return ("text", label)
-    raise UnusableValue(f"{label!r} is not a label; use text, a whole number, or true/false")
+    raise InputError(f"{label!r} is not a label; use text, a whole number, or true/false")
+
+
+def _fold(key: tuple[str, Label], ignore_case: bool) -> tuple[str, Label]:
+    kind, label = key
+    return (kind, label.strip().casefold()) if ignore_case and isinstance(label, str) else key

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from fusebert.errors import DataError, UnusableValue
+from fusebert.errors import DataError, InputError
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 
@@ -39,10 +39,10 @@ class Task:
         """A finite number."""
         try:
             value = float(raw)
-        except (TypeError, ValueError):
-            raise UnusableValue(f"{raw!r} is not a number") from None
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(f"{raw!r} is not a number") from None
         if not math.isfinite(value) or isinstance(raw, bool):
-            raise UnusableValue(f"{raw!r} is not a finite number")
+            raise InputError(f"{raw!r} is not a finite number")
         return value
 
     @classmethod
@@ -88,4 +88,3 @@ class Task:
     @classmethod
     def load_from(cls, folder: Path) -> Self:
         return cls(Config(), **read_json(folder / "task.json"))
-

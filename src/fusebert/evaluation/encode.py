@@ -1,0 +1,64 @@
+"""Texts -> vectors of a pretrained BERT: mean of the last hidden states, of length one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fusebert.data.sampler import sorted_batches
+from fusebert.errors import UsageError
+from fusebert.modalities.text.processor import read_tokenizer
+from fusebert.model.cpu import keep_freed_memory
+from fusebert.model.pretrained import find_trunk, read_config, read_weights
+from fusebert.model.trunk import Trunk
+from fusebert.types import Layout
+
+TOKENS_PER_BATCH = 2048
+"""Small enough for a batch's activations to stay in a processor's cache."""
+
+
+class Encoder:
+    """A pretrained BERT as a sentence encoder (Reimers & Gurevych 2019), over packed rows.
+
+    Args:
+        trunk: folder, Hub id, or `package:NAME`.
+        max_tokens: longer texts are cut; [CLS] and [SEP] count.
+        precision: fp32 or bf16.
+    """
+
+    def __init__(self, trunk: str, max_tokens: int = 256, precision: str = "fp32") -> None:
+        keep_freed_memory()
+        folder = find_trunk(trunk)
+        if folder is None:
+            raise UsageError(f"{trunk!r} is a size without weights; name a pretrained BERT")
+        self.tokenizer = read_tokenizer(folder)
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_tokens - 2)
+        self.ends = [self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")]
+        self.trunk = Trunk(read_config(folder)).eval()
+        read_weights(self.trunk, folder)
+        self.trunk.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """float32[len(texts), D], in the order of the texts."""
+        cls, sep = self.ends
+        encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [np.array([cls, *one.ids, sep]) for one in encoded]
+        out = np.empty((len(ids), self.trunk.config.hidden_size), dtype=np.float32)
+        for rows in sorted_batches(np.array([len(one) for one in ids]), TOKENS_PER_BATCH):
+            out[rows] = self._encode([ids[row] for row in rows]).numpy()
+        return out
+
+    def _encode(self, ids: Sequence[np.ndarray]) -> torch.Tensor:
+        lengths = [len(one) for one in ids]
+        input_ids = torch.from_numpy(np.concatenate(ids))
+        positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))
+        starts = torch.tensor(np.concatenate([[0], np.cumsum(lengths)]), dtype=torch.int32)
+        tokens = self.trunk.embeddings(input_ids, torch.zeros_like(input_ids), positions)
+        hidden = self.trunk.encoder(tokens, Layout(starts, tuple(lengths)))
+        means = torch.segment_reduce(hidden.float(), "mean", lengths=torch.tensor(lengths))
+        return F.normalize(means, dim=1)

@@ -1,0 +1,40 @@
+"""Arrays of any length, kept on disk: scores grow with the table, memory does not."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+CHUNK_ROWS = 65_536
+
+
+class Spill:
+    """Arrays appended to a temporary file, then read back as one memory map."""
+
+    def __init__(self) -> None:
+        self._file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `array`
+        self._dtype: np.dtype = np.dtype(np.float32)
+        self._shape: tuple[int, ...] = ()
+        self._rows = 0
+
+    def append(self, array: np.ndarray) -> None:
+        """Add rows; all arrays share dtype and row shape."""
+        self._dtype, self._shape = array.dtype, array.shape[1:]
+        self._file.write(np.ascontiguousarray(array).tobytes())
+        self._rows += len(array)
+
+    def array(self) -> np.ndarray:
+        """Everything appended, [rows, ...]. Nothing can be appended any more."""
+        with self._file:
+            self._file.flush()
+            found: np.ndarray = np.memmap(self._file, self._dtype, "r", shape=(self._rows, *self._shape))
+        return found
+
+
+def chunks(rows: int) -> Iterator[slice]:
+    """Slices of CHUNK_ROWS that cover so many rows."""
+    for start in range(0, rows, CHUNK_ROWS):
+        yield slice(start, min(start + CHUNK_ROWS, rows))

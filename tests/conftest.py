@@ -1,0 +1,80 @@
+"""Small worlds and models that many tests share. Nothing here needs the network or the real data sets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusebert.data.tables import read_table
+from fusebert.data.toyworld import write_toyworld
+from fusebert.types import Sample
+
+TINY: dict[str, Any] = {
+    "data.train": "train.jsonl",
+    "data.validation": "val.jsonl",
+    "data.test": "test.jsonl",
+    "data.target": "answer",
+    "data.columns": {
+        "image": "image",
+        "question": "text",
+        "language": "ignore",
+        "caption": "ignore",
+        "shapes": "ignore",
+        "colours": "ignore",
+    },
+    "model.trunk": "tiny",
+    "image.size_pixels": 16,
+    "image.patch_pixels": 8,
+    "image.width": 8,
+    "training.epochs": 2,
+    "training.learning_rate": 1e-3,
+    "training.trackers": [],
+}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy world of a few dozen pictures."""
+    return write_toyworld(tmp_path_factory.mktemp("toy") / "world", pictures={"train": 24, "val": 8, "test": 8})
+
+
+@pytest.fixture(scope="session")
+def tiny(world: Path) -> dict[str, Any]:
+    """Settings of a training run of a few seconds."""
+    return TINY | {"data.root": str(world)}
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished model folder. Tests copy it before they change it."""
+    from fusebert.training.run import train
+
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    train(tiny, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(world: Path) -> list[Sample]:
+    return [row for row in read_table(world / "train.jsonl") if isinstance(row, Sample)]
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """A generator whose seed is printed when a test fails."""
+    seed = int(os.environ.get("FUSEBERT_TEST_SEED", np.random.SeedSequence().entropy % 2**32))  # type: ignore[operator]
+    print(f"FUSEBERT_TEST_SEED={seed}")
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that need it skip by name when it is absent."""
+    for place in (os.environ.get("FUSEBERT_DATA"), Path(__file__).parents[1] / ".." / "shared" / "data"):
+        if place and (Path(place) / "README.md").is_file():
+            return Path(place).resolve()
+    pytest.skip("the real data sets are not here; set FUSEBERT_DATA to their folder")

@@ -1,0 +1,132 @@
+"""What every task promises, tried on every task that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fusebert import plugins
+from fusebert.data.collate import Collator, Example
+from fusebert.data.dataset import Preparer
+from fusebert.types import Sample
+from tests.contracts.test_modalities import model_of, processor_of
+
+TARGETS = {"classification": ["answer", "colours"], "regression": ["shapes"]}
+TASKS = [(name, column) for name, columns in TARGETS.items() for column in columns]
+
+
+def task_of(name: str, column: str, samples: Sequence[Sample]) -> Any:
+    half = plugins.load("tasks", name, "task")
+    return half.Task.fit(half.Config(), [sample.values[column] for sample in samples])
+
+
+def gold_logits(task: Any, targets: np.ndarray) -> np.ndarray:
+    """Logits that say exactly what the targets say."""
+    if targets.ndim == 2:
+        return np.where(targets > 0, 20.0, -20.0)
+    if targets.dtype.kind == "i":
+        return np.where(targets[:, None] == np.arange(task.head_config["outputs"]), 20.0, -20.0)
+    return targets[:, None].astype(np.float64)
+
+
+def test_every_task_is_tried_here() -> None:
+    assert set(plugins.names("tasks")) == set(TARGETS), "give the new task a column of the toy world in TARGETS"
+
+
+@pytest.mark.parametrize(("name", "column"), TASKS)
+def test_metrics_are_perfect_on_gold_and_at_chance_on_shuffled(name: str, column: str, samples: list[Sample]) -> None:
+    task = task_of(name, column, samples)
+    targets = np.stack([task.target(sample.values[column]) for sample in samples])
+    gold = gold_logits(task, targets)
+    perfect = task.evaluate(gold, targets)["metrics"]
+    shuffled = task.evaluate(np.random.default_rng(0).permutation(gold), targets)["metrics"]
+    if name == "regression":
+        assert perfect["mae"] == pytest.approx(0, abs=1e-6)
+        assert perfect["r2"] == pytest.approx(1, abs=1e-9)
+        assert shuffled["r2"] < 0.1
+    else:
+        assert {perfect[metric] for metric in ("accuracy", "f1_macro", "auroc")} == {1.0}
+        assert abs(shuffled["auroc"] - 0.5) < 0.15
+    assert task.primary_metric in perfect
+
+
+@pytest.mark.parametrize(("name", "column"), TASKS)
+def test_gold_decodes_to_the_raw_target(name: str, column: str, samples: list[Sample]) -> None:
+    task = task_of(name, column, samples)
+    targets = np.stack([task.target(sample.values[column]) for sample in samples[:20]])
+    for answer, sample in zip(task.decode(gold_logits(task, targets)), samples[:20], strict=True):
+        wanted = sample.values[column]
+        if isinstance(wanted, list):
+            assert sorted(answer.value) == sorted(wanted)
+        elif name == "regression":
+            assert answer.value == pytest.approx(wanted, abs=1e-5)
+        else:
+            assert answer.value == wanted
+
+
+@pytest.mark.parametrize(("name", "column"), TASKS)
+def test_it_overfits_one_batch(name: str, column: str, samples: list[Sample]) -> None:
+    task = task_of(name, column, samples)
+    processors = {modality: processor_of(modality, samples) for modality in ("text", "image")}
+    model = model_of(processors, task.head_config).train()
+    preparer = Preparer(processors, task, column)
+    examples = [example for sample in samples[:12] if isinstance(example := preparer(sample), Example)]
+    batch = Collator(processors)(examples)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    first = None
+    for _ in range(60):
+        loss = model(**batch)["loss"]
+        first = first or loss.item()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.3 * first
+
+
+@pytest.mark.parametrize(("name", "column"), TASKS)
+def test_what_is_saved_loads_as_the_same(name: str, column: str, samples: list[Sample], tmp_path: Path) -> None:
+    task = task_of(name, column, samples)
+    targets = np.stack([task.target(sample.values[column]) for sample in samples[:20]])
+    logits = np.random.default_rng(0).normal(size=(20, task.head_config["outputs"]))
+    task.calibrate(logits, targets)
+    task.save(tmp_path)
+    again = type(task).load_from(tmp_path)
+    assert again.decode(logits, top=3) == task.decode(logits, top=3)
+    assert again.evaluate(logits, targets) == task.evaluate(logits, targets)
+
+
+def test_the_temperature_makes_sure_answers_less_sure() -> None:
+    random = np.random.default_rng(0)
+    targets = random.integers(0, 4, 500)
+    true_logits = random.normal(size=(500, 4)) + 2 * np.eye(4)[targets]
+    task = task_of("classification", "x", [Sample(Path("x"), i, {"x": str(i)}, None) for i in range(4)])
+    before = task.evaluate(5 * true_logits, targets)["metrics"]
+    task.calibrate(5 * true_logits, targets)
+    after = task.evaluate(5 * true_logits, targets)["metrics"]
+    assert task.temperature > 2
+    assert after["loss"] < before["loss"]
+    assert after["expected_calibration_error"] < before["expected_calibration_error"]
+    assert after["accuracy"] == before["accuracy"]
+
+
+def test_balanced_weights_have_mean_one_over_the_rows_and_favour_the_rare() -> None:
+    half = plugins.load("tasks", "classification", "task")
+    targets = ["common"] * 90 + ["rare"] * 10
+    task = half.Task.fit(half.Config(class_weights="balanced"), targets)
+    common, rare = task.weights
+    assert rare / common == pytest.approx(9)
+    assert 0.9 * common + 0.1 * rare == pytest.approx(1)
+
+
+def test_labels_keep_their_kind_and_digits_their_zeros() -> None:
+    half = plugins.load("tasks", "classification", "task")
+    assert half.Task.fit(half.Config(), ["007", "7"]).labels == ["007", "7"]
+    assert half.Task.fit(half.Config(), [1, 2, 2]).labels == [1, 2]
+    folded = half.Task.fit(half.Config(ignore_case=True), ["No", "No", "no ", "Yes"])
+    assert folded.labels == ["No", "Yes"]
+    assert folded.target("NO") == 0

@@ -1,0 +1,47 @@
+"""Quicker arithmetic is the same arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fusebert.model.cpu import Dropout, _OneDnnLinear, onednn_is_faster
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN")
+def test_onednn_products_have_the_same_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(301, 64), torch.randn(96, 64), torch.randn(96)]
+    ours = [leaf.clone().requires_grad_() for leaf in leaves]
+    torchs = [leaf.clone().requires_grad_() for leaf in leaves]
+    weights = torch.randn(301, 96)
+    found, wanted = _OneDnnLinear.apply(*ours), F.linear(*torchs)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    for ours_leaf, torchs_leaf in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(ours_leaf.grad, torchs_leaf.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_the_choice_of_library_is_a_rule_and_not_a_measurement() -> None:
+    assert onednn_is_faster() == onednn_is_faster()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    torch.manual_seed(0)
+    layer = Dropout(share)
+    out = layer(torch.ones(1000, 1000))
+    assert float((out == 0).float().mean()) == pytest.approx(share, abs=0.002)
+    assert float(out.mean()) == pytest.approx(1.0, abs=0.005)
+    torch.manual_seed(0)
+    assert torch.equal(layer(torch.ones(1000, 1000)), out)
+    assert torch.equal(layer.eval()(out), out)
+
+
+def test_dropout_is_independent_between_neighbours() -> None:
+    torch.manual_seed(0)
+    kept = (Dropout(0.5)(torch.ones(2**20)) > 0).float() - 0.5
+    for lag in (1, 2, 3, 4, 8):
+        assert abs(float((kept[:-lag] * kept[lag:]).mean())) < 0.002

