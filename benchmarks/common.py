@@ -63,7 +63,6 @@ def parser(summary: str | None) -> argparse.ArgumentParser:
 def prepare_process() -> None:
     """The same memory setting for all sides, and quiet libraries; call it before anything is measured."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore")
     from transformers.utils import logging
 

@@ -1,7 +1,7 @@
 """Texts to mean-pooled unit vectors, tokenisation included: fusebert beside transformers and sentence-transformers.
 
-All sides use one checkpoint, cut texts at the same length, and give float32 vectors. transformers takes batches of 32 in
-the order given; sentence-transformers sorts by length itself. `ratio_*` is their seconds / ours.
+All sides use one checkpoint, cut texts at the same length, and give float32 vectors. transformers takes batches of 32
+in the order given; sentence-transformers sorts by length itself. `ratio_*` is their seconds / ours.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def main() -> None:
     folder = common.trunk_folder()
     common.prepare_process()
     texts = common.load_texts(given.texts or (QUICK_TEXTS if given.quick else TEXTS)).texts
-    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(folder)(
-        texts, truncation=True, max_length=common.MAX_TOKENS)["input_ids"]]  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=common.MAX_TOKENS)["input_ids"]]
     result: dict[str, Any] = {
         "machine": common.machine(),
         "texts": len(texts),

@@ -1,7 +1,7 @@
 """The share of this machine's own matrix rate that a training step of BERT base reaches.
 
-The machine's rate is the best of several large products of torch. A step is forward, backward and fused AdamW over N packed
-tokens in rows of 16..256, with hidden dropout 0.1. Its operations are counted as
+The machine's rate is the best of several large products of torch. A step is forward, backward and fused AdamW over N
+packed tokens in rows of 16..256, with hidden dropout 0.1. Its operations are counted as
 
     6 * P * N  +  12 * layers * D * sum(L_i ** 2)
 

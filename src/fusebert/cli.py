@@ -24,14 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = options.run(options, rest)
         if options.json:
-            print(json.dumps(result, ensure_ascii=False, allow_nan=False))
-        sys.stdout.flush()
+            _print(result)
     except FusebertError as error:
         return _fail(str(error), error.exit_code, options.json)
     except KeyboardInterrupt:
         return _fail("interrupted", 1, options.json)
     except OSError as error:
-        where = "stdout: " if _stdout_is_lost() else f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1, options.json)
     return 0
 
@@ -133,7 +132,7 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         row = _row(rest, predictor.columns)
         answer = predictor.predict(row, top=options.top).to_json()
         if not options.json:
-            print(json.dumps(answer, ensure_ascii=False))
+            _print(answer)
         return answer  # type: ignore[no-any-return]
     _nothing(rest)
     source = read_table(options.table)
@@ -157,7 +156,7 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         if options.json:
             return {"answers": list(lines())} | counts
         for line in lines():
-            print(json.dumps(line, ensure_ascii=False))
+            _print(line)
         return counts
     from fusebert.storage import write_lines
 
@@ -257,20 +256,20 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _stdout_is_lost() -> bool:
-    """Whether stdout takes no more (a full disk, a closed pipe); if so the rest goes nowhere, lest it fail at exit."""
+def _print(value: Any) -> None:
+    """One line of JSON on stdout; where stdout fails, the rest goes nowhere, lest it fail again at exit."""
     try:
-        sys.stdout.flush()
-    except OSError:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        error.filename = "stdout"
+        raise
 
 
 def _fail(message: str, code: int, as_json: bool) -> int:
     _say(f"fusebert: {' '.join(message.split())}")
     if as_json:
-        print(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
+        _print({"error": message, "exit_code": code})
     return code
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError
+
 from fusebert.errors import ModelError
 
 MANIFEST = "manifest.json"
@@ -71,6 +73,15 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path} cannot be read: {error}") from None
 
 
+@contextmanager
+def naming_failures(folder: Path) -> Iterator[None]:
+    """The safetensors library's own error, such as for a full disk, becomes an OSError that names `folder`."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{folder}: {error}") from None
+
+
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write into a sibling folder, seal it, make it durable, and rename it to `folder`.
 
@@ -81,7 +92,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
-        fill(beside)
+        with naming_failures(folder):
+            fill(beside)
         seal(beside)
         _sync_tree(beside)
         if folder.exists():

@@ -264,13 +264,13 @@ TABLES = [
     Case("labels in digits, --strict", on_answers(["1", "2"], "--strict"), 2, ("answer", "digits", "task.name")),
     Case(
         "target nan",
-        table("rows.csv", delimited("what is it,nan").replace(b",a", b",1.5").replace(b",b", b",2")),
+        table("rows.csv", delimited("what is it,nan").replace(b",a\n", b",1.5\n").replace(b",b\n", b",2\n")),
         1,
         ("rows.csv", BAD, "'answer'", "not a finite number"),
     ),
     Case(
         "target inf",
-        table("rows.csv", delimited("what is it,inf").replace(b",a", b",1.5").replace(b",b", b",2")),
+        table("rows.csv", delimited("what is it,inf").replace(b",a\n", b",1.5\n").replace(b",b\n", b",2\n")),
         1,
         ("rows.csv", BAD, "'answer'", "not a finite number"),
     ),
@@ -306,7 +306,7 @@ TABLES = [
     ),
     Case("damaged parquet", damaged_parquet, 1, ("rows.parquet", "parquet")),
     Case("1 MB cell", on_rows({"question": CELL}), 1, ("rows.jsonl", BAD, "'question'", "1,000,000 characters")),
-    Case("nested text", on_rows({"question": ["a"]}), 1, ("rows.jsonl", BAD, "no modality")),
+    Case("nested text", on_rows({"question": ["a"]}), 1, ("rows.jsonl", BAD, "'question'", "text expected")),
     Case(
         "nothing in a row", on_rows({"question": None, "image": ""}), 1, ("rows.jsonl", BAD, "image, question", "empty")
     ),
@@ -356,6 +356,11 @@ def into(output: Callable[[Place], Path | str]) -> Callable[[Place], list[str]]:
     return lambda place: [*place.train(place.jsonl(rows())), "--output", str(output(place))]
 
 
+def change_a_byte(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
 def outside(folder: Path) -> None:
     (folder.parent / "outside").write_text("secret")
     (folder / MANIFEST).write_text(json.dumps({"sha256": {"../outside": file_hash(folder.parent / "outside")}}))
@@ -365,7 +370,7 @@ RECIPES = [
     Case("missing", lambda place: ["train", str(place.folder / "none.yaml")], 2, ("none.yaml", "does not exist")),
     Case("not YAML", recipe("a: [1, 2"), 2, ("recipe.yaml", "YAML")),
     Case("not UTF-8", recipe(b"data.target: caf\xe9"), 2, ("recipe.yaml", "YAML")),
-    Case("nested 10,000 deep", recipe("[" * 10_000), 2, ("recipe.yaml", "YAML")),
+    Case("nested 500 deep", recipe("[" * 500 + "]" * 500), 2, ("recipe.yaml", "YAML")),
     Case("impossible date", recipe("data.target: 2020-13-45"), 2, ("recipe.yaml", "YAML")),
     Case("a list", recipe("- 1\n- 2\n"), 2, ("recipe.yaml", "key: value")),
     Case(
@@ -453,7 +458,7 @@ MODELS = [
     ),
     Case(
         "weights changed",
-        lambda place: place.damaged_model(lambda model: (model / "model.safetensors").open("r+b").write(b"x")),
+        lambda place: place.damaged_model(lambda model: change_a_byte(model / "model.safetensors")),
         1,
         ("model.safetensors", "changed", "SHA-256"),
     ),
@@ -517,7 +522,7 @@ MODELS = [
         "predict: output under a file",
         lambda place: place.predict(place.jsonl(rows()), "--output", place.write("file", "x") / "out"),
         1,
-        ("file/out",),
+        ("file",),
     ),
     Case(
         "predict: the disk is full",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,5 +102,7 @@ def _as_number(target: Any) -> float | None:
         return None
     try:
         return float(target)
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
+    except OverflowError:
+        return math.inf

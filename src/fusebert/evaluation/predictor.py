@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
@@ -20,7 +21,7 @@ from fusebert.evaluation.inference import WINDOW_ROWS, infer, score
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
-from fusebert.storage import MANIFEST, read_json, verify, write_json
+from fusebert.storage import MANIFEST, naming_failures, read_json, verify, write_json
 from fusebert.tasks.base import Task
 from fusebert.types import Answer, Sample
 
@@ -139,7 +140,8 @@ class Predictor:
     def save(self) -> None:
         """Write everything `load` needs, unsealed."""
         disable_progress_bar()
-        self.model.save_pretrained(self.folder)
+        with naming_failures(self.folder):
+            self.model.save_pretrained(self.folder)
         for processor in self.processors.values():
             processor.save(self.folder)
         self.task.save(self.folder)
@@ -172,7 +174,7 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
     verify(folder)
     try:
         return _assemble(folder, device)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ModelError(f"{folder} holds files that this version of fusebert cannot use ({problem})") from None
 

@@ -50,7 +50,7 @@ class FusebertModel(PreTrainedModel):
 
     config_class = FusebertConfig
     base_model_prefix = "fusebert"
-    main_input_name = "inputs"
+    main_input_name = "order"
 
     def __init__(self, config: FusebertConfig) -> None:
         super().__init__(config)

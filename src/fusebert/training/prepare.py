@@ -63,7 +63,11 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
-        samples, held_out = hold_out(samples, data.validation, data.validation_group, recipe.training.seed)
+        try:
+            samples, held_out = hold_out(samples, data.validation, data.validation_group, recipe.training.seed)
+        except DataError:
+            settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # why there are so few
+            raise
         splits["validation"] = held_out
         files["validation"] = f"{data.validation:.0%} of {data.train}, held out"
     else:

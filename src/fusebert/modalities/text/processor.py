@@ -112,15 +112,17 @@ class Processor:
 def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of strings with words in them."""
     texts = [value for value in values if isinstance(value, str)]
-    if len(texts) < len(values):
+    if 2 * len(texts) <= len(values):
         return None
     share = sum(any(c.isalpha() for c in text) for text in texts) / len(texts)
     if share < 0.5:
         return None
+    confidence = 0.9 * len(texts) / len(values)
     words = sum(len(text.split()) for text in texts) / len(texts)
     han = sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in texts) / len(texts)
     if words >= 2 or han >= 0.3:
-        return Evidence(f"strings of {words:.1f} words on average" + (f", {han:.0%} with Chinese" if han else ""), 0.9)
+        chinese = f", {han:.0%} with Chinese" if han else ""
+        return Evidence(f"strings of {words:.1f} words on average{chinese}", confidence)
     different = len(set(texts)) / len(texts)
     return Evidence(f"single words, {different:.0%} of them different", 0.5 if different < 0.9 else 0.2)
 

@@ -1,0 +1,65 @@
+"""The benchmark programs run and print the keys that their readers rely on; sizes are tiny, so numbers mean nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+RATIOS = {"ratio_cpu", "ratio_wall", "ratio_cpu_length_grouped", "ratio_wall_length_grouped"}
+
+
+def result_of(program: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(BENCHMARKS / program), "--quick", "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert {"cpu", "cores", "torch", "commit", "date"} <= set(found["machine"])
+    return found
+
+
+def test_matrix_rate() -> None:
+    found = result_of("matrix_rate.py")
+    for precision in ("fp32", "bf16"):
+        assert found[f"share_{precision}"] > 0
+        assert found[f"matrix_gflops_{precision}"] > 0
+        measured = found[precision]
+        assert measured["step_gflops"] == pytest.approx(measured["step_gflop"] / measured["step_seconds"], rel=0.1)
+
+
+def test_without_data_one_sentence_and_exit_1(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import common; common.data_folder()"]
+    environment = {"PYTHONPATH": str(BENCHMARKS), "FUSEBERT_DATA": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert "FUSEBERT_DATA" in done.stderr
+
+
+@pytest.mark.real
+def test_finetune() -> None:
+    found = result_of("finetune.py")
+    assert set(found) >= RATIOS
+    assert set(found["fp32"]) >= RATIOS
+    assert set(found["bf16"]) >= RATIOS
+    assert found["fill"] <= 0.4
+
+
+@pytest.mark.real
+def test_encode() -> None:
+    found = result_of("encode.py")
+    assert {"ratio_cpu_transformers", "ratio_cpu_sentence_transformers"} <= set(found)
+    assert found["fp32"]["min_cosine"] > 0.9999
+    assert found["bf16"]["min_cosine"] > 0.99
+
+
+@pytest.mark.real
+def test_kill_resume() -> None:
+    found = result_of("kill_resume.py")
+    assert found["kills"] == 2
+    assert found["identical_share"] == 1.0

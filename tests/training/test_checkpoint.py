@@ -1,0 +1,119 @@
+"""A checkpoint is whole or it is not used; a run's folder is never of two runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fusebert.config import TrainingSettings
+from fusebert.errors import ModelError, UsageError
+from fusebert.storage import write_folder
+from fusebert.training import checkpoint
+from fusebert.training.checkpoint import State
+from fusebert.training.optimization import learning_rate_factor
+from fusebert.training.run import train
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with checkpoints of steps 1, 2 and 3, of which 1 is the best."""
+    model, state = nn.Linear(3, 2), State(steps=9, precision="fp32", best_step=1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in (1, 2, 3):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        state.step = step
+        checkpoint.save(tmp_path, model, optimizer, state)
+    return tmp_path
+
+
+def test_the_newest_two_and_the_best_are_kept(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000002", "step-000000003"]
+    model = nn.Linear(3, 2)
+    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", step=4, best_step=1))
+    assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000003", "step-000000004"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    saved: Path, file: str, damage: str, random: np.random.Generator
+) -> None:
+    path = saved / "step-000000003" / file
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[random.integers(len(data))] ^= 1 << int(random.integers(8))
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[: random.integers(len(data))])
+    else:
+        path.unlink()
+    warnings: list[str] = []
+    assert checkpoint.newest_whole(saved, warnings.append) == saved / "step-000000002"
+    assert "step-000000003" in warnings[0]
+
+
+def test_what_is_saved_is_restored(saved: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = checkpoint.restore(saved / "step-000000003", model, optimizer)
+    assert (state.step, state.steps, state.best_step) == (3, 9, 1)
+    assert {float(values["step"]) for values in optimizer.state.values()} == {3.0}
+    with pytest.raises(ModelError, match="another model"):
+        checkpoint.restore_weights(saved / "step-000000003", nn.Linear(4, 2))
+
+
+def test_a_folder_that_fails_to_fill_leaves_nothing(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_folder(tmp_path / "out", fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_never_share_a_folder(trained: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="finished"):
+        train(tiny, trained)
+    shutil.copytree(trained, tmp_path / "other")
+    (tmp_path / "other" / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="not empty"):
+        train(tiny, tmp_path / "other")
+    with pytest.raises(UsageError, match="other settings"):
+        train(tiny | {"training.seed": 5}, tmp_path / "other", resume=True)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    tiny: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    train(tiny, tmp_path / "same")
+    train(tiny | {"training.seed": 1}, tmp_path / "other")
+    wanted = (trained / "model.safetensors").read_bytes()
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == wanted
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != wanted
+
+
+def test_the_time_limit_stops_a_run_and_leaves_a_model(tiny: dict[str, Any], tmp_path: Path) -> None:
+    train(tiny | {"training.epochs": 1000, "training.time_limit": "4s"}, tmp_path / "model")
+    assert "time limit" in (tmp_path / "model" / "metrics.json").read_text()
+
+
+def test_patience_stops_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+    train(tiny | {"training.epochs": 50, "training.patience": 1, "training.learning_rate": 1e-9}, tmp_path / "model")
+    assert "without a better accuracy" in (tmp_path / "model" / "metrics.json").read_text()
+
+
+def test_the_rate_rises_then_falls_to_nothing() -> None:
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9] == factors[10] == 1.0
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[-1] < 0.001
+    assert TrainingSettings(time_limit="10m").time_limit == 600  # type: ignore[arg-type]

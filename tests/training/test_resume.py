@@ -1,0 +1,121 @@
+"""Kill it at any time and resume to the same weights: real processes, really killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusebert.storage import file_hash
+
+KILLS = 6
+KILLED_WITHIN_CALL = 97
+
+
+def train_here(settings: dict[str, Any], output: str, fail_at: int | None) -> None:
+    """Runs in a process of its own; with `fail_at`, dies inside the N-th system call that makes a file durable."""
+    import torch
+
+    from fusebert.training.run import train
+
+    torch.set_num_threads(1)
+    if fail_at is not None:
+        die_at_call(fail_at)
+    train(settings, output, resume=True)
+
+
+def die_at_call(number: int) -> None:
+    calls = 0
+
+    def dying(real: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments)
+
+        return call
+
+    os.fsync, os.replace, os.rename = dying(os.fsync), dying(os.replace), dying(os.rename)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Processes that need not import torch again, each as killable as any other."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fusebert.training.run", "tests.training.test_resume"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def settings(tiny: dict[str, Any]) -> dict[str, Any]:
+    return tiny | {"training.checkpoint_steps": 1, "training.tokens_per_batch": 256, "model.modality_dropout": 0.2}
+
+
+def run(processes: Any, settings: dict[str, Any], output: Path, kill_after: float | None = None, fail_at: int | None = None) -> int:
+    process = processes.Process(target=train_here, args=(settings, str(output), fail_at))
+    process.start()
+    process.join(kill_after)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert process.exitcode is not None
+    return int(process.exitcode)
+
+
+@pytest.fixture(scope="module")
+def whole(processes: Any, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    """Weight hash and seconds of a run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "model"
+    run(processes, settings, folder / "warm", fail_at=1)  # the first process also starts the server
+    started = time.monotonic()
+    assert run(processes, settings, folder / "run") == 0
+    return file_hash(folder / "run" / "model.safetensors"), time.monotonic() - started
+
+
+def test_killed_at_random_moments(
+    processes: Any, settings: dict[str, Any], whole: tuple[str, float], tmp_path: Path, random: np.random.Generator
+) -> None:
+    wanted, seconds = whole
+    output, kills = tmp_path / "model", 0
+    while kills < KILLS:
+        code = run(processes, settings, output, kill_after=random.uniform(0.2, 0.8) * seconds)
+        if code == 0:
+            assert file_hash(output / "model.safetensors") == wanted
+            shutil.rmtree(output)
+        else:
+            assert code == -signal.SIGKILL
+            kills += 1
+    if not (output / "manifest.json").exists():
+        assert run(processes, settings, output) == 0
+    assert file_hash(output / "model.safetensors") == wanted
+    assert not [path for path in output.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.mark.parametrize("call", [1, 3, 6, 9, 14, 20, 33])
+def test_killed_inside_a_save(
+    processes: Any, settings: dict[str, Any], whole: tuple[str, float], tmp_path: Path, call: int
+) -> None:
+    assert run(processes, settings, tmp_path / "model", fail_at=call) == -signal.SIGKILL
+    assert run(processes, settings, tmp_path / "model") == 0
+    assert file_hash(tmp_path / "model" / "model.safetensors") == whole[0]
+
+
+@pytest.mark.parametrize("change", [{"training.workers": 2}, {"training.accumulation": 3}, {"training.precision": "bf16"}], ids=str)
+def test_killed_once_under_other_settings(
+    processes: Any, settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    changed = settings | change
+    assert run(processes, changed, tmp_path / "whole") == 0
+    assert run(processes, changed, tmp_path / "killed", fail_at=40) == -signal.SIGKILL
+    assert run(processes, changed, tmp_path / "killed") == 0
+    hashes = {file_hash(tmp_path / name / "model.safetensors") for name in ("whole", "killed")}
+    assert len(hashes) == 1
