@@ -63,7 +63,7 @@ def main() -> None:
     for title, arguments in RUNS.items():
         common.note(f"{title} ...")
         results[title] = run(arguments + more)
-    target = HERE / f"results-{datetime.date.today().isoformat()}.md"
+    target = HERE / f"results-{'quick' if given.quick else datetime.date.today().isoformat()}.md"
     target.write_text(page(results), encoding="utf-8")
     common.show({"page": str(target)} | results, given.json)
 

@@ -142,11 +142,7 @@ def alternate(sides: Mapping[str, Callable[[Job], object]], warm_up: Job, jobs: 
 
 
 def compare(times: Mapping[str, Timing], ours: str, suffixes: Mapping[str, str]) -> dict[str, Any]:
-    """`ratio_cpu*` and `ratio_wall*`: their median seconds / ours (above 1: ours is quicker); and the seconds.
-
-    Args:
-        suffixes: other side -> what its keys end in.
-    """
+    """`ratio_cpu*` and `ratio_wall*`: their median seconds / ours; and the seconds; `suffixes`: side -> key end."""
     found: dict[str, Any] = {}
     for clock in ("cpu", "wall"):
         medians = {name: statistics.median(getattr(timing, clock)) for name, timing in times.items()}
@@ -164,13 +160,11 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     if (listing := Path("/proc/cpuinfo")).is_file():
         model = next((line for line in listing.read_text().splitlines() if line.startswith("model name")), model)
-    capabilities = torch.cpu.get_capabilities()
     return {
         "cpu": model.split(":")[-1].strip(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "avx512_bf16": bool(capabilities.get("avx512_bf16")),
-        "amx_bf16": bool(capabilities.get("amx_bf16")),
+        "bf16": [name for name, there in torch.cpu.get_capabilities().items() if "bf16" in name and there],
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(),

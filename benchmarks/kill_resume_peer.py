@@ -73,7 +73,5 @@ def _rows(world: Path) -> tuple[list[dict[str, Any]], int, int]:
         ids = [numbers[word] for word in text[:LONGEST]]
         empty = LONGEST - len(ids)
         mask = [1] * len(ids) + [0] * empty
-        rows.append(
-            {"input_ids": ids + [0] * empty, "attention_mask": mask, "labels": answers.index(line["answer"])}
-        )
+        rows.append({"input_ids": ids + [0] * empty, "attention_mask": mask, "labels": answers.index(line["answer"])})
     return rows, len(numbers) + 1, len(answers)

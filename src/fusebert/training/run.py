@@ -67,7 +67,6 @@ def train(
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     accelerator = Accelerator(
         cpu=device == "cpu",
-        mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=trackers or None,
         project_dir=str(folder / "logs"),
     )

@@ -20,7 +20,7 @@ from fusebert.data.collate import Collator
 from fusebert.data.dataset import Dataset
 from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import FusebertError
-from fusebert.evaluation.inference import score, to_device
+from fusebert.evaluation.inference import autocast, score, to_device
 from fusebert.model.modeling import FusebertModel
 from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
@@ -100,7 +100,7 @@ class Trainer:
                     rows = sum(len(batch["lengths"]) for batch in group)
                     for batch in group:
                         on_device = to_device(batch, self.accelerator.device)
-                        with self.accelerator.autocast():
+                        with autocast(self.accelerator.device, state.precision):
                             loss = self.model(**on_device)["loss"] * (len(batch["lengths"]) / rows)
                         loss.backward()
                         recent += loss.detach() * rows

@@ -10,13 +10,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
 from fusebert.errors import DataError, InputError
 from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
-from fusebert.tasks.classification import metrics
 from fusebert.types import Answer
 
 Label = str | int | bool
@@ -144,6 +142,8 @@ class Task:
 
     def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
         """Fit the temperature by the likelihood of validation rows (Guo et al. 2017)."""
+        from scipy.optimize import minimize_scalar
+
         self.temperature = 1.0
         logits, targets = logits[:CALIBRATION_ROWS], targets[:CALIBRATION_ROWS]
         if self.multi_label or (targets != UNSEEN).any():
@@ -175,6 +175,8 @@ class Task:
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """`metrics`, `per_class`, and for single labels `confusion` and `calibration`."""
+        from fusebert.tasks.classification import metrics  # scikit-learn takes seconds to import; answers need none of it
+
         probabilities, losses = Spill(), []
         for part in chunks(len(logits)):
             probabilities.append(self.probabilities(logits[part]).astype(np.float32))

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 from fusebert.errors import DataError, InputError
 from fusebert.storage import read_json, write_json
@@ -71,6 +70,8 @@ class Task:
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """`metrics` (mae, rmse, r2, on the user's scale) and `scatter`, at most 2000 pairs of target and answer."""
+        from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
         wanted, found = self._numbers(targets), self._numbers(logits[:, 0])
         scores = {
             "mae": float(mean_absolute_error(wanted, found)),

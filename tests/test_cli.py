@@ -1,0 +1,78 @@
+"""The fixed forms that others' scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fusebert.cli import main
+
+
+def test_evaluate_prints_one_object(trained: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), str(world / "test.jsonl"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == 32
+    assert {"accuracy", "f1_macro", "auroc"} <= set(found["metrics"])
+
+
+def test_predict_answers_each_row_in_order(trained: Path, world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    assert main(["predict", str(trained), str(world / "test.jsonl"), "--output", str(output), "--top", "2"]) == 0
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    assert all(len(line["top"]) == 2 and line["top"][0]["label"] == line["answer"] for line in lines)
+
+
+def test_a_row_typed_in_is_the_row_of_the_table(
+    trained: Path, world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    row = json.loads((world / "test.jsonl").read_text().splitlines()[0])
+    picture = str(world / row["image"])
+    assert main(["predict", str(trained), "--question", row["question"], f"--image={picture}", "--json"]) == 0
+    typed = json.loads(capsys.readouterr().out)
+    (tmp_path / "one.jsonl").write_text(json.dumps({"question": row["question"], "image": "x.png"}))
+    (tmp_path / "x.png").write_bytes(Path(picture).read_bytes())
+    assert main(["predict", str(trained), str(tmp_path / "one.jsonl"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)["answers"][0]
+    assert (answer["answer"], answer["probability"]) == (typed["answer"], typed["probability"])
+
+
+@pytest.mark.parametrize("column", ["image", "question"])
+def test_a_row_without_one_modality_is_answered(
+    trained: Path, world: Path, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = str(world / "images" / "test_0000.png") if column == "image" else "how many shapes are there?"
+    assert main(["predict", str(trained), f"--{column}", value, "--json"]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["probability"] <= 1
+
+
+def test_without_and_shuffle_change_the_score_of_what_is_used(
+    trained: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+    for more in ([], ["--without", "image"], ["--shuffle", "text"]):
+        assert main(["evaluate", str(trained), str(world / "test.jsonl"), "--json", *more]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["metrics"]["loss"])
+    assert len(set(losses)) == 3
+
+
+def test_an_error_is_one_object_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tmp_path / "none"), str(tmp_path / "none.csv"), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 1
+    assert "Traceback" not in err
+
+
+def test_help_is_quick() -> None:
+    started = time.process_time()
+    code = "from fusebert.cli import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert time.process_time() - started < 5
+    assert not {"torch", "numpy", "pydantic"} & {line.split("|")[-1].strip() for line in done.stderr.splitlines()}

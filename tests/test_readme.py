@@ -1,0 +1,55 @@
+"""What the README says runs, as it says it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fusebert.cli import main
+from fusebert.config import Recipe
+from fusebert.data.toyworld import write_toyworld
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_toyworld(tmp_path / "demo" / "world", pictures={"train": 12, "val": 4, "test": 4})
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(commands) >= 5
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == ".venv/bin/fusebert"
+        assert main(arguments) == 0, (command, capsys.readouterr().err)
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own README
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_every_target_it_names_is_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for line in re.findall(r"^make (.*)$", README, flags=re.MULTILINE):
+        for target in line.split():
+            assert f"\n{target}:" in makefile
+
+
+def test_every_recipe_it_names_is_valid() -> None:
+    recipes = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
+    assert sorted(set(re.findall(r"recipes/(\w+\.yaml)", README))) == recipes
+    for name in recipes:
+        Recipe.read(ROOT / "recipes" / name)
+
+
+def test_every_folder_of_the_tree_exists() -> None:
+    for name in ("data", "modalities", "model", "tasks", "training", "evaluation"):
+        assert (ROOT / "src" / "fusebert" / name).is_dir()
+    for name in ("recipes", "benchmarks", "tests", "docs"):
+        assert (ROOT / name).is_dir()
