@@ -33,6 +33,7 @@ TINY: dict[str, Any] = {
     "training.epochs": 2,
     "training.learning_rate": 1e-3,
     "training.trackers": [],
+    "training.precision": "fp32",
 }
 
 

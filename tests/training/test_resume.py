@@ -60,7 +60,9 @@ def settings(tiny: dict[str, Any]) -> dict[str, Any]:
     return tiny | {"training.checkpoint_steps": 1, "training.tokens_per_batch": 256, "model.modality_dropout": 0.2}
 
 
-def run(processes: Any, settings: dict[str, Any], output: Path, kill_after: float | None = None, fail_at: int | None = None) -> int:
+def run(
+    processes: Any, settings: dict[str, Any], output: Path, kill_after: float | None = None, fail_at: int | None = None
+) -> int:
     process = processes.Process(target=train_here, args=(settings, str(output), fail_at))
     process.start()
     process.join(kill_after)
@@ -116,7 +118,9 @@ def test_killed_inside_a_save(
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("change", [{"training.workers": 2}, {"training.accumulation": 3}, {"training.precision": "bf16"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"training.workers": 2}, {"training.accumulation": 3}, {"training.precision": "bf16"}], ids=str
+)
 def test_killed_once_under_other_settings(
     processes: Any, settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]
 ) -> None:

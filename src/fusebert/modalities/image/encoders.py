@@ -14,8 +14,6 @@ from fusebert.errors import ModelError, RecipeError
 from fusebert.modalities.image.processor import Config
 
 VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-GROUP_CHANNELS = 16
-"""Channels normalised together. Group norm sees one picture at a time, so rows stay independent of their batch."""
 
 
 class PatchEncoder(nn.Module):
@@ -32,7 +30,8 @@ class PatchEncoder(nn.Module):
 
 class ConvEncoder(nn.Module):
     """A small CNN: one stride-2 convolution for each halving of the patch, channels doubling; early convolutions train
-    more steadily than one large patch (Xiao et al. 2021)."""
+    more steadily than one large patch (Xiao et al. 2021). Not normalised inside: norms of one picture hide its colours,
+    norms of a batch tie rows together."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -46,7 +45,6 @@ class ConvEncoder(nn.Module):
         self.stages = nn.Sequential()
         for before, after in pairwise(channels):
             self.stages.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
-            self.stages.append(nn.GroupNorm(max(1, after // GROUP_CHANNELS), after))
             self.stages.append(nn.GELU())
 
     def forward(self, pixels: Tensor) -> Tensor:

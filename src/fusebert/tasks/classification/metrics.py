@@ -74,7 +74,7 @@ def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole > 0))
 
 
 def _auroc(classes: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

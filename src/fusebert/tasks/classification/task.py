@@ -175,7 +175,9 @@ class Task:
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """`metrics`, `per_class`, and for single labels `confusion` and `calibration`."""
-        from fusebert.tasks.classification import metrics  # scikit-learn takes seconds to import; answers need none of it
+        from fusebert.tasks.classification import (
+            metrics,
+        )  # scikit-learn takes seconds to import; answers need none of it
 
         probabilities, losses = Spill(), []
         for part in chunks(len(logits)):
