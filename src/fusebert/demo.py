@@ -15,7 +15,7 @@ from fusebert.training.progress import Terminal
 from fusebert.training.run import train
 from fusebert.types import Sample
 
-PICTURES = {"train": 2000, "val": 150, "test": 150}
+PICTURES = {"train": 1500, "val": 150, "test": 150}
 ROWS_SHOWN = 6
 SETTINGS = {
     "data.train": "train.jsonl",
@@ -31,9 +31,10 @@ SETTINGS = {
         "colours": "ignore",
     },
     "model.trunk": "tiny",
-    "image.patch_pixels": 16,
-    "training.epochs": 20,
-    "training.learning_rate": 1e-3,
+    "model.dropout": 0.0,
+    "image.width": 16,
+    "training.epochs": 10,
+    "training.learning_rate": 5e-4,
     "training.tokens_per_batch": 1024,
 }
 

@@ -62,8 +62,6 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         write_json(beside / "state.json", asdict(state))
 
     target = folder / f"step-{state.step:09d}"
-    if target.exists():  # of a run that was cut off after this step; what is written now holds more
-        shutil.rmtree(target)
     write_folder(target, fill)
     best = -1 if state.best_step is None else state.best_step
     for old in _newest_first(folder)[2:]:
@@ -109,8 +107,9 @@ def restore_weights(folder: Path, model: nn.Module) -> None:
 
 
 def best(folder: Path, state: State) -> Path | None:
-    """The checkpoint with the best validation score."""
-    return None if state.best_step is None else folder / f"step-{state.best_step:09d}"
+    """The checkpoint with the best validation score; None where damage has cost it."""
+    found = folder / f"step-{state.best_step or 0:09d}"
+    return found if found.is_dir() else None
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

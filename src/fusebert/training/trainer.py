@@ -62,6 +62,8 @@ class Trainer:
         self.model = model.to(accelerator.device)
         self.optimizer = build_optimizer(self.model, settings)
         self.state = State(steps=0, precision=precision)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.recent_loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
         self.deadline, self.tokens_to_evaluate = math.inf, 0
         self._asked_to_stop = False
 
@@ -85,56 +87,55 @@ class Trainer:
             multiprocessing_context="forkserver" if settings.workers else None,
             generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
         )
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        recent = torch.zeros((), device=self.accelerator.device, dtype=torch.float64)
         with self._signals():
             while state.epoch < settings.epochs and state.stopped is None:
                 train.epoch = state.epoch
                 sampler.start_at(state.epoch, state.batch)
                 batches = iter(loader)
                 self.model.train()
-                while group := list(islice(batches, settings.accumulation)):
-                    set_learning_rate(
-                        self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share)
-                    )
-                    rows = sum(len(batch["lengths"]) for batch in group)
-                    for batch in group:
-                        on_device = to_device(batch, self.accelerator.device)
-                        with autocast(self.accelerator.device, state.precision):
-                            loss = self.model(**on_device)["loss"] * (len(batch["lengths"]) / rows)
-                        loss.backward()
-                        recent += loss.detach() * rows
-                        state.tokens += sum(batch["lengths"])
-                    torch.nn.utils.clip_grad_norm_(parameters, settings.max_gradient_norm)
-                    self.optimizer.step()
-                    self.optimizer.zero_grad(set_to_none=True)
-                    state.step, state.batch, state.loss_rows = (
-                        state.step + 1,
-                        state.batch + len(group),
-                        state.loss_rows + rows,
-                    )
+                while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
+                    self._step(group)
                     state.seconds = spent_before + time.monotonic() - started
-                    due = settings.checkpoint_steps is not None and state.step % settings.checkpoint_steps == 0
-                    out_of_time = time.monotonic() + self._evaluation_seconds(state) >= self.deadline
-                    if state.step % STEPS_BETWEEN_READINGS == 0 or due or out_of_time or self._asked_to_stop:
-                        state.loss_sum += float(recent)
-                        recent.zero_()
-                        self._report(state)
-                    if due or self._asked_to_stop:
-                        checkpoint.save(self.checkpoints, self.model, self.optimizer, state)
-                    if self._asked_to_stop:
-                        raise StoppedError(
-                            f"stopped at step {state.step} of {state.steps}; all is saved, go on with --resume"
-                        )
-                    if out_of_time:
+                    if time.monotonic() + self._evaluation_seconds(state) >= self.deadline:
                         state.stopped = f"the time limit of {settings.time_limit:g} s"
-                        break
-                state.loss_sum += float(recent)
-                recent.zero_()
+                    self._after_step(state)
                 self._end_epoch(state, validation)
         if (best := checkpoint.best(self.checkpoints, state)) is not None:
             checkpoint.restore_weights(best, self.model)
         return state
+
+    def _step(self, group: list[dict[str, Any]]) -> None:
+        """One step of the optimizer on batches taken together: the loss is the mean over all their rows."""
+        settings, state, device = self.settings, self.state, self.accelerator.device
+        set_learning_rate(self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share))
+        rows = sum(len(batch["lengths"]) for batch in group)
+        for batch in group:
+            with autocast(device, state.precision):
+                loss = self.model(**to_device(batch, device))["loss"] * (len(batch["lengths"]) / rows)
+            loss.backward()
+            self.recent_loss += loss.detach() * rows
+            state.tokens += sum(batch["lengths"])
+        torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.batch += len(group)
+        state.loss_rows += rows
+
+    def _after_step(self, state: State) -> None:
+        """Report and save where it is time to."""
+        due = self.settings.checkpoint_steps is not None and state.step % self.settings.checkpoint_steps == 0
+        if due or self._asked_to_stop or state.step % STEPS_BETWEEN_READINGS == 0:
+            self._read_loss(state)
+            self._report(state)
+        if due or self._asked_to_stop:
+            checkpoint.save(self.checkpoints, self.model, self.optimizer, state)
+        if self._asked_to_stop:
+            raise StoppedError(f"stopped at step {state.step} of {state.steps}; all is saved, go on with --resume")
+
+    def _read_loss(self, state: State) -> None:
+        state.loss_sum += float(self.recent_loss)
+        self.recent_loss.zero_()
 
     def leave_time(self, spent_seconds: float, tokens: int) -> None:
         """Let the time limit count `spent_seconds`, and leave room for forward passes over `tokens` at the end."""
@@ -164,6 +165,7 @@ class Trainer:
 
     def _end_epoch(self, state: State, validation: Dataset) -> None:
         """Validate, remember the best, decide whether to go on, and save."""
+        self._read_loss(state)
         metrics = score(self.model, self.task, iter(validation), self.collator, state.precision)["metrics"]
         entry = {
             "epoch": state.epoch + 1,
