@@ -60,6 +60,9 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
         raise DataError(f"{recipe.table(data.train)} has no rows")
     target = _target(data.target, samples)
     columns = guess_columns(samples, target, data.columns)
+    kind, task = _fit_task(
+        recipe, target, samples
+    )  # on the whole table: a label may be so rare that all of it is held out
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
@@ -74,7 +77,6 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
         splits["validation"], files["validation"] = read_table(recipe.table(data.validation)), str(data.validation)
     if data.test is not None:
         splits["test"], files["test"] = read_table(recipe.table(data.test)), str(data.test)
-    kind, task = _fit_task(recipe, target, samples)
     _say([*columns, kind], strict, progress)
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
