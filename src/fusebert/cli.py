@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
     predict.add_argument("folder", metavar="FOLDER", type=Path)
-    predict.add_argument("table", metavar="TABLE", type=Path, nargs="?")
+    predict.usage = "fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) [--output FILE.jsonl] [--top K] [--json]"
     predict.add_argument(
         "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
     )
@@ -128,14 +128,14 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.top < 1:
         raise UsageError(f"--top must be at least 1, not {options.top}")
     predictor = _load(options.folder)
-    if options.table is None:
+    if not rest or rest[0].startswith("-"):  # argparse of different Pythons would take a VALUE for the TABLE
         row = _row(rest, predictor.columns)
         answer = predictor.predict(row, top=options.top).to_json()
         if not options.json:
             _print(answer)
         return answer  # type: ignore[no-any-return]
-    _nothing(rest)
-    source = read_table(options.table)
+    _nothing(rest[1:])
+    source = read_table(Path(rest[0]))
     counts = {"rows": 0, "bad_rows": 0}
 
     def lines() -> Any:
