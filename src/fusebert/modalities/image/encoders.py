@@ -30,8 +30,8 @@ class PatchEncoder(nn.Module):
 
 class ConvEncoder(nn.Module):
     """A small CNN: one stride-2 convolution for each halving of the patch, channels doubling; early convolutions train
-    more steadily than one large patch (Xiao et al. 2021). Not normalised inside: norms of one picture hide its colours,
-    norms of a batch tie rows together."""
+    more steadily than one large patch (Xiao et al. 2021). Not normalised inside: norms over a
+    batch would tie its rows together."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
