@@ -1,7 +1,8 @@
 """Texts to mean-pooled unit vectors, tokenisation included: fusebert beside transformers and sentence-transformers.
 
 All sides use one checkpoint, cut texts at the same length, and give float32 vectors. transformers takes batches of 32
-in the order given; sentence-transformers sorts by length itself. `ratio_*` is their seconds / ours.
+in the order given; sentence-transformers sorts by length itself. Each repeat takes an equal part of the texts, all
+sides the same one. `ratio_*` is their seconds / ours.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, BertModel
 import common
 from fusebert.evaluation.encode import Encoder
 
-TEXTS, QUICK_TEXTS, WARM_UP_TEXTS = 2000, 32, 64
+TEXTS, QUICK_TEXTS, WARM_UP_TEXTS = 10_000, 64, 64
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SUFFIXES = {"transformers": "_transformers", "sentence_transformers": "_sentence_transformers"}
 
@@ -82,7 +83,7 @@ def main() -> None:
         "tokens": sum(lengths),
         "fill": common.fill(lengths),
     }
-    jobs = [texts] * (1 if given.quick else given.repeats)
+    jobs = [texts[repeat :: given.repeats] for repeat in range(given.repeats)]
     for precision in [given.precision] if given.precision else PRECISIONS:
         common.note(precision)
         encoders: dict[str, Encode] = {

@@ -138,14 +138,17 @@ class Recipe(Section):
                 nested.setdefault("data", {}).setdefault("columns", {}).update(value or {})
             else:
                 nested.setdefault(head, {})[rest] = value
+        section = ""
         try:
             recipe = cls(**nested)
-            for name, settings in recipe.modalities.items():
-                plugins.load("modalities", name, "processor").Config(**settings)
+            for name in recipe.modalities:
+                section = f"{name}."
+                recipe.modality_config(name)
+            section = "task."
             recipe.task_config()
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
+            place = section + ".".join(map(str, first["loc"]))
             raise RecipeError(f"{source}: {place}={first.get('input')!r} will not do: {first['msg']}") from None
         return recipe
 

@@ -41,7 +41,7 @@ class Preparer:
             try:
                 found = processor.load(sample)
             except InputError as error:
-                return RowError(str(error), sample.table, sample.row, ", ".join(processor.columns))
+                return RowError(str(error), sample.table, sample.row, _culprit(processor, sample))
             if found is not None:
                 features[name] = found
         if not features:
@@ -57,6 +57,16 @@ class Preparer:
             return Example(features, self.task.target(raw), length)
         except InputError as error:
             return RowError(str(error), sample.table, sample.row, self.target)
+
+
+def _culprit(processor: Processor, sample: Sample) -> str:
+    """The first column that cannot be read by itself; all of the modality's where each can."""
+    for column in processor.columns:
+        try:
+            processor.load(Sample(sample.table, sample.row, {column: sample.values.get(column)}, sample.root))
+        except InputError:
+            return column
+    return ", ".join(processor.columns)
 
 
 class Dataset:

@@ -15,6 +15,8 @@ from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 
 SCATTER_POINTS = 2000
+MAX_MAGNITUDE = 1e100
+"""Squares of larger numbers, as spread and error need them, come close to what a float64 holds."""
 
 
 class Config(BaseModel):
@@ -35,13 +37,15 @@ class Task:
 
     @staticmethod
     def read(raw: Any) -> float:
-        """A finite number."""
+        """A finite number of at most MAX_MAGNITUDE."""
         try:
             value = float(raw)
         except (TypeError, ValueError, OverflowError):
             raise InputError(f"{raw!r} is not a number") from None
         if not math.isfinite(value) or isinstance(raw, bool):
             raise InputError(f"{raw!r} is not a finite number")
+        if abs(value) > MAX_MAGNITUDE:
+            raise InputError(f"{raw!r} is too large; numbers up to {MAX_MAGNITUDE:g} can be learnt")
         return value
 
     @classmethod

@@ -1,0 +1,52 @@
+"""Scoring and predicting take the memory of a window of rows, however long the table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusebert.evaluation.inference import WINDOW_ROWS
+
+WINDOWS = 8
+BALLAST = "x" * 8192
+"""In a column that the model does not read: cheap to compute on, costly to keep."""
+MARGIN_BYTES = 32 * 2**20
+"""A quarter of what keeping the rows of the longer table would take."""
+PROGRAM = """
+import resource, sys
+from fusebert.evaluation.predictor import load
+from fusebert.data.tables import read_table
+from pathlib import Path
+predictor = load(sys.argv[2])
+if sys.argv[1] == "evaluate":
+    rows = predictor.evaluate(sys.argv[3])["rows"]
+else:
+    rows = sum(1 for _ in predictor.answers(read_table(Path(sys.argv[3]))))
+print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_bytes(verb: str, model: Path, table: Path) -> tuple[int, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, verb, str(model), str(table)], capture_output=True, text=True, check=True
+    )
+    rows, peak = done.stdout.split()
+    return int(rows), int(peak)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_memory_does_not_grow_with_the_table(verb: str, trained: Path, tmp_path: Path) -> None:
+    labels = json.loads((trained / "task.json").read_text())["labels"]
+    peaks = {}
+    for rows in (WINDOW_ROWS, WINDOWS * WINDOW_ROWS):
+        with (tmp_path / f"{rows}.jsonl").open("w") as table:
+            for row in range(rows):
+                values = {"question": f"which shape? {row}", "answer": labels[row % len(labels)], "notes": BALLAST}
+                table.write(json.dumps(values) + "\n")
+        found, peaks[rows] = peak_bytes(verb, trained, tmp_path / f"{rows}.jsonl")
+        assert found == rows
+    assert peaks[WINDOWS * WINDOW_ROWS] - peaks[WINDOW_ROWS] < MARGIN_BYTES, peaks

@@ -1,0 +1,139 @@
+"""Every kind of picture encoder, with real published formats: folders and files that transformers and torchvision write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    AutoModel,
+    ConvNextConfig,
+    Dinov2Config,
+    PreTrainedConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+
+from fusebert.errors import ModelError, RecipeError
+from fusebert.evaluation.predictor import load
+from fusebert.modalities.image.encoders import VGG16_CHANNELS, hidden_states, prepare
+from fusebert.modalities.image.processor import Config
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.trunk import TrunkConfig
+from fusebert.training.run import train
+
+TRANSFORMER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+BACKBONES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "resnet": lambda: ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+    "convnext": lambda: ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
+    "vit": lambda: ViTConfig(image_size=32, patch_size=8, **TRANSFORMER),
+    "dinov2": lambda: Dinov2Config(image_size=32, patch_size=8, mlp_ratio=2, **TRANSFORMER),
+    "swin": lambda: SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+    ),
+}
+MEAN = [0.1, 0.2, 0.3]
+
+
+def publish(name: str, folder: Path) -> nn.Module:
+    """A small model of this kind with random weights, as its authors would publish it."""
+    torch.manual_seed(1)
+    model: nn.Module = AutoModel.from_config(BACKBONES[name]())
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(image_mean=MEAN, image_std=[0.5, 0.6, 0.7]).save_pretrained(folder)
+    return model.eval()
+
+
+def model_with(config: Config) -> FusebertModel:
+    trunk = TrunkConfig.of_size("tiny", 5).model_dump()
+    modalities = {"image": {"columns": 1, "config": config.model_dump(mode="json")}}
+    return FusebertModel(FusebertConfig(trunk=trunk, modalities=modalities))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_published_vision_model_gives_its_own_numbers(name: str, tmp_path: Path) -> None:
+    published = publish(name, tmp_path)
+    config = prepare(Config(encoder=str(tmp_path), size_pixels=32))
+    assert config.mean == tuple(MEAN)
+    embedder: Any = model_with(config).eval().embedders["image"]
+    embedder.load_pretrained()
+    raw = torch.randint(0, 256, (3, 3, config.size_pixels, config.size_pixels), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = hidden_states(published(pixel_values=(raw / 255 - embedder.mean) / embedder.std))
+        found = embedder.encoder((raw / 255 - embedder.mean) / embedder.std)
+    assert found.shape == (3, config.tokens, embedder.encoder.width)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_training_on_a_published_vision_model(tiny: dict[str, Any], tmp_path: Path, frozen: bool) -> None:
+    published = publish("vit", tmp_path / "vit")
+    settings = tiny | {"image.encoder": str(tmp_path / "vit"), "image.frozen": frozen, "training.epochs": 1}
+    trained = train({key: value for key, value in settings.items() if key != "image.width"}, tmp_path / "model")
+    encoder: Any = trained.model.embedders["image"].encoder  # type: ignore[union-attr]
+    before, after = published.state_dict(), encoder.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before) == frozen
+    (tmp_path / "vit").rename(tmp_path / "moved")  # a finished model needs nothing but its own folder
+    rows = [{"image": Image.new("RGB", (9, 9), colour), "question": "which shape?"} for colour in ("red", "blue")]
+    answers = load(tmp_path / "model").predict(rows)
+    assert [answer.value for answer in answers] == [answer.value for answer in trained.predict(rows)]
+
+
+def torchvision_vgg16() -> dict[str, torch.Tensor]:
+    """Weights under the names and shapes of torchvision's vgg16, classifier included."""
+    torch.manual_seed(2)
+    weights, place, before = {}, 0, 3
+    for stage in VGG16_CHANNELS:
+        for after in stage:
+            weights[f"features.{place}.weight"] = torch.randn(after, before, 3, 3) * (2 / (9 * before)) ** 0.5
+            weights[f"features.{place}.bias"] = torch.randn(after) * 0.1
+            place, before = place + 2, after
+        place += 1
+    return weights | {"classifier.6.bias": torch.zeros(1000)}
+
+
+def test_vgg16_takes_published_weights_and_computes_vgg16(tmp_path: Path) -> None:
+    weights = torchvision_vgg16()
+    assert [name for name in weights if name.endswith("weight")][-1] == "features.28.weight"
+    save_file(weights, tmp_path / "vgg16.safetensors")
+    config = prepare(Config(encoder="vgg16", size_pixels=64, weights=tmp_path / "vgg16.safetensors"))
+    embedder: Any = model_with(config).eval().embedders["image"]
+    embedder.load_pretrained()
+    pixels = torch.randn(2, 3, 64, 64)
+    found, hidden, place = embedder.encoder(pixels), pixels, 0
+    for stage in VGG16_CHANNELS:
+        for _ in stage:
+            kernel, bias = weights[f"features.{place}.weight"], weights[f"features.{place}.bias"]
+            hidden, place = torch.conv2d(hidden, kernel, bias, padding=1).relu(), place + 2
+        hidden, place = torch.max_pool2d(hidden, 2), place + 1
+    assert found.shape == (2, config.tokens, 512)
+    torch.testing.assert_close(found, hidden.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    config = Config(encoder="vgg16", weights=tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="VGG16"):
+        model_with(config).embedders["image"].load_pretrained()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "timm:no_such_model"])
+def test_a_vision_model_that_is_not_there_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=name):
+        prepare(Config(encoder=name))
+
+
+def test_pictures_that_do_not_divide_into_patches_are_refused() -> None:
+    with pytest.raises(RecipeError, match="multiple"):
+        prepare(Config(encoder="patch", size_pixels=60, patch_pixels=16))
+    assert np.isclose(Config(encoder="vgg16", size_pixels=96).tokens, 9)
