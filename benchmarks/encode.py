@@ -91,17 +91,19 @@ def main() -> None:
             "transformers": with_transformers(folder, precision),
             "sentence_transformers": with_sentence_transformers(folder, precision),
         }
-        vectors: dict[str, np.ndarray] = {}
+        vectors: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
 
-        def keep(name: str, encode: Encode, vectors: dict[str, np.ndarray] = vectors) -> Callable[[list[str]], None]:
+        def keep(name: str, encode: Encode, kept: dict[str, list[np.ndarray]] = vectors) -> Callable[[list[str]], None]:
             def run(texts: list[str]) -> None:
-                vectors[name] = encode(texts)
+                kept[name].append(encode(texts))
 
             return run
 
         sides = {name: keep(name, encode) for name, encode in encoders.items()}
         times = common.alternate(sides, texts[:WARM_UP_TEXTS], jobs)
-        result[precision] = common.compare(times, "fusebert", SUFFIXES) | {"min_cosine": least_cosine(vectors)}
+        result[precision] = common.compare(times, "fusebert", SUFFIXES) | {
+            "min_cosine": least_cosine({name: np.concatenate(found) for name, found in vectors.items()})
+        }
     shown = result["fp32" if "fp32" in result else given.precision]
     result |= {name: value for name, value in shown.items() if name.startswith(("ratio_", "min_"))}
     common.show(result, given.json)

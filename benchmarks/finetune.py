@@ -67,7 +67,7 @@ def load(rows: int, recipe: Recipe, folder: Path) -> tuple[Prepared, list[Exampl
     ]
     good = [example for example in examples if isinstance(example, Example)]
     assert len(good) == rows
-    return Prepared([], "label", task, processors, {}, {}, folder), good
+    return Prepared([], "label", task, processors, {}, {}, folder, ""), good
 
 
 def our_side(recipe: Recipe, prepared: Prepared, examples: list[Example], precision: str) -> Side:
@@ -75,7 +75,7 @@ def our_side(recipe: Recipe, prepared: Prepared, examples: list[Example], precis
     torch.manual_seed(0)
     model = build_model(recipe, prepared, Silence()).train()
     optimizer = build_optimizer(model, recipe.training)
-    collator = Collator(prepared.processors)
+    collator = Collator(prepared.processors, prepared.task.collate)
     lengths = np.array([example.length for example in examples])
 
     def run(work: Pass) -> None:

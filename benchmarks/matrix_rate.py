@@ -26,6 +26,7 @@ import common
 from fusebert.config import Recipe
 from fusebert.data.collate import interleave
 from fusebert.evaluation.inference import autocast
+from fusebert.model.cpu import linear
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.optimization import build_optimizer
@@ -50,6 +51,7 @@ def products(precision: str, quick: bool) -> dict[str, tuple[Work, float]]:
         operations = 2.0 * rows * inner * columns
         size = f"{rows}x{inner}x{columns}"
         found[f"matmul {size}"] = (lambda a=left, b=right: torch.matmul(a, b)), operations
+        found[f"fusebert linear {size}"] = (lambda a=left, b=weight: linear(a, b, None)), operations
         found[f"linear {size}"] = (lambda a=left, b=weight: F.linear(a, b)), operations
     return found
 

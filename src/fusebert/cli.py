@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusebert import __version__
+from fusebert.cli_corpus import add_commands
 from fusebert.errors import FusebertError, RowError, UsageError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = options.run(options, rest)
         if options.json:
             _print(result)
+        if "error" in result:
+            return _fail(result["error"], 1, as_json=False)
     except FusebertError as error:
         return _fail(str(error), error.exit_code, options.json)
     except KeyboardInterrupt:
@@ -41,11 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fusebert {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    groups: dict[str, Any] = {"": commands}
+
     def command(name: str, run: Callable[..., Any], summary: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=summary, description=summary, epilog=EPILOG, allow_abbrev=False)
+        group, _, last = name.rpartition(" ")
+        if group not in groups:
+            parent = commands.add_parser(group, help=f"see `fusebert {group} --help`", epilog=EPILOG)
+            groups[group] = parent.add_subparsers(title="commands", required=True, metavar="COMMAND")
+        made = groups[group].add_parser(last, help=summary, description=summary, epilog=EPILOG, allow_abbrev=False)
         made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
         made.set_defaults(run=run)
-        return made
+        return made  # type: ignore[no-any-return]
 
     train = command("train", _train, "Train a model from a recipe or straight from a table.")
     train.add_argument("source", metavar="RECIPE|TABLE", type=Path, help="a recipe (.yaml), or a table of rows")
@@ -77,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("table", metavar="TABLE", type=Path)
     check.add_argument("--target", metavar="COLUMN")
     check.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")
+
+    add_commands(command, _say)
 
     demo = command("demo", _demo, "Generate a small world, train on it, and show what the model learnt.")
     demo.add_argument("--output", metavar="FOLDER", type=Path, default=Path("demo"))
@@ -116,7 +127,11 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _nothing(rest)
     found: dict[str, Any] = _load(options.folder).evaluate(
-        options.table, without=options.without, shuffle=options.shuffle, bad_rows=options.bad_rows
+        options.table,
+        without=options.without,
+        shuffle=options.shuffle,
+        bad_rows=options.bad_rows,
+        listed_in=Path("bad_rows.jsonl"),
     )
     _table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
     return found
@@ -177,7 +192,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used")
     if found["bad_rows"]:
         first = found["problems"][0]
-        raise FusebertError(
+        found["error"] = (
             f"{options.table}: {found['bad_rows']} of {found['rows']} rows cannot be used; "
             f"first: row {first['row']}: {first['problem']}"
         )

@@ -92,7 +92,7 @@ class TrainingSettings(Section):
     time_limit: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0, description='seconds, or "10m"')
     checkpoint_steps: int | None = Field(None, ge=1, description="also save every so many steps, not only each epoch")
     workers: int = Field(0, ge=0, le=64, description="processes that read and prepare rows")
-    trackers: tuple[str, ...] = Field(("tensorboard",), description="tensorboard, wandb")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
 
 class Recipe(Section):

@@ -7,10 +7,8 @@ from typing import Any
 
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
-from fusebert.evaluation import plots
-from fusebert.evaluation.ledger import ledger
 from fusebert.evaluation.predictor import load
-from fusebert.storage import MANIFEST
+from fusebert.storage import MANIFEST, read_json
 from fusebert.training.progress import Terminal
 from fusebert.training.run import train
 from fusebert.types import Sample
@@ -51,8 +49,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
         train(SETTINGS | {"data.root": str(world.absolute())}, model, resume=model.exists(), progress=Terminal())
     predictor = load(model)
     test = world / "test.jsonl"
-    found = ledger(predictor, test)
-    plots.modality_bars(found, predictor.task.primary_metric, folder / "modalities.png")
+    found = read_json(model / "metrics.json")["ledger"]
     rows = [row for row in read_table(test) if isinstance(row, Sample)][:ROWS_SHOWN]
     predictions = [
         {"question": row.values["question"], "target": row.values["answer"]} | answer.to_json()  # type: ignore[union-attr]

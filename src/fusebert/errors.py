@@ -47,3 +47,7 @@ class InputError(FusebertError):
 
 class ModelError(FusebertError):
     """A model folder or a checkpoint is incomplete, damaged, or unsupported."""
+
+
+class DivergedError(FusebertError):
+    """Losses or outputs are no longer numbers."""

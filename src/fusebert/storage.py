@@ -95,7 +95,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         with naming_failures(folder):
             fill(beside)
         seal(beside)
-        _sync_tree(beside)
+        sync_tree(beside)
         if folder.exists():
             old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             os.rename(folder, old)
@@ -144,7 +144,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Make everything in `folder` durable."""
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)

@@ -90,6 +90,13 @@ class Encoded:
     pooler_output: Tensor
     layout: Layout
 
+    def mean(self) -> Tensor:
+        """float[B, D], the mean of each row's tokens, in float32."""
+        hidden, lengths = self.last_hidden_state.float(), self.layout.cumulative.diff()
+        rows = lengths.new_tensor(range(len(lengths))).repeat_interleave(lengths, output_size=len(hidden))
+        sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, rows, hidden)
+        return sums / lengths[:, None]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

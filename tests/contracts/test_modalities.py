@@ -43,7 +43,7 @@ def model_of(processors: dict[str, Any], task: dict[str, Any] | None = None) -> 
 
 def logits(model: FusebertModel, processors: dict[str, Any], samples: Sequence[Sample]) -> torch.Tensor:
     preparer = Preparer(processors)
-    batch = Collator(processors)([preparer(sample) for sample in samples])  # type: ignore[misc]
+    batch = Collator(processors, lambda targets, _: np.stack(targets))([preparer(sample) for sample in samples])  # type: ignore[misc]
     with torch.inference_mode():
         return model(**batch)["logits"]
 
@@ -100,7 +100,7 @@ def test_gradients_reach_the_embedder_and_the_trunk(name: str, samples: list[Sam
     processors = {name: processor_of(name, samples)}
     model = model_of(processors).train()
     preparer = Preparer(processors)
-    batch = Collator(processors)([preparer(sample) for sample in samples[:6]])  # type: ignore[misc]
+    batch = Collator(processors, lambda targets, _: np.stack(targets))([preparer(sample) for sample in samples[:6]])  # type: ignore[misc]
     model(**batch)["logits"].square().sum().backward()
     for parameter in [*model.embedders[name].parameters(), model.trunk.encoder.layer[0].attention.self.query.weight]:  # type: ignore[union-attr, index]
         assert parameter.grad is not None

@@ -232,7 +232,8 @@ def page(tmp_path: Path) -> Callable[..., Outline]:
 
 
 def example(**changes: Any) -> dict[str, Any]:
-    return {"image": None, "fields": {"question": "?"}, "target": "red", "answer": "red", "probability": 0.8} | changes
+    row = {"image": None, "fields": {"question": "?"}, "target": "red", "answer": "red", "right": True}
+    return row | {"probability": 0.8} | changes
 
 
 def test_the_page_shows_scores_ledger_plots_and_rows(tmp_path: Path, page: Callable[..., Outline]) -> None:
@@ -242,7 +243,7 @@ def test_the_page_shows_scores_ledger_plots_and_rows(tmp_path: Path, page: Calla
     (tmp_path / "broken.png").write_bytes(b"no picture")
     examples = [
         example(image=tmp_path / "small.png"),
-        example(image=tmp_path / "large.jpg", answer="blue"),
+        example(image=tmp_path / "large.jpg", answer="blue", right=False),
         example(image=tmp_path / "broken.png", target=None),
         example(target=["a", "b"], answer=["b", "a"]),
     ]
@@ -268,7 +269,7 @@ def test_the_page_needs_nothing_but_itself(page: Callable[..., Outline]) -> None
 
 
 def test_a_number_is_off_rather_than_wrong(page: Callable[..., Outline]) -> None:
-    found = page("prices", PREDICTED, None, [example(target="21.5", answer=22.75, probability=None)], [])
+    found = page("prices", PREDICTED, None, [example(target="21.5", answer=22.75, right=None, probability=None)], [])
     assert "off by 1.250" in found.words
     assert not {"Right", "Wrong"} & set(found.words)
 

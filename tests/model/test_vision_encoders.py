@@ -1,4 +1,4 @@
-"""Every kind of picture encoder, with real published formats: folders and files that transformers and torchvision write."""
+"""Every kind of picture encoder, with the folders and files that transformers and torchvision publish."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fusebert.config import TrainingSettings
-from fusebert.errors import ModelError, UsageError
+from fusebert.errors import DivergedError, FusebertError, ModelError, UsageError
 from fusebert.storage import write_folder
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
@@ -23,7 +23,7 @@ from fusebert.training.run import train
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A folder with checkpoints of steps 1, 2 and 3, of which 1 is the best."""
-    model, state = nn.Linear(3, 2), State(steps=9, precision="fp32", best_step=1)
+    model, state = nn.Linear(3, 2), State(steps=9, precision="fp32", data_hash="", best_step=1)
     optimizer = torch.optim.AdamW(model.parameters())
     for step in (1, 2, 3):
         model(torch.ones(1, 3)).sum().backward()
@@ -36,7 +36,7 @@ def saved(tmp_path: Path) -> Path:
 def test_the_newest_two_and_the_best_are_kept(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000002", "step-000000003"]
     model = nn.Linear(3, 2)
-    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", step=4, best_step=1))
+    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=4, best_step=1))
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000003", "step-000000004"]
 
 
@@ -57,6 +57,24 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     warnings: list[str] = []
     assert checkpoint.newest_whole(saved, warnings.append) == saved / "step-000000002"
     assert "step-000000003" in warnings[0]
+
+
+def test_going_back_leaves_nothing_of_the_future(saved: Path) -> None:
+    model = nn.Linear(3, 2)
+    (saved / ".step-000000009.123.part").mkdir()
+    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=2, best_step=1))
+    assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000002"]
+
+
+def test_a_damaged_best_checkpoint_is_never_used(saved: Path) -> None:
+    path = saved / "step-000000001" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    model, state, warnings = nn.Linear(3, 2), State(9, "fp32", "", step=3, best_step=1), list[str]()
+    before = model.weight.clone()
+    checkpoint.restore_best(saved, model, state, warnings.append)
+    assert torch.equal(model.weight, before)
+    assert state.best_step is None
+    assert "damaged" in warnings[0]
 
 
 def test_what_is_saved_is_restored(saved: Path) -> None:
@@ -88,6 +106,32 @@ def test_two_runs_never_share_a_folder(trained: Path, tiny: dict[str, Any], tmp_
         train(tiny, tmp_path / "other")
     with pytest.raises(UsageError, match="other settings"):
         train(tiny | {"training.seed": 5}, tmp_path / "other", resume=True)
+
+
+def test_resume_needs_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(UsageError, match="no run to resume"):
+        train(tiny, tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_run_goes_on_with_its_own_data_only(tiny: dict[str, Any], world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "world")
+    settings = tiny | {"data.root": str(tmp_path / "world"), "training.checkpoint_steps": 1}
+    train(settings, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    model = nn.Linear(1, 1)
+    state = State(9, "fp32", "hash of other data", step=1)
+    checkpoint.save(tmp_path / "run" / "checkpoints", model, torch.optim.AdamW(model.parameters()), state)
+    with pytest.raises(FusebertError):
+        train(settings, tmp_path / "run", resume=True)
+
+
+def test_a_run_that_diverges_says_so(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="diverged"):
+        train(tiny | {"training.learning_rate": 1e30, "training.max_gradient_norm": 1e30}, tmp_path / "model")
+    assert not (tmp_path / "model" / "manifest.json").exists()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,12 @@ class Example:
 
     Args:
         features: by modality; a modality the row lacks is not there.
-        target: as the task's loss reads it; None where the table has none.
+        target: as the task makes it; None where the table has none.
         length: tokens in the trunk's sequence, [CLS] included.
     """
 
     features: Mapping[str, Features]
-    target: np.ndarray | None
+    target: Any
     length: int
 
 
@@ -34,10 +34,16 @@ class Collator:
     The batch: `inputs` (modality -> field -> tensor, only modalities that some row has), `order` int64[N] (where each
     packed token stands among [CLS] of all rows, then all tokens of the first modality, ...), `cumulative` int32[B + 1]
     (start of each row), `lengths` (the same on the host, so that no step waits for a device), `labels` if known.
+
+    Args:
+        processors: by modality.
+        collate_targets: the targets of the rows and the start of each row int64[B] -> an array, or arrays by name.
     """
 
-    def __init__(self, processors: Mapping[str, Processor]) -> None:
-        self.processors = processors
+    def __init__(
+        self, processors: Mapping[str, Processor], collate_targets: Callable[[Sequence[Any], np.ndarray], Any]
+    ) -> None:
+        self.processors, self.collate_targets = processors, collate_targets
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         inputs: dict[str, dict[str, torch.Tensor]] = {}
@@ -48,15 +54,20 @@ class Collator:
                 inputs[name] = {field: torch.from_numpy(array) for field, array in processor.collate(rows).items()}
                 sources.append(np.array([self._length(name, example) for example in examples], dtype=np.int64))
         order, lengths = interleave(sources)
+        starts = np.concatenate([[0], lengths.cumsum()])
         batch: dict[str, Any] = {
             "inputs": inputs,
             "order": torch.from_numpy(order),
-            "cumulative": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
+            "cumulative": torch.from_numpy(starts.astype(np.int32)),
             "lengths": lengths.tolist(),
         }
         targets = [example.target for example in examples if example.target is not None]
         if len(targets) == len(examples):
-            batch["labels"] = torch.from_numpy(np.stack(targets))
+            labels = self.collate_targets(targets, starts[:-1])
+            if isinstance(labels, Mapping):
+                batch["labels"] = {name: torch.from_numpy(array) for name, array in labels.items()}
+            else:
+                batch["labels"] = torch.from_numpy(labels)
         return batch
 
     def _length(self, name: str, example: Example) -> int:

@@ -13,6 +13,7 @@ from fusebert.types import Evidence, Sample
 
 IGNORE = "ignore"
 ROWS_LOOKED_AT = 1000
+"""Of the rows that have a value, spread evenly over the table."""
 CLEAR_LEAD = 0.25
 """A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
 FEW_NUMBERS = 20
@@ -49,9 +50,8 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
             raise UsageError(f"data.columns names {column!r}, but {samples[0].table} has {', '.join(found)}")
         if modality != IGNORE and modality not in known:
             raise UsageError(f"data.columns.{column}={modality!r}: known are {', '.join(sorted(known))} and {IGNORE}")
-    looked_at = samples[:ROWS_LOOKED_AT]
     guesses = [
-        ColumnGuess(name, chosen[name], "as set") if name in chosen else guess_column(name, looked_at)
+        ColumnGuess(name, chosen[name], "as set") if name in chosen else guess_column(name, samples)
         for name in found
         if name != target
     ]
@@ -62,10 +62,10 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
 
 def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
     """The modality whose evidence is strongest."""
-    values = [sample.values.get(name) for sample in samples]
-    values = [value for value in values if value not in (None, "")]
+    values = [value for sample in samples if (value := sample.values.get(name)) not in (None, "")]
     if not values:
         return ColumnGuess(name, IGNORE, "always empty")
+    values = values[:: -(-len(values) // ROWS_LOOKED_AT)]
     if name.lower() in ("id", "index", "row_id") and len(set(map(str, values))) == len(values):
         return ColumnGuess(name, IGNORE, "a different value in every row: an identifier")
     weighed: list[tuple[float, str, str]] = []

@@ -126,8 +126,8 @@ def check(rows: Iterable[Sample | RowError], preparer: Preparer) -> tuple[list[S
     return good, np.array(lengths, dtype=np.int64), [error for error in bad if isinstance(error, RowError)]
 
 
-def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path) -> str | None:
-    """List unusable rows in a file; refuse them, or say how many are skipped.
+def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path | None) -> str | None:
+    """List unusable rows in a file, if one is given; refuse them, or say how many are skipped.
 
     Raises:
         DataError: the policy is `refuse`, or no row is left.
@@ -138,9 +138,12 @@ def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path) ->
         {"table": str(error.table), "row": error.row, "column": error.column, "problem": error.problem} for error in bad
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomically(listed_in, text.encode(errors="backslashreplace"))
+    if listed_in is not None:
+        write_atomically(listed_in, text.encode(errors="backslashreplace"))
     named = "; ".join(str(error) for error in bad[:ROWS_NAMED]) + ("; ..." if len(bad) > ROWS_NAMED else "")
-    summary = f"{len(bad)} of {total} rows cannot be used ({named}). All are listed in {listed_in}"
+    summary = f"{len(bad)} of {total} rows cannot be used ({named})" + (
+        f". All are listed in {listed_in}" if listed_in is not None else ""
+    )
     if policy == "refuse":
         raise DataError(f"{summary}. Mend them, or skip them (train: data.bad_rows=skip, else --bad-rows skip)")
     if len(bad) == total:

@@ -30,9 +30,15 @@ class TokenBudgetSampler:
     def __len__(self) -> int:
         return self.batches
 
-    def start_at(self, epoch: int, skip: int = 0) -> None:
-        """The next iteration gives `epoch`, without its first `skip` batches."""
+    def start_at(self, epoch: int, skip: int = 0, lengths: np.ndarray | None = None) -> None:
+        """The next iteration gives `epoch`, without its first `skip` batches.
+
+        Args:
+            lengths: of that epoch's rows, where each epoch has rows of its own; the number of batches stays.
+        """
         self.epoch, self.skip = epoch, skip
+        if lengths is not None:
+            self.lengths = np.asarray(lengths, dtype=np.int64)
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])

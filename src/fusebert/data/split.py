@@ -17,14 +17,16 @@ def hold_out(
 
     Args:
         share: of the rows, or of the groups, in (0, 1).
-        group: rows with the same value in this column stay on one side (all questions about one picture, say).
+        group: rows with the same value in this column stay on one side (all questions about one picture, say); a row
+            without one is a group of its own.
         seed: decides who is held out.
     """
     if not 0 < share < 1:
         raise UsageError(f"data.validation={share} must be a table or a share between 0 and 1")
     if group is not None and not any(group in sample.values for sample in samples):
         raise UsageError(f"data.validation_group={group!r} is not a column of {samples[0].table}")
-    keys = [str(sample.values.get(group)) if group else str(number) for number, sample in enumerate(samples)]
+    groups = [sample.values.get(group) if group else None for sample in samples]
+    keys = [f"row {number}" if name in (None, "") else f"group {name}" for number, name in enumerate(groups)]
     different = list(dict.fromkeys(keys))
     count = round(len(different) * share)
     if not 0 < count < len(different):

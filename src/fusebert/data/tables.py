@@ -28,8 +28,15 @@ KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 Rows = Iterator[Sample | RowError]
 
 
-def read_table(path: Path) -> Rows:
-    """Rows of a table in order, in constant memory. Raises DataError when the table as a whole cannot be read."""
+def read_table(path: Path, max_characters: int = MAX_CELL_CHARACTERS) -> Rows:
+    """Rows of a table in order, in constant memory.
+
+    Args:
+        max_characters: of one cell; a row with a longer one cannot be used.
+
+    Raises:
+        DataError: the table as a whole cannot be read.
+    """
     if not path.exists():
         raise DataError(f"the table {path} does not exist")
     if path.is_dir():
@@ -38,20 +45,22 @@ def read_table(path: Path) -> Rows:
         raise DataError(f"the table {path} is empty")
     name = path.name.lower()
     if name.endswith(".csv"):
-        return _read_delimited(path, ",")
+        return _read_delimited(path, ",", max_characters)
     if name.endswith(".tsv"):
-        return _read_delimited(path, "\t")
+        return _read_delimited(path, "\t", max_characters)
     if name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
-        return _read_json_lines(path)
+        return _read_json_lines(path, max_characters)
     if name.endswith(".parquet"):
-        return _read_parquet(path)
+        return _read_parquet(path, max_characters)
     raise DataError(f"{path} is not a table of a known kind ({KINDS})")
 
 
-def _sample(path: Path, row: int, values: Mapping[str, Any]) -> Sample | RowError:
+def _sample(
+    path: Path, row: int, values: Mapping[str, Any], max_characters: int = MAX_CELL_CHARACTERS
+) -> Sample | RowError:
     for column, value in values.items():
-        if isinstance(value, str) and len(value) > MAX_CELL_CHARACTERS:
-            problem = f"the cell has {len(value):,} characters; at most {MAX_CELL_CHARACTERS:,} are read"
+        if isinstance(value, str) and len(value) > max_characters:
+            problem = f"the cell has {len(value):,} characters; at most {max_characters:,} are read"
             return RowError(problem, path, row, column)
         if any(isinstance(text, str) and HALF_CHARACTER.search(text) for text in (column, value, *_items(value))):
             return RowError("the text contains half a character (a lone surrogate)", path, row, column)
@@ -62,18 +71,18 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _read_delimited(path: Path, delimiter: str) -> Rows:
+def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
     with path.open("rb") as file:
         csv.field_size_limit(MAX_LINE_BYTES)
         lines = _TextLines(path, file)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = _next_record(reader, path, 1)
+        header = _next_record(reader, lines, path, 1)
         if not isinstance(header, list):
             raise DataError(f"{path} has no header line" if header is None else str(header))
         _check_header(header, path, delimiter)
         while True:
             first = lines.number + 1  # a cell in quotes may run over several lines
-            if (record := _next_record(reader, path, first)) is None:
+            if (record := _next_record(reader, lines, path, first)) is None:
                 return
             if isinstance(record, RowError):
                 yield record
@@ -81,13 +90,18 @@ def _read_delimited(path: Path, delimiter: str) -> Rows:
                 yield RowError(f"{len(record)} cells, but the header has {len(header)} columns", path, first)
             elif record:
                 values = {name: cell or None for name, cell in zip(header, record, strict=True)}
-                yield _sample(path, first, values)
+                yield _sample(path, first, values, max_characters)
 
 
-def _next_record(reader: Any, path: Path, first: int) -> list[str] | RowError | None:
+def _next_record(reader: Any, lines: _TextLines, path: Path, first: int) -> list[str] | RowError | None:
     try:
         return next(reader, None)
     except csv.Error as error:
+        if lines.number > first:
+            raise DataError(
+                f"{path}, row {first}: a quote that opens here is not closed as it should be ({error}), so the rows "
+                "after it cannot be told apart; mend it"
+            ) from None
         return RowError(f"not readable as a delimited line ({error})", path, first)
     except RowError as error:
         return error
@@ -136,8 +150,8 @@ def _check_header(header: list[str], path: Path, delimiter: str) -> None:
                 )
 
 
-def _read_json_lines(path: Path) -> Rows:
-    with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
+def _read_json_lines(path: Path, max_characters: int) -> Rows:
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
         for number in itertools.count(1):
             try:
                 line = file.readline(MAX_LINE_BYTES + 1)
@@ -148,10 +162,10 @@ def _read_json_lines(path: Path) -> Rows:
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(f"{path}, row {number}: the line has more than {MAX_LINE_BYTES >> 20} MiB")
             if line.strip():
-                yield _parse_json_line(path, number, line)
+                yield _parse_json_line(path, number, line, max_characters)
 
 
-def _parse_json_line(path: Path, number: int, line: bytes) -> Sample | RowError:
+def _parse_json_line(path: Path, number: int, line: bytes, max_characters: int) -> Sample | RowError:
     try:
         found = json.loads(
             decode_line(line, path, number), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
@@ -162,7 +176,7 @@ def _parse_json_line(path: Path, number: int, line: bytes) -> Sample | RowError:
         return RowError(f"not a JSON object: {error}", path, number)
     if not isinstance(found, dict):
         return RowError(f"a JSON object expected, found {type(found).__name__}", path, number)
-    return _sample(path, number, found)
+    return _sample(path, number, found, max_characters)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -177,7 +191,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON; write null for a missing value")
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_parquet(path: Path, max_characters: int) -> Rows:
     import pyarrow
     from pyarrow import parquet
 
@@ -188,7 +202,7 @@ def _read_parquet(path: Path) -> Rows:
         for batch in file.iter_batches(batch_size=1024):
             for values in batch.to_pylist():
                 row += 1
-                yield _sample(path, row, values)
+                yield _sample(path, row, values, max_characters)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as parquet after row {row}: {' '.join(str(error).split())}") from None
 
@@ -205,8 +219,11 @@ def _read_folder(folder: Path) -> Rows:
 
 
 def rows_from_memory(rows: Any) -> Rows:
-    """Rows a program hands over: one dict, a list of dicts, or a pandas DataFrame. Media paths may lie anywhere."""
+    """Rows a program hands over: one dict, a list of dicts (or Samples), or a pandas DataFrame.
+
+    Media paths of dicts may lie anywhere.
+    """
     if hasattr(rows, "to_dict") and not isinstance(rows, Mapping):
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     for number, values in enumerate([rows] if isinstance(rows, Mapping) else rows, 1):
-        yield Sample(Path("(memory)"), number, values, None)
+        yield values if isinstance(values, Sample) else Sample(Path("(memory)"), number, values, None)

@@ -12,6 +12,7 @@ import torch
 
 from fusebert.data.collate import Collator, Example
 from fusebert.data.sampler import sorted_batches
+from fusebert.errors import DivergedError
 from fusebert.model.modeling import FusebertModel
 from fusebert.spill import Spill
 
@@ -38,18 +39,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 @torch.inference_mode()
 def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator, precision: str = "fp32") -> np.ndarray:
-    """Logits float32[rows, outputs] of the examples, in their order; batches are cut by tokens."""
+    """Logits float32[rows, outputs] of the examples, in their order; batches are cut by tokens.
+
+    Of a head that offers `statistics`, these instead, float32[rows, K]: its logits would be too many to keep.
+    """
     model.eval()
     out: list[np.ndarray] = []
     batches = sorted_batches(np.array([example.length for example in examples]), TOKENS_PER_BATCH)
     for rows in batches:
         batch = to_device(collator([examples[row] for row in rows]), model.device)
-        batch.pop("labels", None)
         with autocast(model.device, precision):
-            logits = model(**batch)["logits"]
-        out.append(logits.float().cpu().numpy())
+            if hasattr(model.head, "statistics"):
+                found = model.statistics(**batch)
+            else:
+                batch.pop("labels", None)
+                found = model(**batch)["logits"]
+        out.append(found.float().cpu().numpy())
     order = np.concatenate([np.array(rows) for rows in batches])
     logits = np.concatenate(out)
+    if not np.isfinite(logits).all():
+        raise DivergedError("the model's outputs are not numbers: its training has diverged; lower its learning rate")
     result = np.empty_like(logits)
     result[order] = logits
     return result
@@ -73,9 +82,10 @@ def score(
 def infer_all(
     model: FusebertModel, examples: Iterable[Example], collator: Collator, precision: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float32[rows, outputs] and targets of any number of examples, on disk."""
+    """What `infer` gives for any number of examples, and their targets, on disk; no targets beside statistics."""
     logits, targets = Spill(), Spill()
     for window in windows(examples):
         logits.append(infer(model, window, collator, precision))
-        targets.append(np.stack([example.target for example in window if example.target is not None]))
+        counted = hasattr(model.head, "statistics")
+        targets.append(np.zeros(len(window)) if counted else np.stack([example.target for example in window]))
     return logits.array(), targets.array()

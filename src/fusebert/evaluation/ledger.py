@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from fusebert.evaluation.predictor import Predictor
 
 Ledger = dict[str, dict[str, float]]
 
 
-def ledger(predictor: Predictor, table: Path) -> Ledger:
+def ledger(predictor: Predictor, table: Any) -> Ledger:
     """Metrics by what the model may see, `all` first. Rows left with nothing to read are skipped in a variant.
+
+    Args:
+        table: path of a table, or rows as `Predictor.evaluate` takes them.
 
     A model with a single modality has only the shuffled variant beside `all`.
     """

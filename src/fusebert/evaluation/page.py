@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from fusebert.evaluation.plots import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.modalities.image.processor import FORMATS
 from fusebert.storage import write_atomically
 
 PICTURE_PIXELS = 480
@@ -154,15 +155,15 @@ def _example(example: Mapping[str, Any], number: int) -> str:
     if example.get("image") is not None:
         data = _picture(Path(example["image"]))
         picture = f'<img alt="Picture of row {number}" src="{data}">' if data else "<p>The picture cannot be read.</p>"
-    return f'<li class="row">{picture}<dl>{details}</dl>{_verdict(target, answer)}</li>'
+    return f'<li class="row">{picture}<dl>{details}</dl>{_verdict(example)}</li>'
 
 
-def _verdict(target: Any, answer: Any) -> str:
+def _verdict(example: Mapping[str, Any]) -> str:
+    target, answer, right = example.get("target"), example["answer"], example.get("right")
     if target is None:
         return ""
-    if isinstance(answer, float):
+    if right is None:
         return f'<p class="verdict">off by {metric_text(abs(answer - float(target)))}</p>'
-    right = sorted(target) == sorted(answer) if isinstance(answer, list) else target == answer
     return f'<p class="verdict {"right" if right else "wrong"}">{"Right" if right else "Wrong"}</p>'
 
 
@@ -178,7 +179,7 @@ def _picture(path: Path) -> str | None:
     """A small copy as a data URI; None when the file is no picture."""
     copy = io.BytesIO()
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             opened.draft("RGB", (PICTURE_PIXELS, PICTURE_PIXELS))
             small = ImageOps.exif_transpose(opened)
             tiny = max(small.size) <= 128

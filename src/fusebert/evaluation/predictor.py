@@ -21,6 +21,7 @@ from fusebert.evaluation.inference import WINDOW_ROWS, infer, score
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.pretrained import save_trunk
 from fusebert.storage import MANIFEST, naming_failures, read_json, verify, write_json
 from fusebert.tasks.base import Task
 from fusebert.types import Answer, Sample
@@ -48,7 +49,7 @@ class Predictor:
     ) -> None:
         self.folder, self.model, self.processors, self.task = folder, model, processors, task
         self.target, self.precision = target, precision
-        self.collator = Collator(processors)
+        self.collator = Collator(processors, task.collate)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -106,7 +107,7 @@ class Predictor:
             without: modalities taken away from every row.
             shuffle: modalities whose values are dealt out to other rows.
             bad_rows: refuse, or skip and report.
-            listed_in: file that lists unusable rows; beside nothing else, `bad_rows.jsonl` here.
+            listed_in: file that lists unusable rows; None for no list.
 
         Returns:
             `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped.
@@ -123,10 +124,10 @@ class Predictor:
         examples = self._examples(rows, Preparer(self.processors, self.task, self.target), bad)
         first = next(examples, None)
         if first is None:
-            settle(bad, len(bad), "refuse", listed_in or Path("bad_rows.jsonl"))
+            settle(bad, len(bad), "refuse", listed_in)
             raise DataError(f"{table} has no rows")
         found = score(self.model, self.task, _chain(first, examples), self.collator, self.precision)
-        settle(bad, found["rows"] + len(bad), bad_rows, listed_in or Path("bad_rows.jsonl"))
+        settle(bad, found["rows"] + len(bad), bad_rows, listed_in)
         return found | ({"bad_rows": len(bad)} if bad else {})
 
     def _examples(self, rows: Rows, preparer: Preparer, bad: list[RowError]) -> Iterator[Example]:
@@ -136,6 +137,12 @@ class Predictor:
                 bad.append(made)
             else:
                 yield made
+
+    def save_trunk(self, folder: str | Path) -> None:
+        """Write the trunk alone, with its vocabulary, as a folder that `transformers.BertModel` loads."""
+        save_trunk(self.model.trunk, Path(folder))
+        if "text" in self.processors:
+            self.processors["text"].save_tokenizer(Path(folder))  # type: ignore[attr-defined]
 
     def save(self) -> None:
         """Write everything `load` needs, unsealed."""
@@ -194,7 +201,7 @@ def _assemble(folder: Path, device: str | None) -> Predictor:
 
 def _bf16_here(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 

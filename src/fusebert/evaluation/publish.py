@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import shutil
 import statistics
@@ -15,10 +16,11 @@ from fusebert import __version__
 from fusebert.data.dataset import Dataset
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import score
+from fusebert.evaluation.ledger import ledger
 from fusebert.evaluation.model_card import write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
-from fusebert.storage import seal, write_json
+from fusebert.storage import seal, sync_tree, write_json
 from fusebert.types import Sample
 
 WORKING_FOLDERS = ("checkpoints", "logs")
@@ -56,15 +58,19 @@ def publish(
         if name in splits
     }
     speed = measure_speed(predictor, splits["validation"].samples)
-    metrics = {"evaluations": evaluations, "training": dict(training), "speed": speed}
-    write_json(folder / "metrics.json", metrics)
     shown = "test" if "test" in evaluations else "validation"
-    pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], None)
+    worth = ledger(predictor, splits[shown].samples) if len(predictor.processors) > 1 else None
+    metrics = {"evaluations": evaluations, "ledger": worth, "training": dict(training), "speed": speed}
+    write_json(folder / "metrics.json", metrics)
+    pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], worth)
     examples = _examples(predictor, splits[shown].samples[:EXAMPLES])
     write_page(
-        folder / "report.html", f"{predictor.target}: {shown} results", evaluations[shown], None, examples, pictures
+        folder / "report.html", f"{predictor.target}: {shown} results", evaluations[shown], worth, examples, pictures
     )
     write_model_card(folder / "README.md", _card(predictor, splits, files, recipe, metrics))
+    for left in folder.glob(".*.part"):  # of a save that was killed
+        left.unlink()
+    sync_tree(folder)  # the checkpoints may go only once the model is on the disk
     seal(folder, leave_out=WORKING_FOLDERS)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
@@ -77,7 +83,7 @@ def measure_speed(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, 
         for threads in (1, 2):
             torch.set_num_threads(threads)
             rows = [Sample(s.table, s.row, s.values, s.root) for s in samples[: TIMED_ROWS + 1]]
-            took = [_milliseconds(predictor, row) for row in rows][1:] or [0.0]
+            took = [_milliseconds(_fresh(predictor), row) for row in rows][1:] or [0.0]
             found[str(threads)] = {
                 "p50_ms": round(statistics.median(took), 3),
                 "p95_ms": round(sorted(took)[int(0.95 * (len(took) - 1))], 3),
@@ -85,6 +91,14 @@ def measure_speed(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, 
     finally:
         torch.set_num_threads(before)
     return found
+
+
+def _fresh(predictor: Predictor) -> Predictor:
+    """The same with processors that remember no file, so that reading and decoding count."""
+    processors = {name: copy.copy(processor) for name, processor in predictor.processors.items()}
+    return Predictor(
+        predictor.folder, predictor.model, processors, predictor.task, predictor.target, predictor.precision
+    )
 
 
 def _milliseconds(predictor: Predictor, row: Sample) -> float:
@@ -106,6 +120,7 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
                 "image": samples[0].root / picture if isinstance(picture, str) and samples[0].root else None,
                 "fields": fields,
                 "target": values.get(predictor.target),
+                "right": predictor.task.is_right(values.get(predictor.target), answer.value),  # type: ignore[union-attr]
                 "answer": answer.value,  # type: ignore[union-attr]
                 "probability": answer.probability,  # type: ignore[union-attr]
             }
@@ -134,7 +149,7 @@ def _card(
         "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
         "training": training,
         "evaluations": metrics["evaluations"],
-        "ledger": None,
+        "ledger": metrics["ledger"],
         "speed": metrics["speed"],
         "limits": list(LIMITS),
         "version": __version__,

@@ -51,6 +51,7 @@ class FusebertModel(PreTrainedModel):
     config_class = FusebertConfig
     base_model_prefix = "fusebert"
     main_input_name = "order"
+    accepts_loss_kwargs = False  # the loss is a mean over the batch; transformers' Trainer divides by its accumulation
 
     def __init__(self, config: FusebertConfig) -> None:
         super().__init__(config)
@@ -64,6 +65,8 @@ class FusebertModel(PreTrainedModel):
         self.modality_embeddings = nn.Embedding(max(1, len(config.modalities)), trunk.hidden_size)
         self.head = plugins.load("tasks", config.task["name"], "head").Head(config.task, trunk)
         self.post_init()
+        if hasattr(self.head, "tie"):
+            self.head.tie(self.trunk)
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.trunk["initializer_range"]
@@ -105,12 +108,25 @@ class FusebertModel(PreTrainedModel):
         order: Tensor,
         cumulative: Tensor,
         lengths: list[int],
-        labels: Tensor | None = None,
+        labels: Any = None,
         **_: Any,
     ) -> dict[str, Tensor]:
-        """Logits, and with `labels` the loss and its named parts, each the mean over the rows of the batch."""
-        logits = self.head(self.encode(inputs, order, cumulative, lengths))
-        return ({} if labels is None else self.head.loss(logits, labels)) | {"logits": logits}
+        """Logits; with `labels`, what the head's `loss` gives: the loss and its named parts."""
+        encoded = self.encode(inputs, order, cumulative, lengths)
+        if labels is None:
+            return {"logits": self.head(encoded)}
+        return self.head.loss(encoded, labels)  # type: ignore[no-any-return]
+
+    def statistics(
+        self,
+        inputs: Mapping[str, Mapping[str, Tensor]],
+        order: Tensor,
+        cumulative: Tensor,
+        lengths: list[int],
+        labels: Any,
+    ) -> Tensor:
+        """What the head counts of each row with its labels, where logits would be too many to keep: float[B, K]."""
+        return self.head.statistics(self.encode(inputs, order, cumulative, lengths), labels)  # type: ignore[no-any-return]
 
 
 AutoConfig.register(FusebertConfig.model_type, FusebertConfig)

@@ -35,14 +35,25 @@ class Task(Protocol):
     def target(self, raw: Any) -> np.ndarray:
         """A raw target as the loss reads it. Raises InputError in words."""
 
+    @staticmethod
+    def collate(targets: Sequence[Any], starts: np.ndarray) -> Any:
+        """Targets of a batch -> an array, or arrays by name, for the head's loss.
+
+        Args:
+            starts: int64[B], where each row starts among the packed tokens.
+        """
+
     def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
         """Fit what makes probabilities honest, on validation rows."""
 
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         """float[B, outputs] -> one answer a row."""
 
+    def is_right(self, raw: Any, answer: Any) -> bool | None:
+        """Whether an answer is the raw target; None where answers are more or less right."""
+
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """`metrics` and the tables that plots are drawn from; see each task."""
+        """`metrics`, the primary one first, and the tables that plots are drawn from; see each task."""
 
     def save(self, folder: Path) -> None: ...
 

@@ -10,21 +10,19 @@ import torch
 
 from fusebert.config import Recipe
 from fusebert.errors import ModelError, UsageError
-from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer
+from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import read_config, read_weights
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress
 
-TRACKERS = ("tensorboard", "wandb")
 BF16_PAYS_FROM_HIDDEN_SIZE = 128
 """Below this the casts cost a CPU more than bf16 products save."""
 
 
 def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> FusebertModel:
     """The model of a recipe. Fresh weights come from torch's random stream, so seed it first."""
-    text = prepared.processors.get("text")
     config = FusebertConfig(
         trunk=_trunk_config(recipe, prepared).model_dump(),
         fusion=recipe.model.fusion,
@@ -33,7 +31,7 @@ def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> Fuseb
             for name, processor in prepared.processors.items()
         },
         task=prepared.task.head_config,
-        cls_token_id=text.special["[CLS]"] if text else SPECIAL_TOKENS.index("[CLS]"),
+        cls_token_id=_cls_token_id(prepared),
     )
     model = FusebertModel(config)
     if prepared.trunk_folder is not None and (fresh := read_weights(model.trunk, prepared.trunk_folder)):
@@ -43,6 +41,15 @@ def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> Fuseb
         if hasattr(embedder, "load_pretrained"):
             embedder.load_pretrained()
     return model
+
+
+def _cls_token_id(prepared: Prepared) -> int:
+    """Where [CLS] stands in the vocabulary that the trunk's word embeddings belong to."""
+    if (text := prepared.processors.get("text")) is not None:
+        return int(text.special["[CLS]"])
+    if prepared.trunk_folder is not None:
+        return special_tokens(read_tokenizer(prepared.trunk_folder))["[CLS]"]
+    return SPECIAL_TOKENS.index("[CLS]")
 
 
 def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
@@ -84,7 +91,7 @@ def pick_precision(wanted: str, device: str, hidden_size: int) -> str:
     if wanted != "auto":
         return wanted
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     quick = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cpu.get_capabilities().get(
         "amx_bf16", False
     )
@@ -95,8 +102,6 @@ def pick_trackers(wanted: Sequence[str], progress: Progress) -> list[str]:
     """The trackers that are installed; the others are named."""
     found = []
     for name in wanted:
-        if name not in TRACKERS:
-            raise UsageError(f"training.trackers names {name!r}; known are {', '.join(TRACKERS)}")
         if importlib.util.find_spec(name) is None:
             progress.note(f"{name} is not installed, so nothing is written for it (pip install 'fusebert[track]')")
         else:

@@ -29,14 +29,16 @@ class State:
         steps: optimizer steps planned.
         tokens, seconds: spent so far.
         loss_sum, loss_rows: of the running epoch.
-        best_step: of the best validation score; None before the first.
+        best_step: of the best validation score; None before the first, or where damage has cost it.
         worse_epochs: epochs since then.
         history: one entry an epoch.
         precision: fp32 or bf16, as chosen at the start.
+        data_hash: of what the run reads.
     """
 
     steps: int
     precision: str
+    data_hash: str
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -50,9 +52,25 @@ class State:
     stopped: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def totals(self) -> dict[str, Any]:
+        """What a finished run reports of itself, as JSON values."""
+        return {
+            "epochs": len(self.history),
+            "steps": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+            "best_step": self.best_step,
+            "stopped": self.stopped,
+            "history": self.history,
+        }
+
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
-    """Write `folder/step-N`, then remove what is neither the best nor the newest two."""
+    """Write `folder/step-N`; keep it, the one before it, and the best.
+
+    Whatever else is there goes: what killed saves left behind, and steps of a future that a damaged checkpoint has
+    made this run go back from.
+    """
 
     def fill(beside: Path) -> None:
         save_file(
@@ -63,10 +81,12 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
 
     target = folder / f"step-{state.step:09d}"
     write_folder(target, fill)
-    best = -1 if state.best_step is None else state.best_step
-    for old in _newest_first(folder)[2:]:
-        if _step(old) != best:
+    before = next((_step(path) for path in _newest_first(folder) if _step(path) < state.step), None)
+    for old in _newest_first(folder):
+        if _step(old) not in (state.step, before, state.best_step):
             shutil.rmtree(old)
+    for left in [*folder.glob(".step-*.part"), *folder.glob(".step-*.old")]:
+        shutil.rmtree(left)
     return target
 
 
@@ -106,10 +126,18 @@ def restore_weights(folder: Path, model: nn.Module) -> None:
         raise ModelError(f"{folder} belongs to another model than the recipe describes: {error}") from None
 
 
-def best(folder: Path, state: State) -> Path | None:
-    """The checkpoint with the best validation score; None where damage has cost it."""
-    found = folder / f"step-{state.best_step or 0:09d}"
-    return found if found.is_dir() else None
+def restore_best(folder: Path, model: nn.Module, state: State, warn: Callable[[str], None]) -> None:
+    """Put the weights with the best validation score back; where damage has cost them, say so and keep the last."""
+    if state.best_step is None:
+        return
+    found = folder / f"step-{state.best_step:09d}"
+    try:
+        verify(found)
+    except ModelError as error:
+        warn(f"the best checkpoint is damaged, so the last weights are kept: {error}")
+        state.best_step = None
+    else:
+        restore_weights(found, model)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ def _freeze(model: Any, parts: tuple[str, ...]) -> None:
     for part in parts:
         if part not in modules:
             raise UsageError(f"training.freeze names {part!r}; the model has {', '.join(modules)}")
+        if not any(True for _ in modules[part].parameters()):
+            raise UsageError(f"training.freeze names {part!r}, which has no weights of its own; freeze the trunk")
         modules[part].requires_grad_(False)
 
 

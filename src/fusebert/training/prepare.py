@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from fusebert import plugins
 from fusebert.config import Recipe
@@ -13,7 +16,7 @@ from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_colum
 from fusebert.data.dataset import Dataset, Preparer, check, settle
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
 from fusebert.training.progress import Progress
@@ -32,6 +35,7 @@ class Prepared:
         splits: `train`, `validation` and, where the recipe names one, `test`.
         files: the table behind each split, as the recipe writes it.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
+        data_hash: of every value that training and validation read, media files by name.
     """
 
     columns: list[ColumnGuess]
@@ -41,6 +45,7 @@ class Prepared:
     splits: dict[str, Dataset]
     files: dict[str, str]
     trunk_folder: Path | None
+    data_hash: str
 
 
 def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> Prepared:
@@ -82,7 +87,16 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
     splits["train"] = [*unreadable, *samples]
     checked = _check(splits, Preparer(processors, task, target), recipe, folder, progress)
-    return Prepared(columns, target, task, processors, checked, files, trunk_folder)
+    return Prepared(columns, target, task, processors, checked, files, trunk_folder, _hash(checked))
+
+
+def _hash(datasets: Mapping[str, Dataset]) -> str:
+    found = hashlib.sha256()
+    for name in ("train", "validation"):
+        found.update(datasets[name].lengths.tobytes())
+        for sample in datasets[name].samples:
+            found.update(repr(sorted(sample.values.items())).encode(errors="backslashreplace"))
+    return found.hexdigest()
 
 
 def _target(named: str | None, samples: Sequence[Sample]) -> str:
@@ -106,6 +120,13 @@ def _fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[C
     fitted = plugins.load("tasks", guess.kind, "task").Task
     try:
         return guess, fitted.fit(recipe.task_config(guess.kind), [raw for raw in targets if _readable(fitted, raw)])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["task", *map(str, first["loc"])])
+        raise RecipeError(
+            f"{key}={first.get('input')!r} will not do for {guess.kind}, which the target {target!r} was taken for: "
+            f"{first['msg']}"
+        ) from None
     except DataError as error:
         raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
 

@@ -17,9 +17,11 @@ from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import keep_freed_memory
+from fusebert.model.modeling import FusebertModel
 from fusebert.storage import MANIFEST, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
-from fusebert.training.prepare import BAD_ROWS, prepare
+from fusebert.training.checkpoint import State
+from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.trainer import Trainer
 
@@ -57,47 +59,59 @@ def train(
         recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else Recipe.read(Path(recipe))
     settings = recipe.training
     keep_freed_memory()
-    device = pick_device(settings.device)
-    trackers = pick_trackers(settings.trackers, progress)
-    _look_into(folder, recipe, resume)
+    pick_device(settings.device)  # what cannot run is refused before anything is read
+    look_into(folder, recipe, resume)
     prepared = prepare(recipe, folder, strict, progress)
     torch.manual_seed(settings.seed)
     model = build_model(recipe, prepared, progress)
-    write_atomically(folder / RECIPE, recipe.to_yaml().encode())
-    precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        log_with=trackers or None,
-        project_dir=str(folder / "logs"),
-    )
-    accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
-    collator, splits = Collator(prepared.processors), prepared.splits
-    trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, precision)
-    trainer.leave_time(
-        spent_seconds=time.monotonic() - started,
-        tokens=sum(int(splits[name].lengths.sum()) for name in splits if name != "train")
-        + int(splits["validation"].lengths.sum()),
-    )
-    try:
-        state = trainer.fit(splits["train"], splits["validation"], resume)
-    finally:
-        progress.close()
-        accelerator.end_training()
+    splits = prepared.splits
+    collator = Collator(prepared.processors, prepared.task.collate)
+    scored = {"validation": 2, "test": 1}  # times: validation also fits the temperature
+    tokens = sum(scored.get(name, 0) * int(splits[name].lengths.sum()) for name in splits)
+    state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=tokens)
     validation = splits["validation"]
     prepared.task.calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
-    totals: dict[str, Any] = {
-        "epochs": len(state.history),
-        "steps": state.step,
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 1),
-    }
-    totals |= {"best_step": state.best_step, "stopped": state.stopped, "history": state.history}
-    publish(predictor, splits, prepared.files, recipe.flat(), totals)
+    publish(predictor, splits, prepared.files, recipe.flat(), state.totals())
     return predictor
 
 
-def _look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
+def fit(
+    recipe: Recipe,
+    prepared: Prepared,
+    model: FusebertModel,
+    collator: Collator,
+    folder: Path,
+    progress: Progress,
+    *,
+    resume: bool,
+    started: float,
+    tokens: int,
+) -> State:
+    """Train `model` on the prepared rows; the best weights are in it afterwards.
+
+    Args:
+        started: on the monotonic clock, when the time limit began to count.
+        tokens: of what will be scored after training, for which the time limit leaves room.
+    """
+    settings = recipe.training
+    device, trackers = pick_device(settings.device), pick_trackers(settings.trackers, progress)
+    write_atomically(folder / RECIPE, recipe.to_yaml().encode())
+    precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
+    accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
+    accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
+    state = State(steps=0, precision=precision, data_hash=prepared.data_hash)
+    trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state)
+    validation = prepared.splits["validation"]
+    trainer.leave_time(time.monotonic() - started, tokens + int(validation.lengths.sum()))
+    try:
+        return trainer.fit(prepared.splits["train"], validation, resume)
+    finally:
+        progress.close()
+        accelerator.end_training()
+
+
+def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Raise UsageError where the folder cannot be written, or where that would mix two runs."""
     written = folder / RECIPE
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -105,8 +119,9 @@ def _look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise UsageError(f"{nearest} is a file; choose another --output")
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
-    if resume:
-        if written.is_file() and Recipe.read(written) != recipe:
+    if resume and written.is_file():
+        if Recipe.read(written) != recipe:
             raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
-    elif folder.exists() and any(path.name != BAD_ROWS for path in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty; give --resume to go on with its run, or choose another --output")
+    elif folder.exists() and any(path.name != BAD_ROWS and path.suffix != ".part" for path in folder.iterdir()):
+        other = "it holds no run to resume" if resume else "give --resume to go on with its run"
+        raise UsageError(f"{folder} is not empty; {other}, or choose another --output")

@@ -19,7 +19,7 @@ from fusebert.config import TrainingSettings
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Dataset
 from fusebert.data.sampler import TokenBudgetSampler
-from fusebert.errors import FusebertError
+from fusebert.errors import DivergedError, FusebertError, UsageError
 from fusebert.evaluation.inference import autocast, score, to_device
 from fusebert.model.modeling import FusebertModel
 from fusebert.tasks.base import Task
@@ -30,6 +30,7 @@ from fusebert.training.progress import Progress
 
 STEPS_BETWEEN_READINGS = 10
 """The loss is read from the device, and shown, this often."""
+WARM_UP_STEPS = 3
 FORWARD_SPEED = 2.0
 """A forward pass is at least this much faster than a training step: it is a third of its arithmetic."""
 
@@ -43,7 +44,7 @@ class Trainer:
 
     Args:
         folder: of the run; checkpoints are written to `folder/checkpoints`.
-        precision: fp32 or bf16.
+        state: of a run that has not begun; a run resumes on the data with this hash only.
     """
 
     def __init__(
@@ -55,17 +56,19 @@ class Trainer:
         folder: Path,
         progress: Progress,
         accelerator: Accelerator,
-        precision: str,
+        state: State,
     ) -> None:
         self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
         self.accelerator, self.checkpoints = accelerator, folder / "checkpoints"
         self.model = model.to(accelerator.device)
         self.optimizer = build_optimizer(self.model, settings)
-        self.state = State(steps=0, precision=precision)
+        self.state = state
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.recent_loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
         self.deadline, self.tokens_to_evaluate = math.inf, 0
         self._asked_to_stop = False
+        self._steady: tuple[float, int] | None = None
+        self._first_step = 0
 
     def fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
         """Train to the end, the time limit, or the early stop; leaves the best weights in the model.
@@ -78,6 +81,7 @@ class Trainer:
         state.steps = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
         if resume:
             state = self._resume()
+        self._first_step = state.step
         started, spent_before = time.monotonic(), state.seconds
         loader: DataLoader[Any] = DataLoader(
             train,  # type: ignore[arg-type]
@@ -85,23 +89,24 @@ class Trainer:
             collate_fn=self.collator,
             num_workers=settings.workers,
             multiprocessing_context="forkserver" if settings.workers else None,
+            worker_init_fn=_leave_interrupts_to_the_parent,
+            pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
         )
         with self._signals():
             while state.epoch < settings.epochs and state.stopped is None:
                 train.epoch = state.epoch
-                sampler.start_at(state.epoch, state.batch)
+                sampler.start_at(state.epoch, state.batch, train.lengths)
                 batches = iter(loader)
                 self.model.train()
                 while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
                     self._step(group)
                     state.seconds = spent_before + time.monotonic() - started
-                    if time.monotonic() + self._evaluation_seconds(state) >= self.deadline:
-                        state.stopped = f"the time limit of {settings.time_limit:g} s"
                     self._after_step(state)
+                    if self._time_is_up(state):
+                        state.stopped = f"the time limit of {settings.time_limit:g} s"
                 self._end_epoch(state, validation)
-        if (best := checkpoint.best(self.checkpoints, state)) is not None:
-            checkpoint.restore_weights(best, self.model)
+        checkpoint.restore_best(self.checkpoints, self.model, state, self.progress.note)
         return state
 
     def _step(self, group: list[dict[str, Any]]) -> None:
@@ -134,7 +139,13 @@ class Trainer:
             raise StoppedError(f"stopped at step {state.step} of {state.steps}; all is saved, go on with --resume")
 
     def _read_loss(self, state: State) -> None:
-        state.loss_sum += float(self.recent_loss)
+        found = float(self.recent_loss)
+        if not math.isfinite(found):
+            raise DivergedError(
+                f"the loss is {found} at step {state.step} of {state.steps}: the run has diverged. Lower "
+                f"training.learning_rate (now {self.settings.learning_rate:g}) and start again in another folder"
+            )
+        state.loss_sum += found
         self.recent_loss.zero_()
 
     def leave_time(self, spent_seconds: float, tokens: int) -> None:
@@ -148,12 +159,24 @@ class Trainer:
         if found is None:
             self.progress.note("no whole checkpoint is there yet; starting from the beginning")
             return self.state
+        data_hash = self.state.data_hash
         self.state = checkpoint.restore(found, self.model, self.optimizer)
+        if self.state.data_hash != data_hash:
+            raise UsageError("the data have changed since this run began; put them back, or start again elsewhere")
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
         return self.state
 
-    def _evaluation_seconds(self, state: State) -> float:
-        return self.tokens_to_evaluate * state.seconds / (FORWARD_SPEED * max(1, state.tokens))
+    def _time_is_up(self, state: State) -> bool:
+        """Whether what comes after training needs the time that is left. The first steps are slow, and not counted."""
+        if self.deadline == math.inf:
+            return False
+        now = time.monotonic()
+        if self._steady is None and state.step >= self._first_step + WARM_UP_STEPS:
+            self._steady = (now, state.tokens)
+        started, tokens_before = self._steady or (now, state.tokens)
+        tokens = state.tokens - tokens_before
+        seconds_a_token = (now - started) / tokens if tokens else 0.0
+        return now + self.tokens_to_evaluate * seconds_a_token / FORWARD_SPEED >= self.deadline
 
     def _report(self, state: State) -> None:
         loss = state.loss_sum / max(1, state.loss_rows)
@@ -194,6 +217,11 @@ class Trainer:
 
     def _ask_to_stop(self) -> None:
         self._asked_to_stop = True
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    """Ctrl-C goes to every process of the terminal; a worker that died of it would break the parent's clean stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Signals:

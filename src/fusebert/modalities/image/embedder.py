@@ -50,7 +50,7 @@ class Embedder(nn.Module):
         """uint8[U, 3, H, W] different pictures, int[K] uses -> float[K * P, D], packed."""
         pixels = (features["pixel_values"].to(self.mean.dtype) / 255 - self.mean) / self.std
         if self.training and self.config.augment:
-            pixels = move_and_mirror(pixels)
+            pixels = move_and_zoom(pixels)
         if self.config.frozen:
             self.encoder.eval()
             with torch.no_grad():
@@ -63,13 +63,15 @@ class Embedder(nn.Module):
         return self.dropout(self.LayerNorm(tokens)).flatten(0, 1)  # type: ignore[no-any-return]
 
 
-def move_and_mirror(pixels: Tensor) -> Tensor:
-    """Shift each picture of float[U, 3, H, W] by up to MAX_SHIFT, zoom by up to 10 %, and mirror half of them."""
+def move_and_zoom(pixels: Tensor) -> Tensor:
+    """Shift each picture of float[U, 3, H, W] by up to MAX_SHIFT and zoom by up to 10 %.
+
+    Nothing is mirrored: a question may ask what is on the left.
+    """
     count = len(pixels)
-    mirror = torch.randint(0, 2, (count,), device=pixels.device) * 2 - 1
     zoom = 1 + (torch.rand(count, device=pixels.device) - 0.5) * 0.2
     shift = (torch.rand(count, 2, device=pixels.device) - 0.5) * 4 * MAX_SHIFT
     zero = torch.zeros_like(zoom)
-    rows = torch.stack([zoom * mirror, zero, shift[:, 0], zero, zoom, shift[:, 1]], dim=1)
+    rows = torch.stack([zoom, zero, shift[:, 0], zero, zoom, shift[:, 1]], dim=1)
     grid = F.affine_grid(rows.view(count, 2, 3), list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid.to(pixels.dtype), padding_mode="border", align_corners=False)

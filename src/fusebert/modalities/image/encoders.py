@@ -94,11 +94,13 @@ class Backbone(nn.Module):
         self.width = int(config.backbone["fusebert_width"])
 
     def load_pretrained(self) -> None:
-        from transformers import AutoModel
+        from transformers import AutoModel, TimmBackbone
 
-        if not self.name.startswith("timm:"):
+        if self.name.startswith("timm:"):
+            published = TimmBackbone.from_pretrained(self.name.removeprefix("timm:"))
+        else:
             published = AutoModel.from_pretrained(self.name, use_safetensors=True)
-            self.model.load_state_dict(published.state_dict())
+        self.model.load_state_dict(published.state_dict())
 
     def forward(self, pixels: Tensor) -> Tensor:
         return hidden_states(self.model(pixel_values=pixels))
@@ -132,9 +134,7 @@ def prepare(config: Config) -> Config:
         if config.encoder.startswith("timm:"):
             from transformers import TimmBackboneConfig
 
-            settings: Any = TimmBackboneConfig(
-                backbone=config.encoder.removeprefix("timm:"), use_pretrained_backbone=True
-            )
+            settings: Any = TimmBackboneConfig(backbone=config.encoder.removeprefix("timm:"))
             size, normal = config.size_pixels, {}
         else:
             settings = AutoConfig.from_pretrained(config.encoder)

@@ -40,14 +40,14 @@ class Config(BaseModel):
     width: int = Field(32, ge=4, le=512, description="channels of the first layer of conv; they double at each halving")
     weights: Path | None = Field(None, description="safetensors file with published weights (vgg16)")
     frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
-    augment: bool = Field(False, description="in training, move and mirror pictures a little")
+    augment: bool = Field(False, description="in training, move and zoom pictures a little")
     mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
     std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
     backbone: dict[str, Any] = Field({}, description="filled in by training: the vision model's own configuration")
 
     @property
     def tokens(self) -> int:
-        """Tokens one picture becomes. The embedder checks that its network agrees."""
+        """Tokens one picture becomes."""
         if self.backbone:
             return int(self.backbone["fusebert_tokens"])
         return (self.size_pixels // self.cell_pixels) ** 2
@@ -63,8 +63,12 @@ class Processor:
 
     def __init__(self, config: Config, columns: Sequence[str]) -> None:
         self.config, self.columns = config, tuple(columns)
-        self._cache: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._cache_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, also those for worker processes, start with an empty cache."""
+        return self.__dict__ | {"_cache": OrderedDict(), "_cache_bytes": 0}
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
@@ -83,14 +87,15 @@ class Processor:
     def _read(self, value: Any, root: Path | None) -> np.ndarray:
         if not isinstance(value, str | Path):
             return decode(value, self.config.size_pixels)
-        key = (str(value), str(root))
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
         path = media_path(str(value), root)
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
+            found = path.stat()
+            if found.st_size > MAX_FILE_BYTES:
                 raise InputError(f"{value!r} has more than {MAX_FILE_BYTES >> 20} MiB")
+            key = (str(path.absolute()), found.st_mtime_ns, found.st_size)
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"{value!r} cannot be read: {error.strerror}") from None

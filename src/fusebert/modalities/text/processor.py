@@ -57,8 +57,7 @@ class Processor:
     @cached_property
     def special(self) -> dict[str, int]:
         """Ids of BERT's special tokens, by token."""
-        vocabulary = self.tokenizer.get_vocab()
-        return {token: vocabulary[token] for token in SPECIAL_TOKENS}
+        return special_tokens(self.tokenizer)
 
     @property
     def vocabulary_size(self) -> int:
@@ -101,6 +100,10 @@ class Processor:
 
     def save(self, folder: Path) -> None:
         write_json(folder / "processors" / "text.json", {"columns": self.columns, "config": self.config.model_dump()})
+        self.save_tokenizer(folder)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write `tokenizer.json`, as BERT folders hold it."""
         write_atomically(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
 
     @classmethod
@@ -125,6 +128,12 @@ def matches(values: Sequence[Any]) -> Evidence | None:
         return Evidence(f"strings of {words:.1f} words on average{chinese}", confidence)
     different = len(set(texts)) / len(texts)
     return Evidence(f"single words, {different:.0%} of them different", 0.5 if different < 0.9 else 0.2)
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Ids of BERT's special tokens, by token."""
+    vocabulary = tokenizer.get_vocab()
+    return {token: vocabulary[token] for token in SPECIAL_TOKENS}
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

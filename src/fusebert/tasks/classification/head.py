@@ -12,7 +12,7 @@ from fusebert.types import Encoded
 
 
 class Head(nn.Module):
-    """BERT's classifier: dropout and a linear layer.
+    """BERT's classifier: a vector for the row, dropout and a linear layer.
 
     Args:
         config: the task's `head_config`.
@@ -23,6 +23,7 @@ class Head(nn.Module):
         super().__init__()
         self.multi_label = config.get("multi_label", False)
         self.label_smoothing = config.get("label_smoothing", 0.0)
+        self.pooling = config.get("pooling", "first")
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
         self.classifier = nn.Linear(trunk.hidden_size, config["outputs"])
         self.weights: Tensor
@@ -30,16 +31,18 @@ class Head(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, C]."""
-        return self.classifier(self.dropout(encoded.pooler_output))  # type: ignore[no-any-return]
+        pooled = encoded.mean() if self.pooling == "mean" else encoded.pooler_output
+        return self.classifier(self.dropout(pooled))  # type: ignore[no-any-return]
 
-    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy over int[B] classes, or binary cross-entropy over float[B, C]; mean over the rows."""
-        logits = logits.float()
+    def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy over int[B] classes, or binary cross-entropy over float[B, C + 1], whose last column counts
+        labels that have no class; mean over the rows."""
+        logits = self(encoded).float()
         if self.multi_label:
-            smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+            smooth = labels[:, :-1] * (1 - self.label_smoothing) + self.label_smoothing / 2
             each = F.binary_cross_entropy_with_logits(logits, smooth, weight=self.weights, reduction="none").mean(dim=1)
         else:
             each = F.cross_entropy(
                 logits, labels, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing
             )
-        return {"loss": each.mean()}
+        return {"loss": each.mean(), "logits": logits}

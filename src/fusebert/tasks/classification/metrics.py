@@ -18,6 +18,8 @@ from sklearn.metrics import (
 from fusebert.spill import chunks
 
 CALIBRATION_BINS = 10
+MANY_CLASSES = 1000
+"""From here on no confusion matrix is made and no area under a curve a class: both would take minutes and gigabytes."""
 
 
 def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any]) -> dict[str, Any]:
@@ -39,36 +41,45 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
         if len(seen)
         else 0.0,
     }
-    scores |= _auroc((probabilities[:, c], targets == c) for c in ([1] if len(labels) == 2 else classes))
+    few = len(labels) <= MANY_CLASSES
+    if few:
+        scores |= _auroc((probabilities[:, c], targets == c) for c in ([1] if len(labels) == 2 else classes))
     scores["expected_calibration_error"] = error
     return {
         "metrics": scores,
         "per_class": _per_class(targets, predicted, classes, labels),
         "confusion": {"labels": list(labels), "counts": confusion_matrix(targets, predicted, labels=classes).tolist()}
-        if len(seen)
+        if len(seen) and few
         else None,
         "calibration": bins,
     }
 
 
 def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any]) -> dict[str, Any]:
-    """Metrics of any-number-of-labels answers; `probabilities` and `targets` are float[B, C]."""
-    counts, exact = np.zeros((len(labels), 2, 2)), 0
+    """Metrics of any-number-of-labels answers.
+
+    Args:
+        probabilities: float[B, C].
+        targets: float[B, C + 1]; the last column counts labels that have no class, all of which are missed.
+    """
+    counts, exact, unseen = np.zeros((len(labels), 2, 2)), 0, 0.0
     for part in chunks(len(targets)):
-        predicted, wanted = probabilities[part] >= 0.5, targets[part] >= 0.5
+        predicted, wanted = probabilities[part] >= 0.5, targets[part, :-1] >= 0.5
         counts += multilabel_confusion_matrix(wanted, predicted)
-        exact += int((predicted == wanted).all(axis=1).sum())
+        exact += int(((predicted == wanted).all(axis=1) & (targets[part, -1] == 0)).sum())
+        unseen += float(targets[part, -1].sum())
     false_positive, false_negative, true_positive = counts[:, 0, 1], counts[:, 1, 0], counts[:, 1, 1]
     precision = _share(true_positive, true_positive + false_positive)
     recall = _share(true_positive, true_positive + false_negative)
     f1 = _share(2 * true_positive, 2 * true_positive + false_positive + false_negative)
-    missed, found = (false_positive + false_negative).sum(), 2 * true_positive.sum()
+    missed, found = (false_positive + false_negative).sum() + unseen, 2 * true_positive.sum()
     scores = {
         "f1_micro": float(_share(found, found + missed)),
         "f1_macro": float(f1.mean()),
         "accuracy": exact / len(targets),
     }
-    scores |= _auroc((probabilities[:, c], targets[:, c] >= 0.5) for c in range(len(labels)))
+    if len(labels) <= MANY_CLASSES:
+        scores |= _auroc((probabilities[:, c], targets[:, c] >= 0.5) for c in range(len(labels)))
     rows = true_positive + false_negative
     return {"metrics": scores, "per_class": _table(labels, precision, recall, f1, rows)}
 

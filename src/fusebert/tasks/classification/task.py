@@ -35,6 +35,9 @@ class Config(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of the target spread over all labels (Szegedy 2015)"
     )
+    pooling: Literal["first", "mean"] = Field(
+        "first", description="what stands for a row: BERT's pooler over [CLS], or the mean of all its tokens"
+    )
     ignore_case: bool = Field(False, description="labels that differ only in case or outer spaces are one")
     unseen_labels: Literal["refuse", "wrong"] = Field(
         "refuse", description="labels outside train in validation or test: refuse the row, or count its answer as wrong"
@@ -111,17 +114,21 @@ class Task:
             "multi_label": self.multi_label,
             "weights": self.weights,
             "label_smoothing": self.config.label_smoothing,
+            "pooling": self.config.pooling,
         }
 
     def target(self, raw: Any) -> np.ndarray:
-        """int64[] class, or float32[C] with 1 for each label of the row."""
+        """int64[] class, or float32[C + 1] with 1 for each label of the row, and how many of its labels are unseen."""
         if not self.multi_label:
             return np.array(self._number(raw), dtype=np.int64)
         if not isinstance(raw, list):
             raise InputError(f"a list of labels expected, found {raw!r}")
-        out = np.zeros(len(self.labels), dtype=np.float32)
+        out = np.zeros(len(self.labels) + 1, dtype=np.float32)
         for label in raw:
-            if (number := self._number(label)) != UNSEEN:
+            number = self._number(label)
+            if number == UNSEEN:
+                out[-1] += 1
+            else:
                 out[number] = 1
         return out
 
@@ -134,6 +141,11 @@ class Task:
                 "mend it, or set task.unseen_labels=wrong to count it as a wrong answer"
             )
         return number
+
+    @staticmethod
+    def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
+        """The targets, one under the other."""
+        return np.stack(targets)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """float[B, C], calibrated; rows sum to one unless multi-label."""
@@ -156,7 +168,7 @@ class Task:
         """Cross-entropy of each row whose label is known."""
         logits = logits.astype(np.float64)
         if self.multi_label:
-            return np.asarray((np.logaddexp(0, logits) - logits * targets).mean(axis=1))
+            return np.asarray((np.logaddexp(0, logits) - logits * targets[:, :-1]).mean(axis=1))
         seen = targets != UNSEEN
         return np.asarray(-log_softmax(logits[seen], axis=-1)[np.arange(seen.sum()), targets[seen]])
 
@@ -173,6 +185,11 @@ class Task:
         sure = float(np.prod(np.maximum(row, 1 - row)))
         return Answer([self.labels[number] for number in chosen], sure, ranked)
 
+    def is_right(self, raw: Any, answer: Any) -> bool | None:
+        """Whether the answer is the label, or exactly the labels, up to case where the task ignores it."""
+        wanted, found = ({_fold(key, self.config.ignore_case) for key in self.read(labels)} for labels in (raw, answer))
+        return wanted == found
+
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """`metrics`, `per_class`, and for single labels `confusion` and `calibration`."""
         from fusebert.tasks.classification import (
@@ -186,8 +203,9 @@ class Task:
         report = metrics.multi_label if self.multi_label else metrics.single_label
         found = report(probabilities.array(), targets, self.labels)
         found["metrics"]["loss"] = float(np.concatenate(losses).mean()) if any(map(len, losses)) else 0.0
-        if not self.multi_label and (unseen := int((targets == UNSEEN).sum())):
-            found["unseen_labels"] = unseen
+        unseen = targets[:, -1].sum() if self.multi_label else (targets == UNSEEN).sum()
+        if unseen:
+            found["unseen_labels"] = int(unseen)
         return found
 
     def save(self, folder: Path) -> None:

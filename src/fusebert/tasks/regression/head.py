@@ -22,6 +22,7 @@ class Head(nn.Module):
         """float[B, 1]."""
         return self.regressor(self.dropout(encoded.pooler_output))  # type: ignore[no-any-return]
 
-    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
         """Mean squared error over float[B]."""
-        return {"loss": F.mse_loss(logits[:, 0].float(), labels)}
+        logits = self(encoded).float()
+        return {"loss": F.mse_loss(logits[:, 0], labels), "logits": logits}

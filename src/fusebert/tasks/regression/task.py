@@ -63,11 +63,20 @@ class Task:
         """float32[], on the common scale."""
         return np.array((self.read(raw) - self.mean) / self.std, dtype=np.float32)
 
+    @staticmethod
+    def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
+        """The targets, one under the other."""
+        return np.stack(targets)
+
     def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
         """Nothing: a number has no probability."""
 
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         return [Answer(float(value)) for value in self._numbers(logits[:, 0])]
+
+    def is_right(self, raw: Any, answer: Any) -> bool | None:
+        """A number is more or less right."""
+        return None
 
     def _numbers(self, scaled: np.ndarray) -> np.ndarray:
         return scaled.astype(np.float64) * self.std + self.mean

@@ -1,0 +1,113 @@
+"""The commands from raw documents to a BERT: `corpus prepare`, `corpus vocabulary`, `pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fusebert.errors import UsageError
+
+Say = Callable[[str], None]
+UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> None:
+    """Add them to the command line.
+
+    Args:
+        command: name, function and summary -> the parser of a new command.
+        say: tells the user a line.
+    """
+    prepare = command(
+        "corpus prepare", lambda options, rest: _prepare(options, rest, say), "Turn raw documents into a corpus folder."
+    )
+    prepare.add_argument("inputs", metavar="IN", nargs="+", help="txt, jsonl, jsonl.gz, parquet, folders, hub:NAME")
+    prepare.add_argument("--output", metavar="FOLDER", type=Path, required=True)
+    prepare.add_argument("--field", default="text", help="the column with the text, in tables (default: text)")
+    prepare.add_argument("--language", default="auto", help="ISO 639 code; auto looks at each document's script")
+    prepare.add_argument("--held-out", type=float, default=0.02, metavar="SHARE", help="of documents kept apart")
+    prepare.add_argument("--least-characters", type=int, default=100, metavar="N", help="leave out shorter documents")
+    prepare.add_argument("--keep-near-duplicates", dest="near_duplicates", action="store_false")
+    prepare.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
+    prepare.add_argument("--seed", type=int, default=0, help="of the choice of held-out documents")
+    prepare.add_argument("--max-memory", type=byte_count, default=2**30, metavar="SIZE", help="default 1g")
+    prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N")
+    prepare.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: also on other machines")
+    prepare.add_argument("--resume", action="store_true", help="go on at the last whole shard")
+
+    vocabulary = command(
+        "corpus vocabulary",
+        lambda options, rest: _vocabulary(options, rest, say),
+        "Learn a WordPiece vocabulary from a corpus, and report how well it fits.",
+    )
+    vocabulary.add_argument("folder", metavar="CORPUS", type=Path)
+    vocabulary.add_argument("--size", type=int, default=30522, help="pieces (default 30522, as BERT has)")
+    vocabulary.add_argument("--cased", action="store_true", help="keep capitals and accents")
+    vocabulary.add_argument("--beside", metavar="BERT", help="measure this BERT's vocabulary on the same text")
+
+    pretrain = command("pretrain", _pretrain, "Pre-train a BERT on a corpus; settings are key=value, as in recipes.")
+    pretrain.add_argument("folder", metavar="CORPUS", type=Path)
+    pretrain.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
+    pretrain.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint")
+
+
+def byte_count(text: str) -> int:
+    """Bytes of "512m" or "2g"."""
+    found = re.fullmatch(r"(\d+)([kmg])b?", text.lower())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 512m or 2g")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def _prepare(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
+    if rest:
+        raise UsageError(f"unknown argument {rest[0]}; see --help")
+    if not 0 <= options.held_out < 1:
+        raise UsageError(f"--held-out must be at least 0 and less than 1, not {options.held_out:g}")
+    if options.workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {options.workers}")
+    from fusebert.corpus.prepare import Settings, prepare_corpus
+
+    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    given = {"max_memory": options.max_memory, "workers": options.workers, "engine": options.engine}
+    report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
+    for name, count in report["counts"].items():
+        say(f"{name.replace('_', ' '):24} {count:>14,}")
+    say(f"The corpus is in {options.output}; next: fusebert corpus vocabulary {options.output}")
+    return report
+
+
+def _vocabulary(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
+    if rest:
+        raise UsageError(f"unknown argument {rest[0]}; see --help")
+    from fusebert.corpus.vocabulary import make_vocabulary
+
+    beside = None
+    if options.beside is not None:
+        from fusebert.model.pretrained import find_trunk
+
+        beside = find_trunk(options.beside)
+    report = make_vocabulary(options.folder, options.size, not options.cased, beside)
+    for name in ("own", "beside"):
+        if name in report:
+            say(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in report[name].items()))
+    return report
+
+
+def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from fusebert.config import parse_overrides
+
+    if flags := [argument for argument in rest if argument.startswith("-")]:
+        raise UsageError(f"unknown option {flags[0]}; see --help")
+    settings = parse_overrides(rest) | {"data.train": str(options.folder.absolute())}
+    output = options.output or Path("runs") / options.folder.name
+    from fusebert.training.pretrain import pretrain
+    from fusebert.training.progress import Terminal
+
+    metrics = pretrain(settings, output, resume=options.resume, progress=Terminal())
+    return {"folder": str(output), **metrics}

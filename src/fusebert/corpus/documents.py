@@ -1,0 +1,149 @@
+"""Raw documents, one at a time: text files, JSON lines, parquet, folders of them, or a streamed Hub data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from fusebert.data.tables import MAX_LINE_BYTES, decode_line, read_table
+from fusebert.errors import DataError, RowError, UsageError
+
+TEXT_SUFFIXES = (".txt", ".text")
+TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
+HUB = "hub:"
+MAX_DOCUMENT_CHARACTERS = 2**20
+"""A longer document is read as several, cut between lines: two halves of a book are two documents."""
+PROBED_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text, and where it stands: its source's place in the list of sources, and its line or row from 1."""
+
+    text: str
+    source: int
+    row: int
+
+
+def list_sources(given: Sequence[str]) -> list[str]:
+    """Files and Hub names, folders replaced by what they hold.
+
+    Raises:
+        DataError: one does not exist, is of an unknown kind, or a folder holds nothing to read.
+    """
+    found = []
+    for name in given:
+        path = Path(name)
+        if name.startswith(HUB):
+            found.append(name)
+        elif path.is_dir():
+            inside = sorted(str(file) for file in path.rglob("*") if file.is_file() and _is_known(file))
+            if not inside:
+                raise DataError(f"{path} holds no {_kinds()} files")
+            found += inside
+        elif not path.exists():
+            raise DataError(f"{path} does not exist")
+        elif not _is_known(path):
+            raise DataError(f"{path} is not of a known kind ({_kinds()})")
+        else:
+            found.append(name)
+    return found
+
+
+def probe(sources: Sequence[str], field: str) -> None:
+    """Read the first rows of every source, so that a wrong format is known within seconds.
+
+    Raises:
+        RowError: the first row that cannot be read, with its file and line.
+    """
+    for number, source in enumerate(sources):
+        rows = list(islice(read_documents(source, number, field), PROBED_ROWS))
+        broken = [row for row in rows if isinstance(row, RowError)]
+        if broken and len(broken) == len(rows):
+            raise broken[0]
+
+
+def read_documents(source: str, number: int, field: str) -> Iterator[Document | RowError]:
+    """Documents of one source in order, in constant memory.
+
+    Args:
+        number: its place in the list of sources.
+        field: the column with the text, in tables.
+    """
+    if source.startswith(HUB):
+        yield from _from_hub(source.removeprefix(HUB), number, field)
+    elif source.lower().endswith(TEXT_SUFFIXES):
+        yield from _from_text(Path(source), number)
+    else:
+        for row in read_table(Path(source), MAX_LINE_BYTES):
+            if isinstance(row, RowError):
+                yield row
+            else:
+                text = row.values.get(field)
+                yield from _cut(text, Path(source), number, row.row, field, list(row.values))
+
+
+def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
+    """Documents stand apart by blank lines."""
+    lines: list[str] = []
+    first, size = 1, 0
+    with path.open("rb") as file:
+        for line_number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(f"{path}, line {line_number}: the line has more than {MAX_LINE_BYTES >> 20} MiB")
+            if b"\0" in line:
+                raise DataError(f"{path}, line {line_number}: a NUL byte; this is not a text file")
+            try:
+                text = decode_line(line, path, line_number)
+            except RowError as error:
+                yield error
+                continue
+            if lines and (not text.strip() or size + len(text) > MAX_DOCUMENT_CHARACTERS):
+                yield Document("".join(lines), number, first)
+                lines, size = [], 0
+            if text.strip():
+                first = first if lines else line_number
+                lines.append(text)
+                size += len(text)
+    if lines:
+        yield Document("".join(lines), number, first)
+
+
+def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowError]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UsageError(f"hub:{name} needs the library datasets; pip install 'fusebert[corpus]'") from None
+    try:
+        rows = load_dataset(name, split="train", streaming=True)
+        for row, values in enumerate(rows, 1):
+            yield from _cut(values.get(field), Path(name), number, row, field, list(values))
+    except (OSError, ValueError) as error:
+        raise DataError(f"hub:{name} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _cut(
+    text: object, path: Path, number: int, row: int, field: str, columns: Sequence[str]
+) -> Iterator[Document | RowError]:
+    if field not in columns:
+        yield RowError(f"there is no field {field!r}, only {', '.join(columns)}; name the text with --field", path, row)
+    elif not isinstance(text, str):
+        yield RowError(f"text expected, found {type(text).__name__}", path, row, field)
+    else:
+        start = 0
+        while len(text) - start > MAX_DOCUMENT_CHARACTERS:
+            end = text.rfind("\n", start, start + MAX_DOCUMENT_CHARACTERS) + 1
+            end = end if end > start else start + MAX_DOCUMENT_CHARACTERS
+            yield Document(text[start:end], number, row)
+            start = end
+        yield Document(text[start:], number, row)
+
+
+def _is_known(path: Path) -> bool:
+    return path.name.lower().endswith((*TEXT_SUFFIXES, *TABLE_SUFFIXES))
+
+
+def _kinds() -> str:
+    return ", ".join(suffix.removeprefix(".") for suffix in (*TEXT_SUFFIXES[:1], *TABLE_SUFFIXES))

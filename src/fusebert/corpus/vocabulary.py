@@ -1,0 +1,85 @@
+"""A WordPiece vocabulary from a prepared corpus, and how well it fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from fusebert.corpus.shards import corpus_report, read_shards
+from fusebert.errors import UsageError
+from fusebert.modalities.text.processor import read_tokenizer, special_tokens, train_tokenizer
+from fusebert.storage import write_atomically, write_json
+
+FOLDER = "vocabulary"
+LEAST_SIZE = 200
+MEASURED_DOCUMENTS = 2000
+
+
+def make_vocabulary(folder: Path, size: int, lowercase: bool = True, beside: Path | None = None) -> dict[str, Any]:
+    """Learn a vocabulary from the training part and write `vocabulary/tokenizer.json`, as BERT folders hold it.
+
+    Args:
+        folder: of a finished corpus.
+        size: number of pieces, special tokens included.
+        beside: folder of another BERT, whose vocabulary is measured on the same text.
+
+    Returns:
+        The report of `measure` on the held-out part (or the training part where nothing is held out), by vocabulary.
+    """
+    if size < LEAST_SIZE:
+        raise UsageError(f"--size must be at least {LEAST_SIZE}, not {size}")
+    corpus_report(folder)
+    tokenizer = train_tokenizer(_texts(folder, "train"), size, lowercase)
+    target = folder / FOLDER
+    part = "held_out" if any(folder.glob("held_out-*.parquet")) else "train"
+    report: dict[str, Any] = {"size": tokenizer.get_vocab_size(), "lowercase": lowercase, "measured_on": part}
+    report["own"] = measure(tokenizer, islice(_texts(folder, part), MEASURED_DOCUMENTS))
+    if beside is not None:
+        report["beside"] = measure(read_tokenizer(beside), islice(_texts(folder, part), MEASURED_DOCUMENTS))
+    write_json(target / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase})
+    write_json(target / "report.json", report)
+    write_atomically(target / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    return report
+
+
+def corpus_tokenizer(folder: Path) -> Tokenizer:
+    """The vocabulary of a corpus. Raises UsageError where none has been made."""
+    if not (folder / FOLDER / "tokenizer.json").is_file():
+        raise UsageError(f"{folder} has no vocabulary yet; make one with `fusebert corpus vocabulary {folder}`")
+    return read_tokenizer(folder / FOLDER)
+
+
+def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
+    """How a vocabulary fits texts.
+
+    Returns:
+        `fertility` pieces a word, `characters_per_piece`, `whole_words` share of words that are one piece,
+        `unknown` share of pieces that are [UNK], `used` share of the vocabulary that occurs.
+    """
+    unknown = special_tokens(tokenizer)["[UNK]"]
+    counts: Counter[int] = Counter()
+    words = whole = characters = 0
+    for text in texts:
+        found = tokenizer.encode(text, add_special_tokens=False)
+        lengths = Counter(found.word_ids)
+        counts.update(found.ids)
+        words += len(lengths)
+        whole += sum(length == 1 for length in lengths.values())
+        characters += len(text)
+    pieces = max(1, counts.total())
+    return {
+        "fertility": round(pieces / max(1, words), 4),
+        "characters_per_piece": round(characters / pieces, 4),
+        "whole_words": round(whole / max(1, words), 4),
+        "unknown": round(counts[unknown] / pieces, 6),
+        "used": round(len(counts) / tokenizer.get_vocab_size(), 4),
+    }
+
+
+def _texts(folder: Path, part: str) -> Iterator[str]:
+    return ("\n".join(document["sentences"]) for document in read_shards(folder, part))

@@ -1,0 +1,78 @@
+"""BERT's two pre-training heads; the language model looks at the masked tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from fusebert.model.cpu import Linear, linear
+from fusebert.tasks.pretraining.task import IGNORED
+from fusebert.types import Encoded
+
+
+class Head(nn.Module):
+    """Masked language model, whose output weights are the trunk's word embeddings, and next sentence prediction.
+
+    Names are those of `transformers.BertForPreTraining`, without the parts it ties.
+    """
+
+    def __init__(self, config: dict[str, Any], trunk: Any) -> None:
+        super().__init__()
+        self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
+        self.activation = ACT2FN[trunk.hidden_act]
+        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.bias = nn.Embedding(1, trunk.vocab_size)  # transformers leaves a bare parameter uninitialised
+        self.seq_relationship = nn.Linear(trunk.hidden_size, 2)
+        self.asks_next_sentence = bool(config["next_sentence"])
+        self._words: tuple[nn.Embedding, ...] = ()
+
+    def tie(self, trunk: Any) -> None:
+        """Read out with the trunk's word embeddings. Kept in a tuple, so that they stay the trunk's parameters only."""
+        self._words = (trunk.embeddings.word_embeddings,)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """Next-sentence logits float[B, 2]."""
+        return self.seq_relationship(encoded.pooler_output)  # type: ignore[no-any-return]
+
+    def pieces(self, encoded: Encoded, places: Tensor) -> Tensor:
+        """Logits float[M, V] of the pieces at int64[M] packed places."""
+        hidden = encoded.last_hidden_state.index_select(0, places)
+        hidden = self.LayerNorm(self.activation(self.dense(hidden)))
+        return linear(hidden, self._words[0].weight, self.bias.weight[0])
+
+    def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of the two losses, each a mean, and both by name."""
+        mlm = F.cross_entropy(self.pieces(encoded, labels["places"]).float(), labels["pieces"])
+        if not self.asks_next_sentence:
+            return {"loss": mlm, "mlm_loss": mlm.detach()}
+        following = F.cross_entropy(self(encoded).float(), labels["next_sentence_label"], ignore_index=IGNORED)
+        return {"loss": mlm + following, "mlm_loss": mlm.detach(), "next_sentence_loss": following.detach()}
+
+    def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
+        """float[B, 6]: of each row, what `task.STATISTICS` names."""
+        places, pieces, following = labels["places"], labels["pieces"], labels["next_sentence_label"]
+        logits = self.pieces(encoded, places).float()
+        rows = torch.searchsorted(encoded.layout.cumulative, places.to(torch.int32), right=True) - 1
+        found = torch.zeros(len(following), 6, device=logits.device)
+        each = torch.stack(
+            [
+                F.cross_entropy(logits, pieces, reduction="none"),
+                (logits.argmax(dim=1) == pieces).float(),
+                torch.ones_like(pieces, dtype=torch.float32),
+            ],
+            dim=1,
+        )
+        found[:, :3].index_add_(0, rows, each)
+        if self.asks_next_sentence:
+            asked = following != IGNORED
+            answer = self(encoded).float()
+            found[:, 3] = F.cross_entropy(answer, following, ignore_index=IGNORED, reduction="none")
+            found[:, 4] = (answer.argmax(dim=1) == following).float()
+            found[:, 5] = asked.float()
+        return found

@@ -1,0 +1,68 @@
+"""Which pieces the model has to guess, and what stands in their place (Devlin et al. 2018, 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MASKED, KEPT = 0.8, 0.1
+"""Of the chosen pieces, 80 % become [MASK], 10 % stay, 10 % become a random piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """How pieces are chosen.
+
+    Args:
+        share: of the pieces of a row, in (0, 1).
+        whole_words: choose all pieces of a word, or none.
+        mask_id: of [MASK].
+        ordinary: int64[V'], ids of the pieces that are not special; random pieces come from these.
+    """
+
+    share: float
+    whole_words: bool
+    mask_id: int
+    ordinary: np.ndarray
+
+    def __call__(
+        self, ids: np.ndarray, inside: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Choose pieces and replace them.
+
+        Args:
+            ids: int64[T], text without special pieces.
+            inside: bool[T], pieces that continue a word.
+
+        Returns:
+            The replaced ids int64[T], and the places of the chosen pieces int64[M], rising; M is at least one.
+        """
+        chosen = self._choose(inside, random)
+        fate = random.random(len(chosen))
+        replaced = ids.copy()
+        replaced[chosen[fate < MASKED]] = self.mask_id
+        at_random = chosen[fate >= MASKED + KEPT]
+        replaced[at_random] = random.choice(self.ordinary, len(at_random))
+        return replaced, chosen
+
+    def _choose(self, inside: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        wanted = max(1, round(self.share * len(inside)))
+        if not self.whole_words:
+            return np.sort(random.permutation(len(inside))[:wanted])
+        starts = np.flatnonzero(~inside)
+        starts = starts if len(starts) and starts[0] == 0 else np.concatenate([[0], starts])
+        ends = np.append(starts[1:], len(inside))
+        order = random.permutation(len(starts))
+        sizes = (ends - starts)[order]
+        taken = np.zeros(len(order), dtype=np.bool_)
+        left = wanted
+        for place in range(len(order)):  # a word that no longer fits is passed over, as in BERT's script
+            if sizes[place] <= left:
+                taken[place], left = True, left - sizes[place]
+                if left == 0:
+                    break
+        if not taken.any():  # one word longer than the share: better it than nothing
+            taken[0] = True
+        words = np.sort(order[taken])
+        return np.concatenate([np.arange(starts[word], ends[word]) for word in words])

@@ -1,0 +1,78 @@
+"""A pre-trained model -> a sealed folder in Hugging Face's form, for fusebert and for transformers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from fusebert.storage import naming_failures, seal, write_atomically, write_json
+
+WORKING_FOLDERS = ("checkpoints", "logs")
+TRANSFORM = "cls.predictions.transform"
+
+
+def publish_pretrained(
+    folder: Path, model: Any, tokenizer: Tokenizer, recipe: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> None:
+    """Write weights, tokenizer, scores and model card; the manifest comes last."""
+    config = model.trunk.config.to_hugging_face() | {"architectures": ["BertForPreTraining"]}
+    write_json(folder / "config.json", config)
+    with naming_failures(folder):
+        save_file(hugging_face_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    lowercase = bool(tokenizer.normalizer and "lowercase=True" in repr(tokenizer.normalizer))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    write_json(
+        folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase} | special
+    )
+    write_json(folder / "metrics.json", dict(metrics))
+    write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
+    seal(folder, leave_out=WORKING_FOLDERS)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def hugging_face_weights(model: Any) -> dict[str, Tensor]:
+    """Weights as `transformers.BertForPreTraining` names them; the output words are tied there as here."""
+    head = model.head
+    found = {f"bert.{name}": value for name, value in model.trunk.state_dict().items()}
+    found |= {f"{TRANSFORM}.dense.{name}": value for name, value in head.dense.state_dict().items()}
+    found |= {f"{TRANSFORM}.LayerNorm.{name}": value for name, value in head.LayerNorm.state_dict().items()}
+    found |= {f"cls.seq_relationship.{name}": value for name, value in head.seq_relationship.state_dict().items()}
+    found["cls.predictions.bias"] = head.bias.weight[0].detach()
+    return {name: value.contiguous().cpu() for name, value in found.items()}
+
+
+def _card(name: str, model: Any, recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    scores = metrics["evaluations"]["held_out"]["metrics"]
+    training = metrics["training"]
+    rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in scores.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [bert, fusebert]
+---
+# {name}
+
+A BERT pre-trained with fusebert: {sum(p.numel() for p in model.trunk.parameters()):,} parameters,
+{training["tokens"]:,} tokens in {training["seconds"]:.0f} s, {training["steps"]:,} steps.
+
+Held-out text, masked once and the same in every round (losses in nats; guessing pieces by their frequency costs
+{metrics["unigram_entropy"]:.3f}):
+
+| metric | value |
+|---|---|
+{rows}
+
+Use it as `model.trunk` of a fusebert recipe, or with `transformers.BertForPreTraining.from_pretrained`.
+
+```yaml
+{yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).strip()}
+```
+"""

@@ -1,0 +1,154 @@
+"""From a prepared corpus to a BERT: masked language model and next sentence prediction."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from fusebert.config import Recipe
+from fusebert.corpus.shards import corpus_report
+from fusebert.corpus.tokens import Tokens, tokenize_corpus
+from fusebert.corpus.vocabulary import corpus_tokenizer
+from fusebert.data.collate import Collator
+from fusebert.errors import DataError, UsageError
+from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens
+from fusebert.model.cpu import keep_freed_memory
+from fusebert.model.pretrained import find_trunk
+from fusebert.tasks.pretraining.masking import Masking
+from fusebert.tasks.pretraining.publish import publish_pretrained
+from fusebert.tasks.pretraining.rows import PairRows
+from fusebert.tasks.pretraining.task import Task
+from fusebert.training.build import build_model
+from fusebert.training.prepare import Prepared
+from fusebert.training.progress import Progress, Silence
+from fusebert.training.run import fit, look_into
+
+DEFAULTS: dict[str, Any] = {
+    "task.name": "pretraining",
+    "model.dropout": 0.0,
+    "training.learning_rate": 1e-3,
+    "training.warmup_share": 0.05,
+    "training.tokens_per_batch": 4096,
+}
+"""Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
+HELD_OUT_TOKENS = 250_000
+"""At most so many tokens are scored in each round."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus as training reads it."""
+
+    tokenizer: Tokenizer
+    train: Tokens
+    held_out: Tokens
+    unigram_entropy: float
+
+
+def pretrain(
+    settings: Mapping[str, Any],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Pre-train a BERT and write a folder that `transformers.BertForPreTraining` and `model.trunk` load.
+
+    Args:
+        settings: dotted; `data.train` is the folder of a prepared corpus, `model.trunk` a size, or a BERT to go on
+            from, whose vocabulary is then used.
+        output: folder to write; it may not hold anything yet, unless `resume`.
+
+    Returns:
+        What metrics.json holds.
+    """
+    started = time.monotonic()
+    progress = progress or Silence()
+    recipe = pretraining_recipe(settings)
+    folder = Path(output)
+    keep_freed_memory()
+    look_into(folder, recipe, resume)
+    trunk_folder = find_trunk(recipe.model.trunk)
+    corpus = read_corpus(recipe, trunk_folder)
+    progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
+    prepared = prepare_rows(recipe, corpus, trunk_folder)
+    torch.manual_seed(recipe.training.seed)
+    model = build_model(recipe, prepared, progress)
+    collator = Collator(prepared.processors, prepared.task.collate)
+    state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
+    best = min(state.history, key=lambda entry: entry["validation"]["loss"])
+    metrics = {
+        "evaluations": {"held_out": {"metrics": best["validation"]}},
+        "unigram_entropy": corpus.unigram_entropy,
+        "training": state.totals(),
+    }
+    publish_pretrained(folder, model, corpus.tokenizer, recipe.flat(), metrics)
+    return metrics
+
+
+def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """The checked recipe of a run; its epochs are the rounds between two validations."""
+    recipe = Recipe.from_flat(DEFAULTS | dict(settings))
+    if recipe.task.get("name") != "pretraining":
+        raise UsageError(f"task.name={recipe.task.get('name')!r} is not pre-training; use `fusebert train`")
+    if "training.epochs" in settings:
+        raise UsageError("pre-training counts task.passes over the corpus, with task.rounds validations; not epochs")
+    if recipe.data.train is None:
+        raise UsageError("data.train is not set: name the folder of a prepared corpus")
+    rounds = recipe.task_config().rounds
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": rounds})})
+
+
+def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
+    """Tokenized with the trunk's own vocabulary, or with the corpus's for a trunk that starts from nothing."""
+    folder = recipe.table(recipe.data.train or Path())
+    languages = corpus_report(folder)["languages"]
+    tokenizer = corpus_tokenizer(folder) if trunk_folder is None else read_tokenizer(trunk_folder)
+    chinese_words = recipe.task_config().whole_words and "zh" in languages
+    parts = {part: tokenize_corpus(folder, part, tokenizer, chinese_words) for part in ("train", "held_out")}
+    for part, found in parts.items():
+        if len(found.documents) < 3:
+            raise DataError(
+                f"{folder}: the {part} part has {len(found.documents) - 1} documents; at least two are needed "
+                "(prepare more text, or hold out more with --held-out)"
+            )
+    return Corpus(tokenizer, parts["train"], parts["held_out"], unigram_entropy(parts["train"], parts["held_out"]))
+
+
+def unigram_entropy(train: Tokens, held_out: Tokens) -> float:
+    """Mean cost in nats of held-out pieces, coded by their frequency in the training part (plus one)."""
+    size = int(max(train.ids.max(initial=0), held_out.ids.max(initial=0))) + 1
+    counts = np.bincount(train.ids, minlength=size) + 1
+    return float(-np.log(counts / counts.sum())[held_out.ids].mean())
+
+
+def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> Prepared:
+    """Training rows drawn anew for each round, and held-out rows that are always the same."""
+    task = Task.fit(recipe.task_config(), [])
+    config, seed = task.config, recipe.training.seed
+    special = special_tokens(corpus.tokenizer)
+    ordinary = np.setdiff1d(np.arange(corpus.tokenizer.get_vocab_size()), list(special.values()))
+    masking = Masking(config.mask_share, config.whole_words, special["[MASK]"], ordinary)
+    held_share = min(1.0, HELD_OUT_TOKENS / max(1, len(corpus.held_out.ids)))
+    splits = {
+        part: PairRows(tokens, special, masking, config.length, config.next_sentence, seed, share)
+        for part, tokens, share in (
+            ("train", corpus.train, config.passes / config.rounds),
+            ("validation", corpus.held_out, held_share),
+        )
+    }
+    for part, rows in splits.items():
+        if not len(rows):
+            raise DataError(f"{recipe.data.train}: a round has no {part} rows; lower task.rounds or raise task.passes")
+    text = recipe.modality_config("text").model_copy(update={"max_tokens": config.length - 1})
+    processors = {"text": Processor(text, ["text"], corpus.tokenizer)}
+    data_hash = hashlib.sha256(corpus.train.ids.tobytes() + corpus.train.sentences.tobytes()).hexdigest()
+    return Prepared([], "", task, processors, splits, {}, trunk_folder, data_hash)  # type: ignore[arg-type]

@@ -1,0 +1,61 @@
+"""Columns are judged by rows from all over the table, groups are kept together, changed files are read again."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from PIL import Image
+
+from fusebert.data.columns import guess_columns
+from fusebert.data.split import hold_out
+from fusebert.modalities.image.processor import Config, Processor
+from fusebert.tasks.classification.task import Config as TaskConfig
+from fusebert.tasks.classification.task import Task
+from fusebert.types import Sample
+
+
+def sample(number: int, **values: object) -> Sample:
+    return Sample(Path("rows.jsonl"), number, values, None)
+
+
+def test_a_column_that_begins_late_is_seen() -> None:
+    rows = [sample(n, question="what is it") for n in range(1500)] + [sample(1501, question="and this", image="a.png")]
+    kinds = {guess.column: guess.kind for guess in guess_columns(rows, None, {})}
+    assert kinds == {"question": "text", "image": "image"}
+
+
+def test_rows_without_a_group_are_groups_of_their_own() -> None:
+    rows = [sample(n, image="x.png" if n < 10 else None) for n in range(110)]
+    train, held = hold_out(rows, 0.5, "image", seed=0)
+    assert 40 < len(held) < 70
+    assert len({row in held for row in rows[:10]}) == 1
+    assert len(train) + len(held) == 110
+
+
+def test_a_changed_picture_is_read_again(tmp_path: Path) -> None:
+    processor = Processor(Config(size_pixels=16), ["image"])
+    row = sample(1, image=str(tmp_path / "x.png"))
+    seen = []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (20 + len(seen), 20), colour).save(tmp_path / "x.png")
+        found = processor.load(row)
+        assert found is not None
+        seen.append(found["pixel_values"][0][:, 0, 0].tolist())
+    assert seen == [[255, 0, 0], [0, 0, 255]]
+    assert processor._cache
+    assert not copy.copy(processor)._cache
+
+
+def test_unseen_labels_of_a_list_count_as_missed() -> None:
+    import numpy as np
+
+    task = Task.fit(TaskConfig(unseen_labels="wrong"), [["a"], ["b"], ["a", "b"]])
+    targets = np.stack([task.target(raw) for raw in (["a"], ["c"], ["b", "c"])])
+    logits = np.array([[9.0, -9.0], [-9.0, -9.0], [-9.0, 9.0]])
+    found = task.evaluate(logits, targets)
+    assert found["unseen_labels"] == 2
+    assert found["metrics"]["accuracy"] == 1 / 3
+    assert found["metrics"]["f1_micro"] == 2 * 2 / (2 * 2 + 2)
+    assert task.is_right(["b", "a"], ["a", "b"])
+    assert not task.is_right(["c"], [])
