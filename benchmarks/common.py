@@ -184,6 +184,13 @@ def commit() -> str:
     return (ask("rev-parse", "--short", "HEAD") or "unknown") + "+" * bool(ask("status", "--porcelain", "--", "src"))
 
 
+def quiet_process(folder: Path) -> None:
+    """Everything that the process says goes to a file beside its folder."""
+    log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+
 def note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

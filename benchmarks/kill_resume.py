@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -65,7 +64,7 @@ class Fusebert:
 
     @staticmethod
     def run(world: Path, folder: Path, resume: bool) -> None:
-        _quiet(folder)
+        common.quiet_process(folder)
         from fusebert.cli import main
 
         settings = [f"{name}={value}" for name, value in SETTINGS.items()] + [f"data.root={world}"]
@@ -79,13 +78,6 @@ class Fusebert:
     @staticmethod
     def is_saving(folder: Path) -> bool:
         return any(folder.glob("checkpoints/.step-*"))
-
-
-def _quiet(folder: Path) -> None:
-    """Everything that the process says goes to a file beside its folder."""
-    log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
 
 
 @dataclass

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import common
+
 STEPS, SAVE_STEPS, BATCH_ROWS = 30, 2, 20
 LONGEST = 24
 
@@ -19,9 +21,7 @@ class TransformersTrainer:
     @staticmethod
     def run(world: Path, folder: Path, resume: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        from kill_resume import _quiet
-
-        _quiet(folder)
+        common.quiet_process(folder)
         from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
         from transformers.trainer_utils import get_last_checkpoint
 

@@ -15,10 +15,13 @@ class Spill:
     """Arrays appended to a temporary file, then read back as one memory map."""
 
     def __init__(self) -> None:
-        self._file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `array`
+        self._file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `array`, or at the end
         self._dtype: np.dtype = np.dtype(np.float32)
         self._shape: tuple[int, ...] = ()
         self._rows = 0
+
+    def __del__(self) -> None:
+        self._file.close()
 
     def append(self, array: np.ndarray) -> None:
         """Add rows; all arrays share dtype and row shape."""

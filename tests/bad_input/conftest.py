@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusebert.cli import main
-from tests.bad_input.cases import Place, rows
+from tests.bad_input.place import Place, rows
 
 
 @pytest.fixture(scope="session")

@@ -21,20 +21,9 @@ from fusebert.cli import main
 from fusebert.evaluation.predictor import load
 from fusebert.modalities.image.processor import decode
 from fusebert.types import Sample
-from tests.bad_input.cases import (
-    BAD_ROW,
-    CASES,
-    RED_OR_BLUE,
-    TINY,
-    Case,
-    Place,
-    answers,
-    delimited,
-    lines,
-    png,
-    rows,
-    two_halves,
-)
+from tests.bad_input.cases import CASES
+from tests.bad_input.data_cases import RED_OR_BLUE, delimited, lines
+from tests.bad_input.place import BAD_ROW, TINY, Case, Place, answers, png, rows, two_halves
 
 
 def run(*arguments: Path | str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 
 def test_the_time_limit_stops_a_run_and_leaves_a_model(tiny: dict[str, Any], tmp_path: Path) -> None:
     train(tiny | {"training.epochs": 1000, "training.time_limit": "4s"}, tmp_path / "model")
-    assert "time limit" in (tmp_path / "model" / "metrics.json").read_text()
+    training = json.loads((tmp_path / "model" / "metrics.json").read_text())["training"]
+    assert "time limit" in training["stopped"]
+    assert 1 < training["steps"] < training["epochs"] * 1000
 
 
 def test_patience_stops_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ class Trainer:
         self.recent_loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
         self.deadline, self.tokens_to_evaluate = math.inf, 0
         self._asked_to_stop = False
-        self._steady: tuple[float, int] | None = None
-        self._first_step = 0
+        self._steady: tuple[float, int, int] | None = None
+        self._first_step = self._planned = 0
 
     def fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
         """Train to the end, the time limit, or the early stop; leaves the best weights in the model.
@@ -78,10 +78,10 @@ class Trainer:
         """
         settings, state = self.settings, self.state
         sampler = TokenBudgetSampler(train.lengths, settings.tokens_per_batch, settings.seed)
-        state.steps = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
+        state.steps = planned = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
         if resume:
             state = self._resume()
-        self._first_step = state.step
+        self._first_step, self._planned = state.step, planned
         started, spent_before = time.monotonic(), state.seconds
         loader: DataLoader[Any] = DataLoader(
             train,  # type: ignore[arg-type]
@@ -167,16 +167,21 @@ class Trainer:
         return self.state
 
     def _time_is_up(self, state: State) -> bool:
-        """Whether what comes after training needs the time that is left. The first steps are slow, and not counted."""
+        """Whether what comes after training needs the time that is left. Under a time limit the steps planned become
+        those that the time allows, so that the learning rate has fallen when it ends."""
         if self.deadline == math.inf:
             return False
         now = time.monotonic()
         if self._steady is None and state.step >= self._first_step + WARM_UP_STEPS:
-            self._steady = (now, state.tokens)
-        started, tokens_before = self._steady or (now, state.tokens)
-        tokens = state.tokens - tokens_before
-        seconds_a_token = (now - started) / tokens if tokens else 0.0
-        return now + self.tokens_to_evaluate * seconds_a_token / FORWARD_SPEED >= self.deadline
+            self._steady = (now, state.step, state.tokens)
+        started, step_then, tokens_then = self._steady or (now, state.step, state.tokens)
+        steps, tokens = state.step - step_then, state.tokens - tokens_then
+        if steps == 0:
+            return now >= self.deadline
+        afterwards = self.tokens_to_evaluate * (now - started) / (tokens * FORWARD_SPEED)
+        left = self.deadline - afterwards - now
+        state.steps = min(self._planned, state.step + max(1, int(left * steps / (now - started))))
+        return left <= 0
 
     def _report(self, state: State) -> None:
         loss = state.loss_sum / max(1, state.loss_rows)

@@ -1,0 +1,128 @@
+"""Corpora as they should not be: a sentence that says what is wrong and where, or the right result."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fusebert.cli import main
+from fusebert.corpus.shards import read_shards
+from tests.corpus.conftest import write_jsonl
+
+LONG = "The ship crossed the harbour in the morning and left it again before the war. " * 3
+
+
+def written(name: str, data: bytes | str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        path = folder / name
+        path.write_bytes(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
+        return path
+
+    return write
+
+
+def rows(*texts: object, field: str = "text", name: str = "a.jsonl") -> Callable[[Path], Path]:
+    return written(name, "".join(json.dumps({field: text}) + "\n" for text in texts))
+
+
+@dataclass(frozen=True)
+class Case:
+    """`words` that the message holds, or for a right result the `documents` that are kept."""
+
+    kind: str
+    source: Callable[[Path], Path]
+    words: tuple[str, ...] = ()
+    documents: int | None = None
+    flags: tuple[str, ...] = ()
+
+
+def parquet_file(folder: Path) -> Path:
+    parquet.write_table(pa.table({"body": [LONG]}), folder / "a.parquet")
+    return folder / "a.parquet"
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+REFUSED = [
+    Case("missing", lambda folder: folder / "none.txt", ("none.txt", "does not exist")),
+    Case("unknown kind", written("a.pdf", b"%PDF"), ("a.pdf", "known kind")),
+    Case("empty folder", empty_folder, ("empty", "holds no")),
+    Case("binary named txt", written("a.txt", bytes(range(256)) * 9), ("a.txt", "line")),
+    Case("not UTF-8", written("a.txt", b"caf\xe9\n" * 9), ("a.txt", "row 1", "UTF-8")),
+    Case("UTF-16", written("a.txt", LONG.encode("utf-16")), ("a.txt", "line 1")),
+    Case("picture named jsonl", written("a.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(99)), ("a.jsonl", "row 1")),
+    Case("empty jsonl", written("a.jsonl", b""), ("a.jsonl", "empty")),
+    Case("empty txt", written("a.txt", b"\n\n \n"), ("a.txt", "no document")),
+    Case("wrong field", rows(LONG, field="body"), ("a.jsonl", "row 1", "'text'", "body", "--field")),
+    Case("wrong field, parquet", parquet_file, ("a.parquet", "'text'", "body")),
+    Case("text is a number", rows(LONG, 5), ("a.jsonl", "row 2", "int")),
+    Case("text is null", rows(LONG, None), ("a.jsonl", "row 2", "NoneType")),
+    Case("broken JSON line", written("a.jsonl", json.dumps({"text": LONG}) + "\n{\n"), ("a.jsonl", "row 2")),
+    Case("gzip cut short", written("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 999)[:-40]), ("a.jsonl.gz", "row")),
+    Case("not gzip", written("a.jsonl.gz", b"plain"), ("a.jsonl.gz", "damaged")),
+    Case("parquet cut short", written("a.parquet", b"PAR1"), ("a.parquet",)),
+    Case("a line of 9 MiB", written("a.txt", b"word " * (9 * 2**20 // 5)), ("a.txt", "line 1", "8 MiB")),
+    Case("lone surrogate in JSON", written("a.jsonl", '{"text": "\\ud800"}\n'), ("a.jsonl", "row 1", "surrogate")),
+    Case("held-out share of 1", rows(LONG), ("--held-out",), flags=("--held-out", "1")),
+    Case("no memory", rows(LONG), ("--max-memory", "at least"), flags=("--max-memory", "10m")),
+    Case("no workers", rows(LONG), ("--workers",), flags=("--workers", "0")),
+]
+READ = [
+    Case("no blank lines", written("a.txt", (LONG + "\n") * 5), documents=1),
+    Case("one document", rows(LONG), documents=1),
+    Case("one line without an end", written("a.txt", LONG.encode()), documents=1),
+    Case("windows line ends", written("a.txt", (LONG + "\r\n\r\n" + LONG[9:]).encode()), documents=2),
+    Case("byte order mark", written("a.txt", b"\xef\xbb\xbf" + LONG.encode()), documents=1),
+    Case("a bad line, skipped", written("a.jsonl", json.dumps({"text": LONG}) + "\n{\n"), documents=1,
+         flags=("--bad-rows", "skip")),
+    Case("right to left", rows("هذه جملة طويلة عن المدينة القديمة. " * 9), documents=1),
+    Case("combining characters", rows("e\u0301" * 200), documents=1),
+    Case("emoji with joiners", rows("👩\u200d👩\u200d👧 " * 60), documents=1),
+    Case("control characters", rows("\x01\x02" * 300 + LONG), documents=1),
+    Case("only short ones", rows("a b", "c d", LONG), documents=1),
+    Case("spelled-out special tokens", rows("[SEP] [MASK] [CLS] " * 20), documents=1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.kind)
+def test_refused(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    code = main(_command(case, tmp_path))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fusebert: ")]
+    assert code in (1, 2)
+    assert len(said) == 1
+    assert [word for word in case.words if word not in said[0]] == [], said[0]
+    assert time.monotonic() - started < 5
+    assert not (tmp_path / "out" / "corpus.json").exists()
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+@pytest.mark.parametrize("case", READ, ids=lambda case: case.kind)
+def test_read(case: Case, tmp_path: Path) -> None:
+    assert main(_command(case, tmp_path)) == 0
+    found = list(read_shards(tmp_path / "out", "train"))
+    assert len(found) == case.documents
+    assert all(row["sentences"] and all(row["sentences"]) for row in found)
+
+
+def _command(case: Case, folder: Path) -> list[str]:
+    given = ["--held-out", "0", "--workers", "1", *case.flags]
+    return ["corpus", "prepare", str(case.source(folder)), "--output", str(folder / "out"), *given]
+
+
+def test_many_tiny_documents(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", [f"document {number} says little" for number in range(30_000)])
+    flags = ["--least-characters", "10", "--held-out", "0", "--workers", "1"]
+    assert main(["corpus", "prepare", str(source), "--output", str(tmp_path / "out"), *flags]) == 0
+    assert sum(1 for _ in read_shards(tmp_path / "out", "train")) == 30_000

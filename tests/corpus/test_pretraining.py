@@ -1,0 +1,190 @@
+"""Pre-training computes what transformers computes, learns, resumes exactly, and leaves a folder that others load."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertForPreTraining
+
+from fusebert.corpus.tokens import tokenize_corpus
+from fusebert.corpus.vocabulary import corpus_tokenizer, measure
+from fusebert.data.collate import Collator
+from fusebert.errors import UsageError
+from fusebert.model.trunk import TrunkConfig
+from fusebert.tasks.pretraining.publish import hugging_face_weights
+from fusebert.training.build import build_model
+from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus
+from fusebert.training.progress import Silence
+from fusebert.training.run import train
+from tests.corpus.conftest import CHINESE
+
+SETTINGS: dict[str, Any] = {
+    "model.trunk": "tiny",
+    "task.length": 32,
+    "task.passes": 2.0,
+    "task.rounds": 2,
+    "training.tokens_per_batch": 512,
+    "training.learning_rate": 2e-3,
+    "training.precision": "fp32",
+    "training.trackers": [],
+}
+
+
+@pytest.fixture(scope="module")
+def settings(corpus: Path) -> dict[str, Any]:
+    return SETTINGS | {"data.train": str(corpus)}
+
+
+@pytest.fixture(scope="module")
+def pretrained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder. Tests do not change it."""
+    folder = tmp_path_factory.mktemp("pretrained") / "bert"
+    pretrain(settings, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["nsp", "sentence_order", "off"])
+def test_losses_are_those_of_transformers(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    recipe = pretraining_recipe(settings | {"task.next_sentence": kind})
+    corpus = read_corpus(recipe, None)
+    prepared = prepare_rows(recipe, corpus, None)
+    torch.manual_seed(0)
+    model = build_model(recipe, prepared, Silence()).eval()
+    rows = prepared.splits["train"]
+    examples = [rows[number] for number in range(24)]
+    ours = model(**Collator(prepared.processors, prepared.task.collate)(examples))
+    theirs = BertForPreTraining._from_config(_hugging_face_config(model.trunk.config)).eval()
+    missing = theirs.load_state_dict(hugging_face_weights(model), strict=False)
+    assert not missing.unexpected_keys
+    assert set(missing.missing_keys) <= {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+    longest = max(example.length for example in examples)
+    ids, types = torch.zeros(24, longest, dtype=torch.long), torch.zeros(24, longest, dtype=torch.long)
+    mask, labels = torch.zeros(24, longest, dtype=torch.long), torch.full((24, longest), -100)
+    for number, example in enumerate(examples):
+        text, end = example.features["text"], example.length
+        ids[number, 0], mask[number, :end] = model.config.cls_token_id, 1
+        ids[number, 1:end] = torch.from_numpy(text["input_ids"])
+        types[number, 1:end] = torch.from_numpy(text["token_type_ids"])
+        labels[number, torch.from_numpy(example.target.places)] = torch.from_numpy(example.target.pieces)
+    following = torch.tensor([example.target.next_sentence for example in examples])
+    found = theirs(input_ids=ids, token_type_ids=types, attention_mask=mask)
+    mlm = torch.nn.functional.cross_entropy(found.prediction_logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(ours["mlm_loss"], mlm, rtol=0, atol=2e-5)
+    if kind != "off":
+        pairs = torch.nn.functional.cross_entropy(found.seq_relationship_logits, following)
+        torch.testing.assert_close(ours["next_sentence_loss"], pairs, rtol=0, atol=2e-5)
+
+
+def _hugging_face_config(trunk: TrunkConfig) -> Any:
+    from transformers import BertConfig
+
+    return BertConfig(**trunk.to_hugging_face(), attn_implementation="eager")
+
+
+def test_it_learns_more_than_frequencies(pretrained: Path) -> None:
+    metrics = json.loads((pretrained / "metrics.json").read_text())
+    scores = metrics["evaluations"]["held_out"]["metrics"]
+    assert scores["mlm_loss"] < 0.8 * metrics["unigram_entropy"]
+    assert {"mlm_loss", "mlm_accuracy", "next_sentence_loss", "next_sentence_accuracy"} < set(scores)
+    assert scores["loss"] == pytest.approx(scores["mlm_loss"] + scores["next_sentence_loss"])
+
+
+def test_transformers_loads_the_folder_and_agrees(pretrained: Path, corpus: Path) -> None:
+    model = BertForPreTraining.from_pretrained(pretrained).eval()
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    saved = load_file(pretrained / "model.safetensors")
+    assert torch.equal(model.cls.predictions.decoder.weight, saved["bert.embeddings.word_embeddings.weight"])
+    text = "The king crossed the bridge after a long winter."
+    ids = tokenizer(text)["input_ids"]
+    assert ids[1:-1] == corpus_tokenizer(corpus).encode(text, add_special_tokens=False).ids
+    hidden = ids[4]
+    ids[4] = tokenizer.mask_token_id
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids])).prediction_logits[0, 4]
+    assert (logits > logits[hidden]).sum() < 40  # of 400: it has learnt something
+
+
+def test_it_goes_on_from_a_bert_and_serves_as_a_trunk(
+    pretrained: Path, settings: dict[str, Any], tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    before = json.loads((pretrained / "metrics.json").read_text())["evaluations"]["held_out"]["metrics"]["mlm_loss"]
+    more = pretrain(settings | {"model.trunk": str(pretrained), "training.learning_rate": 5e-4}, tmp_path / "more")
+    first = more["training"]["history"][0]["validation"]["mlm_loss"]
+    assert first < before + 0.3, "the language model's head begins anew, the trunk does not"
+    model = train(tiny | {"model.trunk": str(pretrained), "training.epochs": 1}, tmp_path / "tuned")
+    assert model.predict({"question": "what shape is it?"}).value
+
+
+def test_same_seed_same_weights(pretrained: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    pretrain(settings, tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+
+
+PROGRAM = """
+import json, sys
+from fusebert.training.pretrain import pretrain
+pretrain(json.loads(sys.argv[1]), sys.argv[2], resume=True)
+"""
+
+
+def test_killed_and_resumed_the_weights_are_the_same(
+    pretrained: Path, settings: dict[str, Any], tmp_path: Path, random: np.random.Generator
+) -> None:
+    given = json.dumps(settings | {"training.checkpoint_steps": 3})
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, given, str(folder)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(folder.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    time.sleep(float(random.random()) * 0.5)
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run([sys.executable, "-c", PROGRAM, given, str(folder)], check=True)
+    assert (folder / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+
+
+def test_epochs_are_not_a_setting_of_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="passes"):
+        pretrain(settings | {"training.epochs": 3}, tmp_path / "x")
+
+
+def test_a_vocabulary_covers_held_out_text(corpus: Path) -> None:
+    report = json.loads((corpus / "vocabulary" / "report.json").read_text())
+    assert report["measured_on"] == "held_out"
+    assert report["own"]["unknown"] == 0
+    assert 1 <= report["own"]["fertility"] < 2
+    assert measure(corpus_tokenizer(corpus), ["𝄞𝄞"])["unknown"] == 1
+
+
+def test_chinese_words_are_kept_whole(tmp_path: Path) -> None:
+    from fusebert.corpus.prepare import Settings, prepare_corpus
+    from fusebert.corpus.vocabulary import make_vocabulary
+    from tests.corpus.conftest import write_jsonl
+
+    texts = ["".join(CHINESE[number % 5] for number in range(start, start + 9)) + str(start) for start in range(30)]
+    source = write_jsonl(tmp_path / "zh.jsonl", texts)
+    report = prepare_corpus(
+        [str(source)], tmp_path / "corpus", Settings(held_out=0.2, least_characters=50, near_duplicates=False)
+    )
+    assert report["languages"] == {"zh": 30}
+    make_vocabulary(tmp_path / "corpus", 200)
+    tokenizer = corpus_tokenizer(tmp_path / "corpus")
+    whole = tokenize_corpus(tmp_path / "corpus", "train", tokenizer, chinese_words=True)
+    single = tokenize_corpus(tmp_path / "corpus", "train", tokenizer)
+    assert (whole.ids == single.ids).all()
+    assert not single.inside[np.array([len(tokenizer.id_to_token(i)) == 1 for i in single.ids.tolist()])].any()
+    pieces = zip(whole.ids.tolist(), whole.inside.tolist(), strict=True)
+    words = "".join(("" if inside else " ") + tokenizer.id_to_token(number) for number, inside in pieces)
+    assert " 国王 " in words
+    assert " 城市 " in words
