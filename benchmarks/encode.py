@@ -74,14 +74,14 @@ def main() -> None:
     given = options.parse_args()
     folder = common.trunk_folder()
     common.prepare_process()
-    texts = common.load_texts(given.texts or (QUICK_TEXTS if given.quick else TEXTS)).texts
+    texts = common.load_texts(given.texts or (QUICK_TEXTS if given.quick else TEXTS), given.paragraph_share).texts
     tokenizer = AutoTokenizer.from_pretrained(folder)
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=common.MAX_TOKENS)["input_ids"]]
     result: dict[str, Any] = {
         "machine": common.machine(),
         "texts": len(texts),
         "tokens": sum(lengths),
-        "fill": common.fill(lengths),
+        "fill": common.fill(lengths, given.paragraph_share),
     }
     jobs = [texts[repeat :: given.repeats] for repeat in range(given.repeats)]
     for precision in [given.precision] if given.precision else PRECISIONS:

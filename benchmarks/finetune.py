@@ -34,7 +34,7 @@ from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Silence
 from fusebert.types import Sample
 
-ROWS, QUICK_ROWS = 640, 32
+ROWS, QUICK_ROWS = 320, 32
 QUICK_TOKENS = 48
 PRECISIONS = ("fp32", "bf16")
 SUFFIXES = {"transformers": "", "transformers_length_grouped": "_length_grouped"}
@@ -55,9 +55,9 @@ class Pass:
 Side = Callable[[Pass], object]
 
 
-def load(rows: int, recipe: Recipe, folder: Path) -> tuple[Prepared, list[Example]]:
+def load(rows: int, share: float, recipe: Recipe, folder: Path) -> tuple[Prepared, list[Example]]:
     """Texts and labels, tokenised by the library's own processor; both sides use these ids."""
-    texts = common.load_texts(rows)
+    texts = common.load_texts(rows, share)
     task = Task.fit(Config(), texts.all_labels)
     processors = {"text": Processor.fit(recipe.modality_config("text"), ["text"], [], folder)}
     preparer = Preparer(processors, task, "label")
@@ -144,7 +144,7 @@ def step(loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Opti
 
 def main() -> None:
     options = common.parser(__doc__.splitlines()[0])
-    options.add_argument("--rows", type=int, help="rows of one pass (default 640)")
+    options.add_argument("--rows", type=int, help="rows of one pass (default 320)")
     options.add_argument("--attention-dropout", type=float, help="on both sides (default: the checkpoint's own)")
     options.add_argument("--precision", choices=PRECISIONS, help="only this one")
     given = options.parse_args()
@@ -160,12 +160,12 @@ def main() -> None:
         "training.learning_rate": 5e-5,
     }
     recipe, rows = Recipe.from_flat(settings), given.rows or (QUICK_ROWS if given.quick else ROWS)
-    prepared, examples = load(rows, recipe, folder)
+    prepared, examples = load(rows, given.paragraph_share, recipe, folder)
     result: dict[str, Any] = {
         "machine": common.machine(),
         "rows": rows,
         "steps": Pass(rows, 0).steps,
-        "fill": common.fill([example.length for example in examples]),
+        "fill": common.fill([example.length for example in examples], given.paragraph_share),
         "dropout": {"hidden": trunk.hidden_dropout_prob, "attention": attention},
     }
     passes = [Pass(rows, epoch) for epoch in range(1, 1 + (1 if given.quick else given.repeats))]
