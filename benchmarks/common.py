@@ -55,14 +55,20 @@ def parser(summary: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     made = argparse.ArgumentParser(description=summary, allow_abbrev=False)
     made.add_argument("--repeats", type=int, default=5, help="timed rounds; medians are reported")
+    made.add_argument("--quick", action="store_true", help="small sizes: the program is tested, not the machine")
+    made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    return made
+
+
+def text_parser(summary: str | None) -> argparse.ArgumentParser:
+    """The same, for benchmarks that read texts of uneven length."""
+    made = parser(summary)
     made.add_argument(
         "--paragraph-share",
         type=float,
         default=PARAGRAPH_SHARE,
         help="of long paragraphs among the texts; with 0, where lengths are even, packing has little to save",
     )
-    made.add_argument("--quick", action="store_true", help="small sizes: the program is tested, not the machine")
-    made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     return made
 
 

@@ -68,7 +68,7 @@ def least_cosine(vectors: dict[str, np.ndarray]) -> float:
 
 
 def main() -> None:
-    options = common.parser(__doc__.splitlines()[0])
+    options = common.text_parser(__doc__.splitlines()[0])
     options.add_argument("--texts", type=int, help=f"how many (default {TEXTS})")
     options.add_argument("--precision", choices=tuple(PRECISIONS), help="only this one")
     given = options.parse_args()

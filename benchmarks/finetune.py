@@ -143,7 +143,7 @@ def step(loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Opti
 
 
 def main() -> None:
-    options = common.parser(__doc__.splitlines()[0])
+    options = common.text_parser(__doc__.splitlines()[0])
     options.add_argument("--rows", type=int, help="rows of one pass (default 320)")
     options.add_argument("--attention-dropout", type=float, help="on both sides (default: the checkpoint's own)")
     options.add_argument("--precision", choices=PRECISIONS, help="only this one")
