@@ -30,14 +30,14 @@ def saved(tmp_path: Path) -> Path:
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         state.step = step
-        checkpoint.save(tmp_path, model, optimizer, state)
+        checkpoint.save(tmp_path, model, optimizer, state, [checkpoint.random_state()])
     return tmp_path
 
 
 def test_the_newest_two_and_the_best_are_kept(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000002", "step-000000003"]
     model = nn.Linear(3, 2)
-    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=4, best_step=1))
+    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=4, best_step=1), [])
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000003", "step-000000004"]
 
 
@@ -63,7 +63,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 def test_going_back_leaves_nothing_of_the_future(saved: Path) -> None:
     model = nn.Linear(3, 2)
     (saved / ".step-000000009.123.part").mkdir()
-    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=2, best_step=1))
+    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=2, best_step=1), [])
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000002"]
 
 
@@ -124,7 +124,7 @@ def test_a_run_goes_on_with_its_own_data_only(tiny: dict[str, Any], world: Path,
     (tmp_path / "run" / "manifest.json").unlink()
     model = nn.Linear(1, 1)
     state = State(9, "fp32", "hash of other data", step=1)
-    checkpoint.save(tmp_path / "run" / "checkpoints", model, torch.optim.AdamW(model.parameters()), state)
+    checkpoint.save(tmp_path / "run" / "checkpoints", model, torch.optim.AdamW(model.parameters()), state, [])
     with pytest.raises(FusebertError):
         train(settings, tmp_path / "run", resume=True)
 

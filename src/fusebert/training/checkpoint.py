@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,18 +65,28 @@ class State:
         }
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    random_states: Sequence[Mapping[str, Tensor]],
+) -> Path:
     """Write `folder/step-N`; keep it, the one before it, and the best.
 
     Whatever else is there goes: what killed saves left behind, and steps of a future that a damaged checkpoint has
     made this run go back from.
+
+    Args:
+        random_states: `random_state()` of each process.
     """
 
     def fill(beside: Path) -> None:
         save_file(
             {name: value.contiguous() for name, value in model.state_dict().items()}, beside / "model.safetensors"
         )
-        save_file(_optimizer_tensors(optimizer) | _random_states(), beside / "optimizer.safetensors")
+        random = {f"random.{n}.{name}": value for n, one in enumerate(random_states) for name, value in one.items()}
+        save_file(_optimizer_tensors(optimizer) | random, beside / "optimizer.safetensors")
         write_json(beside / "state.json", asdict(state))
 
     target = folder / f"step-{state.step:09d}"
@@ -102,8 +112,12 @@ def newest_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Put a checkpoint's weights, optimizer and random states back."""
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, process: int = 0) -> State:
+    """Put a checkpoint's weights, optimizer and the random state of this process back.
+
+    Raises:
+        ModelError: the checkpoint is of another model, or was written by fewer processes.
+    """
     restore_weights(folder, model)
     saved = load_file(folder / "optimizer.safetensors")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -112,9 +126,12 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
         if found:
             optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in found.items()}
-    torch.set_rng_state(saved["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in saved:
-        torch.cuda.set_rng_state(saved["random.cuda"])
+    random = f"random.{process}"
+    if f"{random}.cpu" not in saved:
+        raise ModelError(f"{folder} was written by fewer processes; resume with as many as began the run")
+    torch.set_rng_state(saved[f"{random}.cpu"])
+    if torch.cuda.is_available() and f"{random}.cuda" in saved:
+        torch.cuda.set_rng_state(saved[f"{random}.cuda"])
     return State(**read_json(folder / "state.json"))
 
 
@@ -149,11 +166,12 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _random_states() -> dict[str, Tensor]:
-    states = {"random.cpu": torch.get_rng_state()}
+def random_state() -> dict[str, Tensor]:
+    """Where this process's streams of random numbers stand."""
+    state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states["random.cuda"] = torch.cuda.get_rng_state()
-    return states
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
 
 
 def _step(folder: Path) -> int:

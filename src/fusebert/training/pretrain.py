@@ -29,7 +29,7 @@ from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress, Silence
-from fusebert.training.run import fit, look_into
+from fusebert.training.run import fit, join, look_into
 
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
@@ -75,6 +75,8 @@ def pretrain(
     recipe = pretraining_recipe(settings)
     folder = Path(output)
     keep_freed_memory()
+    is_first = join(recipe.training.device)
+    progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
     trunk_folder = find_trunk(recipe.model.trunk)
     corpus = read_corpus(recipe, trunk_folder)
@@ -90,7 +92,8 @@ def pretrain(
         "unigram_entropy": corpus.unigram_entropy,
         "training": state.totals(),
     }
-    publish_pretrained(folder, model, corpus.tokenizer, recipe.flat(), metrics)
+    if is_first:
+        publish_pretrained(folder, model, corpus.tokenizer, recipe.flat(), metrics)
     return metrics
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from fusebert.config import Recipe
 from fusebert.data.collate import Collator
@@ -26,6 +26,7 @@ from fusebert.training.progress import Progress, Silence
 from fusebert.training.trainer import Trainer
 
 RECIPE = "recipe.yaml"
+RANK_SEED = 1_000_003
 
 
 def train(
@@ -59,7 +60,8 @@ def train(
         recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else Recipe.read(Path(recipe))
     settings = recipe.training
     keep_freed_memory()
-    pick_device(settings.device)  # what cannot run is refused before anything is read
+    is_first = join(settings.device)
+    progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
     prepared = prepare(recipe, folder, strict, progress)
     torch.manual_seed(settings.seed)
@@ -72,8 +74,18 @@ def train(
     validation = splits["validation"]
     prepared.task.calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
-    publish(predictor, splits, prepared.files, recipe.flat(), state.totals())
+    if is_first:
+        publish(predictor, splits, prepared.files, recipe.flat(), state.totals())
     return predictor
+
+
+def join(device: str) -> bool:
+    """Join the processes that torchrun has started, if any; whether this one writes and reports for all.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    return bool(PartialState(cpu=pick_device(device) == "cpu").is_main_process)
 
 
 def fit(
@@ -96,9 +108,13 @@ def fit(
     """
     settings = recipe.training
     device, trackers = pick_device(settings.device), pick_trackers(settings.trackers, progress)
-    write_atomically(folder / RECIPE, recipe.to_yaml().encode())
-    precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
+    accelerator.wait_for_everyone()  # all processes have looked into the folder
+    if accelerator.is_main_process:
+        write_atomically(folder / RECIPE, recipe.to_yaml().encode())
+    else:
+        torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs
+    precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
     state = State(steps=0, precision=precision, data_hash=prepared.data_hash)
     trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state)

@@ -27,6 +27,7 @@ from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
 from fusebert.training.optimization import build_optimizer, learning_rate_factor, set_learning_rate
 from fusebert.training.progress import Progress
+from fusebert.training.ranks import OwnBatches, Ranks
 
 STEPS_BETWEEN_READINGS = 10
 """The loss is read from the device, and shown, this often."""
@@ -59,8 +60,9 @@ class Trainer:
         state: State,
     ) -> None:
         self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
-        self.accelerator, self.checkpoints = accelerator, folder / "checkpoints"
+        self.accelerator, self.checkpoints, self.ranks = accelerator, folder / "checkpoints", Ranks(accelerator)
         self.model = model.to(accelerator.device)
+        self.trained = self.ranks.wrap(self.model)
         self.optimizer = build_optimizer(self.model, settings)
         self.state = state
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -85,7 +87,7 @@ class Trainer:
         started, spent_before = time.monotonic(), state.seconds
         loader: DataLoader[Any] = DataLoader(
             train,  # type: ignore[arg-type]
-            batch_sampler=sampler,
+            batch_sampler=OwnBatches(sampler, self.ranks),
             collate_fn=self.collator,
             num_workers=settings.workers,
             multiprocessing_context="forkserver" if settings.workers else None,
@@ -97,7 +99,7 @@ class Trainer:
             while state.epoch < settings.epochs and state.stopped is None:
                 train.epoch = state.epoch
                 sampler.start_at(state.epoch, state.batch, train.lengths)
-                batches = iter(loader)
+                batches = zip(loader, sampler, strict=True)  # each with the rows of all processes
                 self.model.train()
                 while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
                     self._step(group)
@@ -109,37 +111,45 @@ class Trainer:
         checkpoint.restore_best(self.checkpoints, self.model, state, self.progress.note)
         return state
 
-    def _step(self, group: list[dict[str, Any]]) -> None:
+    def _step(self, group: list[tuple[dict[str, Any], list[int]]]) -> None:
         """One step of the optimizer on batches taken together: the loss is the mean over all their rows."""
         settings, state, device = self.settings, self.state, self.accelerator.device
         set_learning_rate(self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share))
-        rows = sum(len(batch["lengths"]) for batch in group)
-        for batch in group:
+        total = sum(len(rows) for _, rows in group)
+        for batch, rows in group:
+            share = self.ranks.weight(len(rows)) * len(rows) / total
             with autocast(device, state.precision):
-                loss = self.model(**to_device(batch, device))["loss"] * (len(batch["lengths"]) / rows)
+                loss = self.trained(**to_device(batch, device))["loss"] * share
             loss.backward()
-            self.recent_loss += loss.detach() * rows
-            state.tokens += sum(batch["lengths"])
+            self.recent_loss += loss.detach() * total
+            state.tokens += sum(batch["lengths"]) * len(rows) // len(batch["lengths"])
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.batch += len(group)
-        state.loss_rows += rows
+        state.loss_rows += total
 
     def _after_step(self, state: State) -> None:
         """Report and save where it is time to."""
         due = self.settings.checkpoint_steps is not None and state.step % self.settings.checkpoint_steps == 0
-        if due or self._asked_to_stop or state.step % STEPS_BETWEEN_READINGS == 0:
+        asked_to_stop = self.ranks.any(self._asked_to_stop)
+        if due or asked_to_stop or state.step % STEPS_BETWEEN_READINGS == 0:
             self._read_loss(state)
             self._report(state)
-        if due or self._asked_to_stop:
-            checkpoint.save(self.checkpoints, self.model, self.optimizer, state)
-        if self._asked_to_stop:
+        if due or asked_to_stop:
+            self._save(state)
+        if asked_to_stop:
             raise StoppedError(f"stopped at step {state.step} of {state.steps}; all is saved, go on with --resume")
 
+    def _save(self, state: State) -> None:
+        random_states = self.ranks.all(checkpoint.random_state())
+        if self.ranks.is_first:
+            checkpoint.save(self.checkpoints, self.model, self.optimizer, state, random_states)
+        self.ranks.wait()
+
     def _read_loss(self, state: State) -> None:
-        found = float(self.recent_loss)
+        found = float(self.ranks.sum(self.recent_loss)) / self.ranks.count
         if not math.isfinite(found):
             raise DivergedError(
                 f"the loss is {found} at step {state.step} of {state.steps}: the run has diverged. Lower "
@@ -160,7 +170,7 @@ class Trainer:
             self.progress.note("no whole checkpoint is there yet; starting from the beginning")
             return self.state
         data_hash = self.state.data_hash
-        self.state = checkpoint.restore(found, self.model, self.optimizer)
+        self.state = checkpoint.restore(found, self.model, self.optimizer, self.ranks.number)
         if self.state.data_hash != data_hash:
             raise UsageError("the data have changed since this run began; put them back, or start again elsewhere")
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
@@ -171,17 +181,21 @@ class Trainer:
         those that the time allows, so that the learning rate has fallen when it ends."""
         if self.deadline == math.inf:
             return False
+        state.steps, is_up = self.ranks.of_first(self._look_at_the_clock(state))
+        return is_up
+
+    def _look_at_the_clock(self, state: State) -> tuple[int, bool]:
+        """Steps that the time allows, and whether it is up."""
         now = time.monotonic()
         if self._steady is None and state.step >= self._first_step + WARM_UP_STEPS:
             self._steady = (now, state.step, state.tokens)
         started, step_then, tokens_then = self._steady or (now, state.step, state.tokens)
         steps, tokens = state.step - step_then, state.tokens - tokens_then
         if steps == 0:
-            return now >= self.deadline
+            return state.steps, now >= self.deadline
         afterwards = self.tokens_to_evaluate * (now - started) / (tokens * FORWARD_SPEED)
         left = self.deadline - afterwards - now
-        state.steps = min(self._planned, state.step + max(1, int(left * steps / (now - started))))
-        return left <= 0
+        return min(self._planned, state.step + max(1, int(left * steps / (now - started)))), left <= 0
 
     def _report(self, state: State) -> None:
         loss = state.loss_sum / max(1, state.loss_rows)
@@ -194,7 +208,7 @@ class Trainer:
     def _end_epoch(self, state: State, validation: Dataset) -> None:
         """Validate, remember the best, decide whether to go on, and save."""
         self._read_loss(state)
-        metrics = score(self.model, self.task, iter(validation), self.collator, state.precision)["metrics"]
+        metrics = self.ranks.of_first(self._score(validation) if self.ranks.is_first else {})
         entry = {
             "epoch": state.epoch + 1,
             "step": state.step,
@@ -213,9 +227,13 @@ class Trainer:
             state.stopped = f"{state.worse_epochs} epochs without a better {self.task.primary_metric}"
         if state.stopped is None:
             state.epoch, state.batch, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
-        checkpoint.save(self.checkpoints, self.model, self.optimizer, state)
+        self._save(state)
         self.progress.epoch(entry)
         self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=state.step)
+
+    def _score(self, validation: Dataset) -> dict[str, float]:
+        found = score(self.model, self.task, iter(validation), self.collator, self.state.precision)
+        return dict(found["metrics"])
 
     def _signals(self) -> _Signals:
         return _Signals(self._ask_to_stop)
