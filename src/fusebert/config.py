@@ -56,7 +56,10 @@ class ModelSettings(Section):
     """The trunk and how modalities meet in it."""
 
     trunk: str = Field("mini", description="tiny, mini, small, medium, base; or a BERT: folder, Hub id, `package:NAME`")
-    fusion: Literal["one_stream"] = Field("one_stream", description="all tokens of a row in one sequence")
+    fusion: Literal["one_stream", "concat", "two_stream"] = Field(
+        "one_stream",
+        description="all tokens in one sequence; pooled vectors side by side; or the trunk looks at the others",
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="of hidden values")
     attention_dropout: float = Field(
         0.0, ge=0, lt=1, description="of attention weights; slower than none, and rarely better"

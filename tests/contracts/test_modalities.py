@@ -19,7 +19,12 @@ from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
 
-COLUMNS = {"text": ["question", "caption"], "image": ["image"]}
+COLUMNS = {
+    "text": ["question", "caption"],
+    "image": ["image"],
+    "table": ["shapes", "language"],
+    "audio": ["audio"],
+}
 SMALL = {"image": {"size_pixels": 16, "patch_pixels": 8, "width": 8}}
 MODALITIES = sorted(plugins.names("modalities"))
 

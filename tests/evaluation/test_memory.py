@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fusebert.evaluation.inference import WINDOW_ROWS
+from fusebert.data.collate import Example
+from fusebert.evaluation.inference import WINDOW_BYTES, WINDOW_ROWS, windows
 
 WINDOWS = 8
 BALLAST = "x" * 8192
@@ -50,3 +52,11 @@ def test_memory_does_not_grow_with_the_table(verb: str, trained: Path, tmp_path:
         found, peaks[rows] = peak_bytes(verb, trained, tmp_path / f"{rows}.jsonl")
         assert found == rows
     assert peaks[WINDOWS * WINDOW_ROWS] - peaks[WINDOW_ROWS] < MARGIN_BYTES, peaks
+
+
+def test_large_pictures_make_smaller_windows() -> None:
+    picture = np.empty(1, dtype=object)
+    picture[0] = np.zeros(WINDOW_BYTES // 8, dtype=np.uint8)
+    examples = [Example({"image": {"pixel_values": picture}}, None, 5)] * 20
+    assert [len(window) for window in windows(examples, lambda example: example)] == [8, 8, 4]
+    assert [len(window) for window in windows(range(2 * WINDOW_ROWS + 1), lambda row: row)] == [2048, 2048, 1]

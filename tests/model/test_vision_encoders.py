@@ -74,10 +74,19 @@ def test_a_published_vision_model_gives_its_own_numbers(name: str, tmp_path: Pat
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_training_on_a_published_vision_model(tiny: dict[str, Any], tmp_path: Path, frozen: bool) -> None:
-    published = publish("vit", tmp_path / "vit")
-    settings = tiny | {"image.encoder": str(tmp_path / "vit"), "image.frozen": frozen, "training.epochs": 1}
+@pytest.mark.parametrize(
+    ("name", "how", "how_much", "frozen"),
+    [
+        ("vit", "image.frozen", True, True),
+        ("vit", "image.frozen", False, False),
+        ("resnet", "training.freeze", ["image"], True),  # with batch norms, whose statistics stay too
+    ],
+)
+def test_training_on_a_published_vision_model(
+    tiny: dict[str, Any], tmp_path: Path, name: str, how: str, how_much: Any, frozen: bool
+) -> None:
+    published = publish(name, tmp_path / "vit")
+    settings = tiny | {"image.encoder": str(tmp_path / "vit"), "training.epochs": 1, how: how_much}
     trained = train({key: value for key, value in settings.items() if key != "image.width"}, tmp_path / "model")
     encoder: Any = trained.model.embedders["image"].encoder  # type: ignore[union-attr]
     before, after = published.state_dict(), encoder.model.state_dict()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import nn
 
 from fusebert.config import TrainingSettings
 from fusebert.errors import DivergedError, FusebertError, ModelError, UsageError
+from fusebert.evaluation.predictor import load
 from fusebert.storage import write_folder
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
@@ -58,6 +61,62 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     warnings: list[str] = []
     assert checkpoint.newest_whole(saved, warnings.append) == saved / "step-000000002"
     assert "step-000000003" in warnings[0]
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_a_failing_disk_costs_the_save_and_nothing_else(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    """At the k-th system call of a save, for every k."""
+    model = nn.Linear(3, 2)
+    optimizer, state = torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=4, best_step=1)
+    before = sorted(path.name for path in saved.iterdir())
+    for number in range(1, 100):
+        calls = 0
+
+        def failing(real: Any, at: int = number) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == at:
+                    raise OSError(kind, os.strerror(kind))
+                return real(*arguments, **named)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("fsync", "replace", "rename", "open"):
+                patch.setattr(os, name, failing(getattr(os, name)))
+            try:
+                checkpoint.save(saved, model, optimizer, state, [])
+            except OSError as error:
+                assert error.errno == kind  # noqa: PT017
+            else:
+                break
+        whole = checkpoint.newest_whole(saved, lambda _: None)
+        assert whole is not None
+        assert whole.name in ("step-000000003", "step-000000004")
+        if whole.name == "step-000000004":  # the rename was done, what came after was not
+            shutil.rmtree(whole)
+        assert sorted(path.name for path in saved.iterdir()) == before
+    assert number > 8
+
+
+def test_a_changed_bit_in_any_file_of_a_model_is_noticed(
+    trained: Path, tmp_path: Path, random: np.random.Generator
+) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file() and "logs" not in path.parts]
+    assert len(files) >= 8
+    for path in files:
+        data = path.read_bytes()
+        changed = bytearray(data)
+        changed[random.integers(len(data))] ^= 1 << int(random.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(ModelError, match=path.name if path.name != "manifest.json" else None):
+            load(tmp_path / "model")
+        path.write_bytes(data)
+    load(tmp_path / "model")
 
 
 def test_going_back_leaves_nothing_of_the_future(saved: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from fusebert.storage import file_hash
 
-KILLS = 2
-KILLS_LONG = 20
+KILLS, KILLS_LONG = 4, 20
+CALLS, CALLS_LONG = 20, 90
+"""A save makes about nine calls that write, make durable or rename."""
 
 
 def train_here(settings: dict[str, Any], output: str, fail_at: int | None) -> None:
@@ -108,12 +109,22 @@ def test_killed_at_random_moments(
     assert not [path for path in output.rglob("*") if path.name.endswith(".part")]
 
 
-@pytest.mark.parametrize("call", [3, 14, 33])
-def test_killed_inside_a_save(
-    processes: Any, settings: dict[str, Any], whole: tuple[str, float], tmp_path: Path, call: int
+@pytest.mark.parametrize("calls", [CALLS, pytest.param(CALLS_LONG, marks=pytest.mark.real)])
+def test_killed_inside_saves_at_every_call(
+    processes: Any, settings: dict[str, Any], whole: tuple[str, float], tmp_path: Path, calls: int
 ) -> None:
-    assert run(processes, settings, tmp_path / "model", fail_at=call) == -signal.SIGKILL
-    assert run(processes, settings, tmp_path / "model") == 0
+    """One run, resumed again and again; the k-th process dies at its k-th call, as long as it gets that far."""
+    killed = 0
+    for call in range(1, calls + 1):
+        code = run(processes, settings, tmp_path / "model", fail_at=call)
+        assert code in (0, -signal.SIGKILL)
+        killed += code != 0
+        if code == 0:
+            assert file_hash(tmp_path / "model" / "model.safetensors") == whole[0]
+            shutil.rmtree(tmp_path / "model")
+    if not (tmp_path / "model" / "manifest.json").exists():
+        assert run(processes, settings, tmp_path / "model") == 0
+    assert killed > calls / 2
     assert file_hash(tmp_path / "model" / "model.safetensors") == whole[0]
 
 

@@ -33,7 +33,8 @@ class Collator:
 
     The batch: `inputs` (modality -> field -> tensor, only modalities that some row has), `order` int64[N] (where each
     packed token stands among [CLS] of all rows, then all tokens of the first modality, ...), `cumulative` int32[B + 1]
-    (start of each row), `lengths` (the same on the host, so that no step waits for a device), `labels` if known.
+    (start of each row), `lengths` (the same on the host, so that no step waits for a device), `counts` (modality -> its
+    tokens in each row, on the host), `labels` if known.
 
     Args:
         processors: by modality.
@@ -47,12 +48,14 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         inputs: dict[str, dict[str, torch.Tensor]] = {}
+        counts: dict[str, list[int]] = {}
         sources = [np.ones(len(examples), dtype=np.int64)]
         for name, processor in self.processors.items():
             rows = [example.features[name] for example in examples if name in example.features]
             if rows:
                 inputs[name] = {field: torch.from_numpy(array) for field, array in processor.collate(rows).items()}
-                sources.append(np.array([self._length(name, example) for example in examples], dtype=np.int64))
+                counts[name] = [self._length(name, example) for example in examples]
+                sources.append(np.array(counts[name], dtype=np.int64))
         order, lengths = interleave(sources)
         starts = np.concatenate([[0], lengths.cumsum()])
         batch: dict[str, Any] = {
@@ -60,6 +63,7 @@ class Collator:
             "order": torch.from_numpy(order),
             "cumulative": torch.from_numpy(starts.astype(np.int32)),
             "lengths": lengths.tolist(),
+            "counts": counts,
         }
         targets = [example.target for example in examples if example.target is not None]
         if len(targets) == len(examples):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +15,11 @@ from fusebert.errors import DivergedError
 from fusebert.model.modeling import FusebertModel
 from fusebert.spill import Spill
 
-WINDOW_ROWS = 2048
-"""Rows are sorted by length within a window of this many, so memory does not grow with the table."""
+WINDOW_ROWS, WINDOW_BYTES = 2048, 256 * 2**20
+"""Rows are sorted by length within a window of at most this many or this size: memory does not grow with the table."""
 TOKENS_PER_BATCH = 3072
+
+Item = TypeVar("Item")
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -64,11 +65,31 @@ def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator,
     return result
 
 
-def windows(examples: Iterable[Example]) -> Iterator[tuple[Example, ...]]:
-    """Runs of WINDOW_ROWS examples."""
-    source = iter(examples)
-    while window := tuple(islice(source, WINDOW_ROWS)):
+def windows(items: Iterable[Item], example_of: Callable[[Item], Any]) -> Iterator[list[Item]]:
+    """Runs of at most WINDOW_ROWS items and about WINDOW_BYTES.
+
+    Args:
+        example_of: the Example of an item; anything else counts nothing.
+    """
+    window: list[Item] = []
+    size = 0
+    for item in items:
+        window.append(item)
+        example = example_of(item)
+        size += sum(map(_bytes, _arrays(example))) if isinstance(example, Example) else 0
+        if len(window) == WINDOW_ROWS or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
         yield window
+
+
+def _arrays(example: Example) -> Iterator[np.ndarray]:
+    return (array for features in example.features.values() for array in features.values())
+
+
+def _bytes(array: np.ndarray) -> int:
+    return sum(map(_bytes, array)) if array.dtype == object else array.nbytes
 
 
 def score(
@@ -84,7 +105,7 @@ def infer_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `infer` gives for any number of examples, and their targets, on disk; no targets beside statistics."""
     logits, targets = Spill(), Spill()
-    for window in windows(examples):
+    for window in windows(examples, lambda example: example):
         logits.append(infer(model, window, collator, precision))
         counted = hasattr(model.head, "statistics")
         targets.append(np.zeros(len(window)) if counted else np.stack([example.target for example in window]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Preparer, settle
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError
-from fusebert.evaluation.inference import WINDOW_ROWS, infer, score
+from fusebert.evaluation.inference import infer, score, windows
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
@@ -80,12 +79,13 @@ class Predictor:
     def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
         preparer = Preparer(self.processors)
-        while window := list(islice(rows, WINDOW_ROWS)):
-            made = [self._prepare(preparer, row) for row in window]
-            good = [example for example in made if isinstance(example, Example)]
-            logits = infer(self.model, good, self.collator, self.precision) if good else np.zeros((0, 1))
-            decoded = iter(self.task.decode(logits, top) if good else [])
-            for row, example in zip(window, made, strict=True):
+        pairs = ((row, self._prepare(preparer, row)) for row in rows)
+        for window in windows(pairs, lambda pair: pair[1]):
+            good = [example for _, example in window if isinstance(example, Example)]
+            decoded = iter(
+                self.task.decode(infer(self.model, good, self.collator, self.precision), top) if good else []
+            )
+            for row, example in window:
                 yield row, example if isinstance(example, RowError) else next(decoded)
 
     def _prepare(self, preparer: Preparer, row: Sample | RowError) -> Example | RowError:

@@ -1,12 +1,15 @@
-"""How the modalities' tokens meet in the trunk."""
+"""How the modalities meet: all in one sequence, side by side after it, or read by the trunk from beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from fusebert.model.cpu import Linear
 
 
 def one_stream(sources: Sequence[Tensor], order: Tensor) -> Tensor:
@@ -20,3 +23,83 @@ def one_stream(sources: Sequence[Tensor], order: Tensor) -> Tensor:
         float[N, D], each row's tokens together.
     """
     return F.embedding(order, torch.cat(list(sources)))
+
+
+class Concat(nn.Module):
+    """The trunk's vector of the text, and the mean of each other modality's tokens, side by side.
+
+    A modality that a row lacks is a learned vector.
+
+    Args:
+        names: of the modalities beside the text.
+    """
+
+    def __init__(self, names: Sequence[str], hidden_size: int) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.absent = nn.Embedding(max(1, len(self.names)), hidden_size)
+        self.mix = nn.Linear((1 + len(self.names)) * hidden_size, hidden_size)
+
+    def forward(self, pooled: Tensor, tokens: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> Tensor:
+        """float[B, D] of the text, float[N_m, D] tokens and int64[B] their number a row, by modality -> float[B, D]."""
+        parts = [pooled]
+        for number, name in enumerate(self.names):
+            missing = self.absent.weight[number].expand_as(pooled)
+            if name in tokens:
+                lengths = counts[name]
+                rows = torch.arange(len(lengths), device=pooled.device).repeat_interleave(lengths)
+                sums = torch.zeros_like(pooled).index_add(0, rows, tokens[name].to(pooled.dtype))
+                missing = torch.where(lengths[:, None] > 0, sums / lengths.clamp(min=1)[:, None], missing)
+            parts.append(missing)
+        return torch.tanh(self.mix(torch.cat(parts, dim=1)))
+
+
+class TwoStream(nn.Module):
+    """After each of its layers, the trunk's tokens look at the tokens of the other modalities.
+
+    What they see is added behind a gate that starts at zero, so a pretrained BERT begins unchanged (Flamingo, Alayrac
+    et al. 2022).
+    """
+
+    def __init__(self, trunk: Any) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CrossAttention(trunk) for _ in range(trunk.num_hidden_layers))
+
+
+class CrossAttention(nn.Module):
+    """Gated attention of one sequence to another, row by row."""
+
+    def __init__(self, trunk: Any) -> None:
+        super().__init__()
+        size = trunk.hidden_size
+        self.heads = trunk.num_attention_heads
+        self.query, self.key = Linear(size, size), Linear(size, size)
+        self.value, self.output = Linear(size, size), Linear(size, size)
+        self.gate = nn.Embedding(1, 1)
+        self.gate.starts_at_zero = True  # type: ignore[assignment]
+
+    def forward(self, hidden: Tensor, lengths: Tensor, other: Tensor, other_lengths: Tensor) -> Tensor:
+        """float[N, D] tokens of the trunk and float[N', D] others, int64[B] their number a row -> float[N, D]."""
+        ours, theirs = _real(lengths), _real(other_lengths)
+        query = self._heads(_padded(self.query(hidden), ours))
+        key, value = (self._heads(_padded(part(other), theirs)) for part in (self.key, self.value))
+        nothing = ~theirs.any(dim=1)  # such a row looks at zeros, and what it sees is dropped
+        mask = (theirs | nothing[:, None])[:, None, None]
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        seen = (seen * ~nothing[:, None, None])[ours]
+        return hidden + torch.tanh(self.gate.weight[0]) * self.output(seen)  # type: ignore[no-any-return]
+
+    def _heads(self, padded: Tensor) -> Tensor:
+        return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def _real(lengths: Tensor) -> Tensor:
+    """bool[B, longest], True where a row has a token; at least one place a row."""
+    longest = max(1, int(lengths.max()))
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
+def _padded(packed: Tensor, real: Tensor) -> Tensor:
+    out = packed.new_zeros(*real.shape, packed.shape[1])
+    out[real] = packed
+    return out

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from fusebert import plugins
-from fusebert.model.fusion import one_stream
+from fusebert.data.collate import interleave
+from fusebert.model.fusion import Concat, TwoStream, one_stream
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.types import Encoded, Layout
+
+TEXT = "text"
 
 
 class FusebertConfig(PreTrainedConfig):
@@ -63,6 +68,11 @@ class FusebertModel(PreTrainedModel):
             settings = plugins.load("modalities", name, "processor").Config(**made["config"])
             self.embedders[name] = half.Embedder(settings, made["columns"], trunk)
         self.modality_embeddings = nn.Embedding(max(1, len(config.modalities)), trunk.hidden_size)
+        others = [name for name in config.modalities if name != TEXT]
+        if config.fusion == "concat":
+            self.fusion = Concat(others, trunk.hidden_size)
+        elif config.fusion == "two_stream":
+            self.fusion = TwoStream(trunk)
         self.head = plugins.load("tasks", config.task["name"], "head").Head(config.task, trunk)
         self.post_init()
         if hasattr(self.head, "tie"):
@@ -77,10 +87,10 @@ class FusebertModel(PreTrainedModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
+            nn.init.normal_(module.weight, std=0.0 if getattr(module, "starts_at_zero", False) else std)
             if module.padding_idx is not None:
                 nn.init.zeros_(module.weight[module.padding_idx])
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, nn.Conv1d | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -89,18 +99,50 @@ class FusebertModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def encode(
-        self, inputs: Mapping[str, Mapping[str, Tensor]], order: Tensor, cumulative: Tensor, lengths: list[int]
+        self,
+        inputs: Mapping[str, Mapping[str, Tensor]],
+        order: Tensor,
+        cumulative: Tensor,
+        lengths: list[int],
+        counts: Mapping[str, Sequence[int]] | None = None,
     ) -> Encoded:
         """What the trunk makes of a collated batch; see `data.collate` for the arguments."""
-        layout = Layout(cumulative, tuple(lengths))
         first = torch.full_like(cumulative[:-1], self.config.cls_token_id, dtype=torch.long)
         zeros = torch.zeros_like(first)
-        sources = [self.trunk.embeddings(first, zeros, zeros)]
+        start = self.trunk.embeddings(first, zeros, zeros)
+        tokens: dict[str, Tensor] = {}
         for number, (name, embedder) in enumerate(self.embedders.items()):
             if name in inputs:
-                tokens = embedder(inputs[name], self.trunk.embeddings)
-                sources.append(tokens + self.modality_embeddings.weight[number].to(tokens.dtype))
-        return self.trunk(one_stream(sources, order), layout)  # type: ignore[no-any-return]
+                found = embedder(inputs[name], self.trunk.embeddings)
+                tokens[name] = found + self.modality_embeddings.weight[number].to(found.dtype)
+        if self.config.fusion == "one_stream":
+            layout = Layout(cumulative, tuple(lengths))
+            return self.trunk(one_stream([start, *tokens.values()], order), layout)  # type: ignore[no-any-return]
+        return self._encode_text_and(start, tokens, counts or {})
+
+    def _encode_text_and(
+        self, start: Tensor, tokens: dict[str, Tensor], counts: Mapping[str, Sequence[int]]
+    ) -> Encoded:
+        """The trunk reads the text alone; the others come after it (concat) or from beside it (two_stream)."""
+        device, rows = start.device, len(start)
+        text = np.array(counts.get(TEXT, [0] * rows))
+        order, lengths = interleave([np.ones(rows, dtype=np.int64), text])
+        starts = torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)).to(device)
+        layout = Layout(starts, tuple(lengths.tolist()))
+        read = one_stream([start, *([tokens[TEXT]] if TEXT in tokens else [])], torch.from_numpy(order).to(device))
+        others = {name: found for name, found in tokens.items() if name != TEXT}
+        numbers = {name: torch.tensor(counts[name], device=device) for name in others}
+        if isinstance(self.fusion, Concat):
+            encoded = self.trunk(read, layout)
+            pooled = self.fusion(encoded.pooler_output, others, numbers)
+            return Encoded(encoded.last_hidden_state, pooled, layout)
+        if not others:
+            return self.trunk(read, layout)  # type: ignore[no-any-return]
+        order, found = interleave([np.array(counts[name]) for name in others])
+        beside = one_stream(list(others.values()), torch.from_numpy(order).to(device))
+        given = (torch.from_numpy(lengths).to(device), beside, torch.from_numpy(found).to(device))
+        between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]  # type: ignore[union-attr]
+        return self.trunk(read, layout, between)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -108,11 +150,12 @@ class FusebertModel(PreTrainedModel):
         order: Tensor,
         cumulative: Tensor,
         lengths: list[int],
+        counts: Mapping[str, Sequence[int]] | None = None,
         labels: Any = None,
         **_: Any,
     ) -> dict[str, Tensor]:
         """Logits; with `labels`, what the head's `loss` gives: the loss and its named parts."""
-        encoded = self.encode(inputs, order, cumulative, lengths)
+        encoded = self.encode(inputs, order, cumulative, lengths, counts)
         if labels is None:
             return {"logits": self.head(encoded)}
         return self.head.loss(encoded, labels)  # type: ignore[no-any-return]
@@ -123,10 +166,16 @@ class FusebertModel(PreTrainedModel):
         order: Tensor,
         cumulative: Tensor,
         lengths: list[int],
+        counts: Mapping[str, Sequence[int]],
         labels: Any,
     ) -> Tensor:
         """What the head counts of each row with its labels, where logits would be too many to keep: float[B, K]."""
-        return self.head.statistics(self.encode(inputs, order, cumulative, lengths), labels)  # type: ignore[no-any-return]
+        return self.head.statistics(self.encode(inputs, order, cumulative, lengths, counts), labels)  # type: ignore[no-any-return]
+
+
+def _cross(layer: nn.Module, given: tuple[Tensor, Tensor, Tensor], hidden: Tensor) -> Tensor:
+    lengths, beside, numbers = given
+    return layer(hidden, lengths, beside, numbers)  # type: ignore[no-any-return]
 
 
 AutoConfig.register(FusebertConfig.model_type, FusebertConfig)

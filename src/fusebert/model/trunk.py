@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -186,9 +187,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        for layer in self.layer:
+    def forward(self, hidden: Tensor, layout: Layout, between: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
+        """float[N, D] -> float[N, D]. `between` has nothing, or for each layer what happens to its output."""
+        for number, layer in enumerate(self.layer):
             hidden = layer(hidden, layout)
+            hidden = between[number](hidden) if between else hidden
         return hidden
 
 
@@ -213,7 +216,7 @@ class Trunk(nn.Module):
         self.encoder = Encoder(config)
         self.pooler = Pooler(config)
 
-    def forward(self, tokens: Tensor, layout: Layout) -> Encoded:
+    def forward(self, tokens: Tensor, layout: Layout, between: Sequence[Callable[[Tensor], Tensor]] = ()) -> Encoded:
         """float[N, D] packed tokens, the first of each row being [CLS] -> Encoded."""
-        hidden = self.encoder(tokens, layout)
+        hidden = self.encoder(tokens, layout, between)
         return Encoded(hidden, self.pooler(hidden.index_select(0, layout.cumulative[:-1])), layout)

@@ -44,6 +44,13 @@ def _freeze(model: Any, parts: tuple[str, ...]) -> None:
         modules[part].requires_grad_(False)
 
 
+def hold_frozen_statistics(model: nn.Module) -> None:
+    """Frozen batch norms keep their running mean and variance, also in training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.weight is not None and not module.weight.requires_grad:
+            module.eval()
+
+
 def _peak(name: str, layers: int, settings: TrainingSettings) -> float:
     if not name.startswith("trunk."):
         return settings.new_learning_rate or settings.learning_rate

@@ -25,7 +25,12 @@ from fusebert.model.modeling import FusebertModel
 from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
-from fusebert.training.optimization import build_optimizer, learning_rate_factor, set_learning_rate
+from fusebert.training.optimization import (
+    build_optimizer,
+    hold_frozen_statistics,
+    learning_rate_factor,
+    set_learning_rate,
+)
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks
 
@@ -101,6 +106,7 @@ class Trainer:
                 sampler.start_at(state.epoch, state.batch, train.lengths)
                 batches = zip(loader, sampler, strict=True)  # each with the rows of all processes
                 self.model.train()
+                hold_frozen_statistics(self.model)
                 while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
                     self._step(group)
                     state.seconds = spent_before + time.monotonic() - started

@@ -127,7 +127,7 @@ def matches(values: Sequence[Any]) -> Evidence | None:
         chinese = f", {han:.0%} with Chinese" if han else ""
         return Evidence(f"strings of {words:.1f} words on average{chinese}", confidence)
     different = len(set(texts)) / len(texts)
-    return Evidence(f"single words, {different:.0%} of them different", 0.5 if different < 0.9 else 0.2)
+    return Evidence(f"single words, {different:.0%} of them different", 0.45 if different < 0.9 else 0.2)
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:

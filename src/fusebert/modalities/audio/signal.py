@@ -1,0 +1,113 @@
+"""A sound file -> 16 kHz samples -> log-mel frames, within fixed bounds. Numpy and scipy only."""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy.fft import rfft
+
+from fusebert.errors import InputError
+
+RATE_HZ = 16_000
+WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
+"""25 ms and 10 ms."""
+FRAMES_PER_SECOND = RATE_HZ // HOP_SAMPLES
+MEL_BINS = 80
+FLOOR = 1e-10
+MAX_FILE_BYTES = 256 * 2**20
+MAX_SAMPLES = 200_000_000
+"""Over all channels: what is decoded at once takes four bytes each."""
+LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
+MAX_CHANNELS = 32
+
+
+def decode(data: bytes, max_seconds: float) -> np.ndarray:
+    """A file's bytes -> float32[N] samples at RATE_HZ, all channels mixed.
+
+    Raises:
+        InputError: in words, for anything that is not a whole recording within bounds. The header is believed only as
+            far as the bounds; samples are counted.
+    """
+    import soundfile
+
+    if not data:
+        raise InputError("the file is empty")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, channels, frames = int(file.samplerate), int(file.channels), int(file.frames)
+            _check(rate, channels, frames, max_seconds)
+            samples = file.read(dtype="float32", always_2d=True)
+    except InputError:
+        raise
+    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, MemoryError, OSError) as error:
+        raise InputError(f"not a sound file that can be read: {' '.join(str(error).split())}") from None
+    if len(samples) == 0:
+        raise InputError("the recording has no samples")
+    return to_rate(samples.mean(axis=1), rate)
+
+
+def _check(rate: int, channels: int, frames: int, max_seconds: float) -> None:
+    if not LOWEST_HZ <= rate <= HIGHEST_HZ:
+        raise InputError(f"the recording has {rate:,} samples a second; {LOWEST_HZ:,} to {HIGHEST_HZ:,} are read")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise InputError(f"the recording has {channels} channels; at most {MAX_CHANNELS} are read")
+    if frames > max_seconds * rate:
+        raise InputError(
+            f"the recording takes {frames / rate:,.1f} s; at most {max_seconds:g} s are read (audio.max_seconds)"
+        )
+    if frames * channels > MAX_SAMPLES:
+        raise InputError(f"the recording has {frames * channels:,} samples; at most {MAX_SAMPLES:,} are read")
+
+
+def to_rate(samples: np.ndarray, rate: int) -> np.ndarray:
+    """float[N] at `rate` Hz -> float32 at RATE_HZ. Raises InputError for samples that are not numbers."""
+    samples = np.asarray(samples, dtype=np.float32)
+    if not np.isfinite(samples).all():
+        raise InputError("the recording holds samples that are not finite numbers")
+    if rate == RATE_HZ:
+        return samples
+    import soxr
+
+    resampled: Any = soxr.resample(samples, rate, RATE_HZ)
+    return np.asarray(resampled, dtype=np.float32)
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    """float32[N] samples -> float32[F, MEL_BINS], one frame each 10 ms, F = ceil(N / HOP_SAMPLES).
+
+    Hann windows of 25 ms centred on each hop, power spectrum, triangular filters on the HTK mel scale, natural log.
+    """
+    count = max(1, math.ceil(len(samples) / HOP_SAMPLES))
+    needed = (count - 1) * HOP_SAMPLES + WINDOW_SAMPLES
+    padded = np.zeros(needed, dtype=np.float32)
+    before = WINDOW_SAMPLES // 2
+    kept = samples[: needed - before]
+    padded[before : before + len(kept)] = kept
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES]
+    spectrum = rfft(frames * _window(), FFT_SAMPLES, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    return np.log(np.maximum(power @ mel_filters(), FLOOR)).astype(np.float32)
+
+
+@cache
+def _window() -> np.ndarray:
+    return np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
+
+
+@cache
+def mel_filters() -> np.ndarray:
+    """float32[FFT_SAMPLES / 2 + 1, MEL_BINS]: triangles whose corners are even on the HTK mel scale, 0 to 8,000 Hz."""
+    mels = np.linspace(0, _mel(RATE_HZ / 2), MEL_BINS + 2)
+    corners = 700 * (10 ** (mels / 2595) - 1)
+    frequencies = np.linspace(0, RATE_HZ / 2, FFT_SAMPLES // 2 + 1)[:, None]
+    low, middle, high = corners[:-2], corners[1:-1], corners[2:]
+    triangles = np.minimum((frequencies - low) / (middle - low), (high - frequencies) / (high - middle))
+    return np.maximum(triangles, 0).astype(np.float32)
+
+
+def _mel(frequency_hz: float) -> float:
+    return 2595 * math.log10(1 + frequency_hz / 700)

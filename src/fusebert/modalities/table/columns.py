@@ -1,0 +1,160 @@
+"""One column of a table: what its values are, and how each becomes numbers. Fitted on training rows only."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal
+
+import numpy as np
+
+from fusebert.errors import InputError
+
+Kind = Literal["number", "date", "category"]
+MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
+"""What people write for a value that is not there, in any case."""
+DATE_EXTRAS = 4
+MAX_MAGNITUDE = 1e100
+LONGEST_CATEGORY = 200
+
+
+@dataclass(frozen=True)
+class Column:
+    """Args:
+    kind: of its values.
+    edges: of a number's (or a date's days') bins, rising; the encoding is piecewise linear between them.
+    values: categories with a code of their own, the most frequent first.
+    """
+
+    kind: Kind
+    edges: list[float]
+    values: list[str]
+
+    @property
+    def codes(self) -> int:
+        """Codes it needs: for any value, for a missing one, and for each category."""
+        return 2 + len(self.values)
+
+    def read(self, raw: Any, width: int) -> tuple[int, np.ndarray]:
+        """A raw value -> its code in [0, codes) and its encoding float32[width], zeros where there is none.
+
+        Raises:
+            InputError: it is not of this column's kind.
+        """
+        encoded = np.zeros(width, dtype=np.float32)
+        if is_missing(raw):
+            return 1, encoded
+        if self.kind == "category":
+            name = as_category(raw)
+            return (2 + self.values.index(name) if name in self.values else 0), encoded
+        when = None
+        if self.kind == "date":
+            when = as_date(raw)
+            if when is None:
+                raise InputError(f"{raw!r} is not a date such as 2024-05-31")
+            number = when.timestamp() / 86_400
+        else:
+            number = as_number(raw)
+        edges = np.array(self.edges)
+        steps = np.clip((number - edges[:-1]) / (edges[1:] - edges[:-1]), 0, 1)
+        encoded[: len(steps)] = steps
+        if when is not None:
+            encoded[-DATE_EXTRAS:] = _cycles(when)
+        return 0, encoded
+
+
+def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categories: bool) -> Column:
+    """What the training rows say a column is.
+
+    Args:
+        values: of the training rows, missing ones too.
+        bins: at most so many for a number, cut at quantiles.
+        as_categories: numbers here are names (a region's code, say).
+    """
+    present = [value for value in values if not is_missing(value)]
+    kind = "category" if as_categories else kind_of(present)
+    if kind == "category":
+        counts = Counter(as_category(value) for value in present if not isinstance(value, list | dict))
+        ordered = sorted(counts, key=lambda name: (-counts[name], name))
+        return Column("category", [], ordered[:max_categories])
+    numbers = []
+    for value in present:
+        when = as_date(value) if kind == "date" else None
+        try:
+            numbers.append(when.timestamp() / 86_400 if when else as_number(value))
+        except InputError:  # such rows are reported by the check of every row
+            continue
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1))) if numbers else np.zeros(1)
+    if len(edges) < 2:
+        edges = np.array([edges[0] - 0.5, edges[0] + 0.5])
+    return Column(kind, edges.tolist(), [])
+
+
+def kind_of(present: Sequence[Any], share: float = 0.95) -> Kind:
+    """Numbers or dates where nearly all values are; else categories."""
+    if not present or all(isinstance(value, bool) for value in present):
+        return "category"
+    if sum(_is_number(value) for value in present) >= share * len(present):
+        return "number"
+    if sum(isinstance(value, str | date) and as_date(value) is not None for value in present) >= share * len(present):
+        return "date"
+    return "category"
+
+
+def is_missing(raw: Any) -> bool:
+    """Nothing, not a number, or one of the ways to write that."""
+    return (
+        raw is None
+        or (isinstance(raw, float) and math.isnan(raw))
+        or (isinstance(raw, str) and raw.strip().casefold() in MISSING)
+    )
+
+
+def as_number(raw: Any) -> float:
+    """A finite number. Raises InputError."""
+    try:
+        value = float(raw)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{raw!r:.60} is not a number") from None
+    if not math.isfinite(value) or abs(value) > MAX_MAGNITUDE:
+        raise InputError(f"{raw!r:.60} is not a finite number up to {MAX_MAGNITUDE:g}")
+    return value
+
+
+def as_date(raw: Any) -> datetime | None:
+    """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00; None for anything else."""
+    try:
+        found = datetime.fromisoformat(raw.isoformat() if isinstance(raw, date) else str(raw).strip())
+        found.timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return found
+
+
+def as_category(raw: Any) -> str:
+    """A name: text without outer spaces, true and false, whole numbers without a fraction. Raises InputError."""
+    if isinstance(raw, list | dict):
+        raise InputError(f"one value expected, found {type(raw).__name__}")
+    name = str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
+    if len(name) > LONGEST_CATEGORY:
+        raise InputError(f"a category of {len(name):,} characters; is this column text?")
+    return name.lower() if isinstance(raw, bool) else name
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool | list | dict):
+        return False
+    try:
+        as_number(value)
+    except InputError:
+        return False
+    return True
+
+
+def _cycles(when: datetime) -> np.ndarray:
+    """Where in the year and in the week a moment lies, as sines and cosines: float[DATE_EXTRAS]."""
+    phases = 2 * np.pi * np.array([when.timetuple().tm_yday / 365.25, when.weekday() / 7])
+    return np.concatenate([np.sin(phases), np.cos(phases)])

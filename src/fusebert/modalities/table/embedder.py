@@ -1,0 +1,34 @@
+"""Codes and encoded numbers of a table's columns -> one token a column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusebert.modalities.table.processor import Config
+
+
+class Embedder(nn.Module):
+    """A learned vector for each column and category, plus a linear map of the number for each column.
+
+    Args:
+        columns: number of columns.
+        trunk: the trunk's configuration.
+    """
+
+    def __init__(self, config: Config, columns: int, trunk: Any) -> None:
+        super().__init__()
+        self.width = config.width
+        self.values = nn.Embedding(config.codes, trunk.hidden_size)
+        self.slopes = nn.Embedding(columns * config.width, trunk.hidden_size)
+        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
+
+    def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
+        """int64[B, K] codes, float[B, K, width] encoded numbers -> float[B * K, D]."""
+        slopes = self.slopes.weight.unflatten(0, (-1, self.width))  # float[K, width, D]
+        numbers = torch.einsum("bkw,kwd->bkd", features["encoded"].to(slopes.dtype), slopes)
+        return self.dropout(self.LayerNorm(self.values(features["codes"]) + numbers)).flatten(0, 1)  # type: ignore[no-any-return]

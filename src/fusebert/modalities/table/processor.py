@@ -1,0 +1,109 @@
+"""Numbers, dates, categories and booleans of a row -> one token a column (FT-Transformer, Gorishniy et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from fusebert.errors import UsageError
+from fusebert.modalities.base import Collated
+from fusebert.modalities.table.columns import DATE_EXTRAS, Column, fit_column, is_missing, kind_of
+from fusebert.storage import read_json, write_json
+from fusebert.types import Evidence, Features, Sample
+
+FEW_SHARE, FEW_WORDS = 0.05, 3
+"""Strings are categories where they are at most so many words, and few of them differ."""
+
+
+class Config(BaseModel):
+    """How columns of a table are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bins: int = Field(
+        16, ge=1, le=256, description="pieces of a number's piecewise-linear encoding (Gorishniy et al. 2022)"
+    )
+    max_categories: int = Field(1000, ge=1, le=100_000, description="of a column; rarer ones count as unknown")
+    categories: tuple[str, ...] = Field((), description="columns whose numbers are names, such as codes of regions")
+    codes: int = Field(0, ge=0, description="filled in by training: codes of all columns together")
+
+    @property
+    def width(self) -> int:
+        """Numbers that encode one value."""
+        return self.bins + DATE_EXTRAS
+
+
+class Processor:
+    """Reads the table's columns of a row. A missing value is a token too; a row with nothing at all has none."""
+
+    def __init__(self, config: Config, columns: Sequence[str], fitted: Sequence[Column]) -> None:
+        self.columns, self.fitted = tuple(columns), list(fitted)
+        self.starts = np.concatenate([[0], np.cumsum([column.codes for column in fitted])])
+        self.config = config.model_copy(update={"codes": int(self.starts[-1])})
+
+    @classmethod
+    def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
+        """Bins and categories of the training rows."""
+        for name in config.categories:
+            if name not in columns:
+                raise UsageError(f"table.categories names {name!r}; the table's columns are {', '.join(columns)}")
+        rows = list(samples)
+        fitted = [
+            fit_column(
+                [sample.values.get(name) for sample in rows],
+                config.bins,
+                config.max_categories,
+                name in config.categories,
+            )
+            for name in columns
+        ]
+        return cls(config, columns, fitted)
+
+    def load(self, sample: Sample) -> Features | None:
+        """`codes` int64[K] and `encoded` float32[K, width], for all K columns; None where all are missing."""
+        values = [sample.values.get(name) for name in self.columns]
+        if all(map(is_missing, values)):
+            return None
+        read = [column.read(raw, self.config.width) for column, raw in zip(self.fitted, values, strict=True)]
+        return {
+            "codes": self.starts[:-1] + np.array([code for code, _ in read]),
+            "encoded": np.stack([encoded for _, encoded in read]),
+        }
+
+    def length(self, features: Features) -> int:
+        return len(features["codes"])
+
+    def collate(self, rows: Sequence[Features]) -> Collated:
+        return {name: np.stack([row[name] for row in rows]) for name in ("codes", "encoded")}
+
+    def save(self, folder: Path) -> None:
+        saved = {"columns": self.columns, "config": self.config.model_dump()}
+        write_json(folder / "processors" / "table.json", saved | {"fitted": [asdict(column) for column in self.fitted]})
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        saved = read_json(folder / "processors" / "table.json")
+        return cls(Config(**saved["config"]), saved["columns"], [Column(**column) for column in saved["fitted"]])
+
+
+def matches(values: Sequence[Any]) -> Evidence | None:
+    """A column of numbers, dates, booleans, or of few different short strings."""
+    present = [value for value in values if not is_missing(value)]
+    if not present or any(not isinstance(value, str | int | float | bool) for value in present):
+        return None
+    different = len(set(map(str, present)))
+    if all(isinstance(value, bool) for value in present):
+        return Evidence("true or false", 0.95)
+    kind = kind_of(present)
+    if kind != "category":
+        return Evidence(f"{kind}s, {different} different", 0.9)
+    words = sum(len(str(value).split()) for value in present) / len(present)
+    if words > FEW_WORDS or different == len(present):
+        return None
+    few = different <= max(2, FEW_SHARE * len(present))
+    return Evidence(f"{different} different values", 0.72 if few else 0.3)

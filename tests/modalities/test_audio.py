@@ -1,0 +1,154 @@
+"""Sound files of every common kind, bounded and exact, and what is no recording."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from fusebert.errors import InputError
+from fusebert.modalities.audio.embedder import Embedder, hide_and_shift
+from fusebert.modalities.audio.processor import Config, Processor
+from fusebert.modalities.audio.signal import RATE_HZ, decode, log_mel
+from fusebert.model.trunk import TrunkConfig
+from fusebert.types import Sample
+
+
+def tone(seconds: float = 0.5, rate: int = RATE_HZ, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def encoded(samples: np.ndarray, rate: int = RATE_HZ, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def test_log_mel_is_that_of_transformers(random: np.random.Generator) -> None:
+    samples = random.normal(size=RATE_HZ).astype(np.float32)
+    filters = mel_filter_bank(257, 80, 0.0, 8000.0, RATE_HZ, norm=None, mel_scale="htk")
+    wanted = spectrogram(
+        samples,
+        window_function(400, "hann"),
+        400,
+        160,
+        512,
+        power=2.0,
+        center=True,
+        pad_mode="constant",
+        mel_filters=filters,
+        log_mel="log",
+    ).T
+    found = log_mel(samples)
+    assert found.shape == (100, 80)
+    np.testing.assert_allclose(found, wanted[:100], atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+def test_formats(kind: str) -> None:
+    found = decode(encoded(tone(), kind=kind), 10)
+    assert abs(len(found) - RATE_HZ / 2) < 0.15 * RATE_HZ
+    middle = found[2000:6000]
+    peak = np.abs(np.fft.rfft(middle * np.hanning(4000))).argmax() * RATE_HZ / 4000
+    assert peak == pytest.approx(440, abs=8)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
+def test_rates(rate: int) -> None:
+    found = decode(encoded(tone(rate=rate), rate), 10)
+    assert abs(len(found) - 8000) <= 2
+    np.testing.assert_allclose(found[1000:7000], tone()[1000:7000], atol=0.02)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+def test_sample_types(subtype: str) -> None:
+    np.testing.assert_allclose(decode(encoded(tone(), subtype=subtype), 10), tone(), atol=0.03)
+
+
+def test_channels_are_mixed() -> None:
+    both = np.stack([tone(), np.zeros_like(tone())], axis=1)
+    np.testing.assert_allclose(decode(encoded(both), 10), tone() / 2, atol=1e-3)
+
+
+WHOLE = encoded(tone())
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "empty"),
+    "text": (b"hello, I am not a sound", "not a sound"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a sound"),
+    "header only": (WHOLE[:20], "not a sound"),
+    "no samples": (encoded(np.zeros(0, np.float32)), "no samples"),
+    "too long": (encoded(np.zeros(11 * 4000, np.float32), 4000), "11.0 s; at most 10 s"),
+    "rate of 1": (encoded(np.zeros(10, np.float32), 1), "1 samples a second"),
+    "not numbers": (encoded(np.full(800, np.nan, np.float32), subtype="FLOAT"), "finite"),
+    "100 channels": (encoded(np.zeros((100, 100), np.float32)), "100 channels"),
+    "a FLAC that claims hours": (b"fLaC" + bytes(34), "not a sound"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_recording_is_said(name: str) -> None:
+    data, words = BAD[name]
+    with pytest.raises(InputError, match=words):
+        decode(data, 10)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_damaged_files_give_sound_or_a_sentence(kind: str, random: np.random.Generator) -> None:
+    whole = encoded(tone(0.3), kind=kind)
+    for _ in range(20):
+        data = bytearray(whole)
+        if random.random() < 0.3:
+            data = data[: random.integers(1, len(data))]
+        else:
+            for _ in range(3):
+                data[random.integers(len(data))] ^= 1 << int(random.integers(8))
+        try:
+            found = decode(bytes(data), 10)
+        except InputError:
+            continue
+        assert np.isfinite(found).all()
+
+
+def row(**values: Any) -> Sample:
+    return Sample(Path("rows.jsonl"), 1, values, None)
+
+
+def test_several_recordings_and_decoded_arrays() -> None:
+    processor = Processor(Config(), ["question", "answer"])
+    found = processor.load(row(question=WHOLE, answer={"array": tone(0.2, 8000), "sampling_rate": 8000}))
+    assert found is not None
+    assert found["frames"].tolist() == [50, 20]
+    assert processor.length(found) == 13 + 5
+    assert found["place"].tolist() == [0, 1]
+    assert abs(found["input_features"][:50].mean()) < 1e-4
+    with pytest.raises(InputError, match="sound file expected"):
+        processor.load(row(question=5))
+
+
+def test_what_fills_up_a_batch_changes_nothing() -> None:
+    torch.manual_seed(0)
+    processor = Processor(Config(width=16), ["sound"])
+    embedder = Embedder(processor.config, 1, TrunkConfig.of_size("tiny", 5)).eval()
+    rows = [processor.load(row(sound=encoded(tone(seconds)))) for seconds in (0.11, 0.5, 0.23)]
+
+    def tokens(some: list[Any]) -> torch.Tensor:
+        batch = {name: torch.from_numpy(array) for name, array in processor.collate(some).items()}
+        return embedder(batch, embedder)  # type: ignore[no-any-return]
+
+    together, alone = tokens(rows), torch.cat([tokens([one]) for one in rows])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_augmentation_hides_some_and_moves_little() -> None:
+    torch.manual_seed(0)
+    mels = torch.randn(64, 40, 80) + 5
+    found = hide_and_shift(mels, torch.full((64,), 40))
+    hidden = (found == 0).float().mean()
+    assert 0.05 < hidden < 0.4
+    assert found.shape == mels.shape

@@ -1,0 +1,150 @@
+"""Columns of a table: what they are taken for, how values are encoded, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusebert.data.columns import guess_columns
+from fusebert.errors import InputError, UsageError
+from fusebert.modalities.table.columns import fit_column, kind_of
+from fusebert.modalities.table.processor import Config, Processor
+from fusebert.training.run import train
+from fusebert.types import Sample
+
+
+def samples(**columns: list[Any]) -> list[Sample]:
+    count = len(next(iter(columns.values())))
+    return [
+        Sample(Path("rows.jsonl"), n + 1, {name: values[n] for name, values in columns.items()}, None)
+        for n in range(count)
+    ]
+
+
+def fitted(config: Config | None = None, **columns: list[Any]) -> Processor:
+    return Processor.fit(config or Config(), list(columns), samples(**columns), None)
+
+
+def load(processor: Processor, **values: Any) -> dict[str, np.ndarray]:
+    found = processor.load(Sample(Path("rows.jsonl"), 1, values, None))
+    assert found is not None
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2.5, "3"], "number"),
+        (["1", "2", "x"], "category"),
+        ([True, False], "category"),
+        (["2024-01-02", "2024-05-31T12:30"], "date"),
+        (["a", "b"], "category"),
+        ([1] * 99 + ["x"], "number"),
+    ],
+)
+def test_kinds(values: list[Any], kind: str) -> None:
+    assert kind_of(values) == kind
+
+
+def test_numbers_are_piecewise_linear_and_ordered() -> None:
+    random = np.random.default_rng(0)
+    numbers = random.lognormal(size=500).tolist()
+    processor = fitted(Config(bins=8), price=numbers)
+    low, middle, high = (load(processor, price=value)["encoded"][0] for value in (-5, float(np.median(numbers)), 1e9))
+    assert low.sum() == 0
+    assert high[:8].tolist() == [1] * 8
+    assert middle[:8].sum() == pytest.approx(4, abs=0.1)
+    assert (np.diff(middle[:8]) <= 0).all()
+
+
+def test_missing_values_unseen_categories_and_codes() -> None:
+    processor = fitted(colour=["red", "blue", "red"], size=[1.5, 2.5, None])
+    assert processor.config.codes == (2 + 2) + 2
+    assert load(processor, colour="red", size=2)["codes"].tolist() == [2, 4]
+    assert load(processor, colour="green", size=" NA ")["codes"].tolist() == [0, 5]
+    assert load(processor, colour=" blue ")["codes"].tolist() == [3, 5]
+    assert processor.load(Sample(Path("x"), 1, {"colour": "", "size": float("nan")}, None)) is None
+
+
+def test_numbers_may_be_names() -> None:
+    processor = fitted(Config(categories=("region",)), region=[1, 2, 1, 3])
+    assert load(processor, region=1.0)["codes"].tolist() == [2]
+    with pytest.raises(UsageError, match=r"table\.categories"):
+        fitted(Config(categories=("city",)), region=[1, 2])
+
+
+def test_dates_know_the_season_and_the_day_of_the_week() -> None:
+    processor = fitted(Config(bins=4), day=[f"2024-{month:02}-15" for month in range(1, 13)])
+    summer, winter = (load(processor, day=day)["encoded"][0] for day in ("2024-06-21", "2023-12-21"))
+    assert summer[-2] == pytest.approx(-1, abs=0.02)  # the cosine of the year's phase
+    assert winter[-2] == pytest.approx(1, abs=0.03)
+    assert winter[:4].sum() == 0
+
+
+@pytest.mark.parametrize("value", ["abc", float("inf"), "1e999", [1], {"a": 1}])
+def test_what_is_no_number_is_refused(value: Any) -> None:
+    processor = fitted(price=[1.0, 2.0])
+    with pytest.raises(InputError, match="number"):
+        load(processor, price=value)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("category", ["a"]), ("category", "x" * 500), ("date", "yesterday")])
+def test_other_bad_values(kind: str, value: Any) -> None:
+    columns = {"category": ["a", "b"], "date": ["2024-01-01", "2024-01-02"]}
+    with pytest.raises(InputError):
+        load(fitted(x=columns[kind]), x=value)
+
+
+def test_a_million_categories_cost_no_more_than_their_cap() -> None:
+    column = fit_column([str(n) + "x" for n in range(100_000)] + ["y", "y"], 8, 50, as_categories=False)
+    assert len(column.values) == 50
+    assert column.values[0] == "y"
+
+
+def test_a_constant_column_works() -> None:
+    processor = fitted(x=[3, 3, 3], empty=[None, None, None])
+    assert np.isfinite(load(processor, x=3)["encoded"]).all()
+
+
+def test_columns_are_recognised() -> None:
+    rows = samples(
+        age=list(range(100)),
+        month=["Feb", "May"] * 50,
+        weekend=[True, False] * 50,
+        note=[f"a longer note number {n}" for n in range(100)],
+        day=[f"2024-01-{1 + n % 28:02}" for n in range(100)],
+    )
+    kinds = {guess.column: (guess.kind, guess.ambiguous) for guess in guess_columns(rows, None, {})}
+    assert kinds == {
+        "age": ("table", False),
+        "month": ("table", False),
+        "weekend": ("table", False),
+        "note": ("text", False),
+        "day": ("table", False),
+    }
+
+
+def test_a_table_alone_is_learnt(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    lines = ["a,b,kind,answer"]
+    for _ in range(600):
+        a, b, kind = random.random(), random.random(), random.choice(["x", "y"])
+        answer = (a > b) if kind == "x" else (a < 0.5)
+        lines.append(f"{a:.4f},{b:.4f},{kind},{'yes' if answer else 'no'}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    settings = {
+        "data.train": str(tmp_path / "rows.csv"),
+        "data.target": "answer",
+        "model.trunk": "tiny",
+        "model.dropout": 0.0,
+        "training.epochs": 12,
+        "training.learning_rate": 1e-3,
+        "training.tokens_per_batch": 128,
+        "training.trackers": [],
+    }
+    model = train(settings, tmp_path / "model")
+    rows = [{"a": 0.9, "b": 0.1, "kind": "x"}, {"a": 0.1, "b": 0.9, "kind": "x"}, {"a": 0.2, "b": 0.5, "kind": "y"}]
+    assert [answer.value for answer in model.predict(rows)] == ["yes", "no", "yes"]

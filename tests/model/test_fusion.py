@@ -1,0 +1,78 @@
+"""The three ways modalities meet: exact for any subset of modalities, and a pretrained BERT begins unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fusebert.data.collate import Collator, Example
+from fusebert.data.dataset import Preparer
+from fusebert.evaluation.predictor import load
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.training.run import train
+from fusebert.types import Sample
+from tests.contracts.test_modalities import logits, model_of, processor_of, without
+
+FUSIONS = ("one_stream", "concat", "two_stream")
+NAMES = ("image", "text")
+
+
+@pytest.fixture
+def processors(samples: list[Sample]) -> dict[str, Any]:
+    return {name: processor_of(name, samples) for name in NAMES}
+
+
+def model_with(processors: dict[str, Any], fusion: str) -> FusebertModel:
+    config = model_of(processors).config
+    torch.manual_seed(0)
+    model = FusebertModel(FusebertConfig(**{**config.to_dict(), "fusion": fusion})).eval()
+    if fusion == "two_stream":
+        for layer in model.fusion.layers:  # type: ignore[union-attr]
+            torch.nn.init.ones_(layer.gate.weight)  # as if it had learnt something
+    return model
+
+
+def mixed(samples: list[Sample]) -> list[Sample]:
+    """Rows with both, without a picture, and without text."""
+    columns = [[], ["image"], ["question", "caption"]]
+    return [without(sample, columns[number % 3]) for number, sample in enumerate(samples[:9])]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_batch_gives_the_numbers_of_its_rows(fusion: str, processors: dict[str, Any], samples: list[Sample]) -> None:
+    model, rows = model_with(processors, fusion), mixed(samples)
+    together = logits(model, processors, rows)
+    alone = torch.cat([logits(model, processors, [row]) for row in rows])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    assert together.isfinite().all()
+    whole = logits(model, processors, samples[:9])
+    assert (whole[1::3] - together[1::3]).abs().max() > 1e-4  # the picture counts
+    torch.testing.assert_close(whole[::3], together[::3], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_part_learns(fusion: str, processors: dict[str, Any], samples: list[Sample]) -> None:
+    model = model_with(processors, fusion).train()
+    made = [Preparer(processors)(row) for row in mixed(samples)]
+    examples = [example for example in made if isinstance(example, Example)]
+    model(**Collator(processors, lambda targets, _: targets)(examples))["logits"].square().sum().backward()
+    still = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not [name for name in still if "pooler" not in name]
+
+
+def test_a_pretrained_bert_begins_unchanged(processors: dict[str, Any], samples: list[Sample]) -> None:
+    config = model_of(processors).config
+    model = FusebertModel(FusebertConfig(**{**config.to_dict(), "fusion": "two_stream"})).eval()
+    texts = [without(sample, ["image"]) for sample in samples[:6]]
+    torch.testing.assert_close(logits(model, processors, samples[:6]), logits(model, processors, texts), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS[1:])
+def test_it_trains_and_loads(fusion: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    trained = train(tiny | {"model.fusion": fusion}, tmp_path / "model")
+    row = {"question": "what shape is it?"}
+    ours, theirs = load(tmp_path / "model").predict(row), trained.predict(row)
+    assert (ours.value, ours.probability) == (theirs.value, pytest.approx(theirs.probability, abs=1e-6))
