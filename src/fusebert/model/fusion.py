@@ -90,7 +90,7 @@ class CrossAttention(nn.Module):
         return hidden + torch.tanh(self.gate.weight[0]) * self.output(seen)  # type: ignore[no-any-return]
 
     def _heads(self, padded: Tensor) -> Tensor:
-        return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _real(lengths: Tensor) -> Tensor:

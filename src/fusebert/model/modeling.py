@@ -68,9 +68,9 @@ class FusebertModel(PreTrainedModel):
             settings = plugins.load("modalities", name, "processor").Config(**made["config"])
             self.embedders[name] = half.Embedder(settings, made["columns"], trunk)
         self.modality_embeddings = nn.Embedding(max(1, len(config.modalities)), trunk.hidden_size)
-        others = [name for name in config.modalities if name != TEXT]
+        self.fusion: Any = None
         if config.fusion == "concat":
-            self.fusion = Concat(others, trunk.hidden_size)
+            self.fusion = Concat([name for name in config.modalities if name != TEXT], trunk.hidden_size)
         elif config.fusion == "two_stream":
             self.fusion = TwoStream(trunk)
         self.head = plugins.load("tasks", config.task["name"], "head").Head(config.task, trunk)
@@ -141,7 +141,7 @@ class FusebertModel(PreTrainedModel):
         order, found = interleave([np.array(counts[name]) for name in others])
         beside = one_stream(list(others.values()), torch.from_numpy(order).to(device))
         given = (torch.from_numpy(lengths).to(device), beside, torch.from_numpy(found).to(device))
-        between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]  # type: ignore[union-attr]
+        between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]
         return self.trunk(read, layout, between)  # type: ignore[no-any-return]
 
     def forward(

@@ -67,7 +67,7 @@ class Processor:
         else:
             samples = decode(self._bytes(value, root), self.config.max_seconds)
         frames = log_mel(samples)[: self.config.most_tokens * FRAMES_PER_TOKEN]
-        return (frames - frames.mean()) / (frames.std() + 1e-3)
+        return np.asarray((frames - frames.mean()) / (frames.std() + 1e-3))
 
     def _bytes(self, value: Any, root: Path | None) -> bytes:
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):

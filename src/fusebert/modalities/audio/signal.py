@@ -90,12 +90,12 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES]
     spectrum = rfft(frames * _window(), FFT_SAMPLES, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
-    return np.log(np.maximum(power @ mel_filters(), FLOOR)).astype(np.float32)
+    return np.asarray(np.log(np.maximum(power @ mel_filters(), FLOOR)), dtype=np.float32)
 
 
 @cache
 def _window() -> np.ndarray:
-    return np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
+    return np.asarray(np.hanning(WINDOW_SAMPLES + 1)[:-1], dtype=np.float32)
 
 
 @cache
@@ -106,7 +106,7 @@ def mel_filters() -> np.ndarray:
     frequencies = np.linspace(0, RATE_HZ / 2, FFT_SAMPLES // 2 + 1)[:, None]
     low, middle, high = corners[:-2], corners[1:-1], corners[2:]
     triangles = np.minimum((frequencies - low) / (middle - low), (high - frequencies) / (high - middle))
-    return np.maximum(triangles, 0).astype(np.float32)
+    return np.asarray(np.maximum(triangles, 0), dtype=np.float32)
 
 
 def _mel(frequency_hz: float) -> float:
