@@ -149,6 +149,7 @@ def main() -> None:
             prepare_corpus([str(source)], folder, Settings(held_out=0.02), workers=2)
             make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
         settings = {"data.train": str(folder), "model.trunk": SIZE, "task.length": LENGTH, "training.trackers": []}
+        settings["task.whole_words"] = False  # their collator masks single pieces
         limits = {"training.time_limit": seconds, "training.learning_rate": given.rate}
         plan = {"task.passes": 50.0, "task.rounds": 100}  # half a pass between validations
         found = pretrain(settings | plan | limits, room / "ours")

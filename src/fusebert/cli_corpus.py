@@ -36,7 +36,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> N
     prepare.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
     prepare.add_argument("--seed", type=int, default=0, help="of the choice of held-out documents")
     prepare.add_argument("--max-memory", type=byte_count, default=2**30, metavar="SIZE", help="default 1g")
-    prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N")
+    prepare.add_argument("--workers", type=int, metavar="N", help="default: as many as cores and memory allow")
     prepare.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: also on other machines")
     prepare.add_argument("--resume", action="store_true", help="go on at the last whole shard")
 
@@ -50,7 +50,11 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> N
     vocabulary.add_argument("--cased", action="store_true", help="keep capitals and accents")
     vocabulary.add_argument("--beside", metavar="BERT", help="measure this BERT's vocabulary on the same text")
 
-    pretrain = command("pretrain", _pretrain, "Pre-train a BERT on a corpus; settings are key=value, as in recipes.")
+    pretrain = command(
+        "pretrain",
+        lambda options, rest: _pretrain(options, rest, say),
+        "Pre-train a BERT on a corpus; settings are key=value, as in recipes.",
+    )
     pretrain.add_argument("folder", metavar="CORPUS", type=Path)
     pretrain.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
     pretrain.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint")
@@ -69,10 +73,12 @@ def _prepare(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str
         raise UsageError(f"unknown argument {rest[0]}; see --help")
     if not 0 <= options.held_out < 1:
         raise UsageError(f"--held-out must be at least 0 and less than 1, not {options.held_out:g}")
+    from fusebert.corpus.prepare import Settings, most_workers, prepare_corpus
+
+    if options.workers is None:
+        options.workers = min(os.cpu_count() or 1, most_workers(options.max_memory))
     if options.workers < 1:
         raise UsageError(f"--workers must be at least 1, not {options.workers}")
-    from fusebert.corpus.prepare import Settings, prepare_corpus
-
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     given = {"max_memory": options.max_memory, "workers": options.workers, "engine": options.engine}
     report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
@@ -99,7 +105,7 @@ def _vocabulary(options: argparse.Namespace, rest: list[str], say: Say) -> dict[
     return report
 
 
-def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
     from fusebert.config import parse_overrides
 
     if flags := [argument for argument in rest if argument.startswith("-")]:
@@ -110,4 +116,5 @@ def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.training.progress import Terminal
 
     metrics = pretrain(settings, output, resume=options.resume, progress=Terminal())
+    say(f"The model is in {output}; use it as model.trunk={output}")
     return {"folder": str(output), **metrics}

@@ -20,9 +20,12 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 def seconds(value: Any) -> Any:
     """Seconds of "90", "90s", "10m" or "2h"."""
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value)):
-        return float(found[1]) * SECONDS[found[2]]
-    return value
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value)
+    if found is None:
+        raise ValueError("not a time; write 90s, 10m or 2h")
+    return float(found[1]) * SECONDS[found[2] or "s"]
 
 
 class Section(BaseModel):

@@ -32,7 +32,7 @@ from tests.corpus.conftest import CHINESE
 SETTINGS: dict[str, Any] = {
     "model.trunk": "tiny",
     "task.length": 32,
-    "task.passes": 2.0,
+    "task.passes": 3.0,
     "task.rounds": 2,
     "training.tokens_per_batch": 512,
     "training.learning_rate": 2e-3,

@@ -127,6 +127,9 @@ def test_several_recordings_and_decoded_arrays() -> None:
     assert processor.length(found) == 13 + 5
     assert found["place"].tolist() == [0, 1]
     assert abs(found["input_features"][:50].mean()) < 1e-4
+    for bad in ({"array": [0.0] * 9, "sampling_rate": 1}, {"array": ["x"], "sampling_rate": 8000}, {"array": [0.1]}):
+        with pytest.raises(InputError):
+            processor.load(row(question=bad))
     with pytest.raises(InputError, match="sound file expected"):
         processor.load(row(question=5))
 

@@ -105,8 +105,8 @@ def test_a_million_categories_cost_no_more_than_their_cap() -> None:
 
 
 def test_a_constant_column_works() -> None:
-    processor = fitted(x=[3, 3, 3], empty=[None, None, None])
-    assert np.isfinite(load(processor, x=3)["encoded"]).all()
+    processor = fitted(x=[3, 3, 3], huge=[1e17, 1e17, 1e17], empty=[None, None, None])
+    assert np.isfinite(load(processor, x=3, huge=1e17)["encoded"]).all()
 
 
 def test_columns_are_recognised() -> None:

@@ -32,6 +32,7 @@ def model_with(processors: dict[str, Any], fusion: str) -> FusebertModel:
     if fusion == "two_stream":
         for layer in model.fusion.layers:  # type: ignore[union-attr]
             torch.nn.init.ones_(layer.gate.weight)  # as if it had learnt something
+            torch.nn.init.normal_(layer.output.bias)
     return model
 
 

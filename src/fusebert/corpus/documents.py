@@ -20,11 +20,13 @@ PROBED_ROWS = 20
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text, and where it stands: its source's place in the list of sources, and its line or row from 1."""
+    """One text, and where it stands: its source's place in the list of sources, its line or row from 1, and which
+    piece of a long one it is, from 0."""
 
     text: str
     source: int
     row: int
+    piece: int = 0
 
 
 def list_sources(given: Sequence[str]) -> list[str]:
@@ -132,13 +134,13 @@ def _cut(
     elif not isinstance(text, str):
         yield RowError(f"text expected, found {type(text).__name__}", path, row, field)
     else:
-        start = 0
+        start = piece = 0
         while len(text) - start > MAX_DOCUMENT_CHARACTERS:
             end = text.rfind("\n", start, start + MAX_DOCUMENT_CHARACTERS) + 1
             end = end if end > start else start + MAX_DOCUMENT_CHARACTERS
-            yield Document(text[start:end], number, row)
-            start = end
-        yield Document(text[start:], number, row)
+            yield Document(text[start:end], number, row, piece)
+            start, piece = end, piece + 1
+        yield Document(text[start:], number, row, piece)
 
 
 def _is_known(path: Path) -> bool:

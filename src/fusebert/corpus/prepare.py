@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 import time
@@ -29,6 +30,11 @@ PROCESS_BYTES = 160 * 2**20
 """What a process needs before it reads a document: Python, numpy, pyarrow, sentencex."""
 LEAST_WORKING_BYTES = 64 * 2**20
 MOST_SHARD_BYTES, MOST_BATCH_BYTES = 256 * 2**20, 2**22
+
+
+def most_workers(max_memory: int) -> int:
+    """Processes that so many bytes leave room for; at least one."""
+    return max(1, (max_memory - LEAST_WORKING_BYTES) // PROCESS_BYTES - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class Processed:
 
     source: int
     row: int
+    piece: int
     language: str
     sentences: list[str]
     found: Fingerprint
@@ -74,7 +81,8 @@ def process(batch: tuple[Settings, list[Document]]) -> list[Processed]:
         language = language_of(text) if settings.language == "auto" else settings.language
         long_enough = len(text.strip()) >= settings.least_characters
         sentences = split(text, language) if long_enough else []
-        out.append(Processed(document.source, document.row, language, sentences, fingerprint(text, language)))
+        place = (document.source, document.row, document.piece)
+        out.append(Processed(*place, language, sentences, fingerprint(text, language)))
     return out
 
 
@@ -90,7 +98,7 @@ def prepare_corpus(
 ) -> dict[str, Any]:
     """Write a corpus folder: `train-N.parquet`, `held_out-N.parquet`, and `corpus.json`, which comes last.
 
-    A row of a shard is a document: `id` (source:row), `language`, `sentences`.
+    A row of a shard is a document: `id` (source:row:piece), `language`, `sentences`.
 
     Args:
         inputs: files, folders, `hub:NAME`.
@@ -136,7 +144,7 @@ class _Run:
         if saved.get("identity", identity) != identity:
             raise UsageError(f"{output} was begun with other inputs or settings; resume with the same ones")
         self.identity = identity
-        self.position: tuple[int, int] = tuple(json.loads(saved.get("position", "[0, 0]")))
+        self.position: tuple[int, int, int] = tuple(json.loads(saved.get("position", "[0, 0, 0]")))
         self.counts: Counter[str] = Counter(json.loads(saved.get("counts", "{}")))
         self.shards: Counter[str] = Counter(json.loads(saved.get("shards", "{}")))
         self.seconds = float(saved.get("seconds", 0))
@@ -167,7 +175,8 @@ class _Run:
             if number < self.position[0]:
                 continue
             for document in read_documents(source, number, self.settings.field):
-                if (number, document.row) <= self.position:
+                piece = document.piece if isinstance(document, Document) else 0
+                if (number, document.row, piece) <= self.position:
                     continue
                 if isinstance(document, RowError):
                     self._refuse(document)
@@ -190,7 +199,7 @@ class _Run:
 
     def _take(self, document: Processed) -> None:
         self.counts["documents"] += 1
-        self.last = (document.source, document.row)
+        self.last = (document.source, document.row, document.piece)
         if not document.sentences:
             self.counts["too_short"] += 1
             return
@@ -198,7 +207,8 @@ class _Run:
         if (kind := self.seen.add(found)) is not None:
             self.counts[f"{kind}_duplicates"] += 1
             return
-        share = int.from_bytes(document.found.exact[:4], "big") ^ self.settings.seed
+        key = hashlib.blake2b(document.found.exact, salt=self.settings.seed.to_bytes(8, "big"), digest_size=4)
+        share = int.from_bytes(key.digest(), "big")
         part = "held_out" if share % 10_000 < 10_000 * self.settings.held_out else "train"
         self.rows[part].append(document)
         characters = sum(map(len, document.sentences))
@@ -215,7 +225,7 @@ class _Run:
             if rows:
                 table = pa.table(
                     {
-                        "id": [f"{row.source}:{row.row}" for row in rows],
+                        "id": [f"{row.source}:{row.row}:{row.piece}" for row in rows],
                         "language": [row.language for row in rows],
                         "sentences": [row.sentences for row in rows],
                     },

@@ -8,7 +8,7 @@ import unicodedata
 import sentencex
 
 INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069"
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069"
     "\ufeff\ufff9-\ufffd\ud800-\udfff]"
 )
 """Control and formatting characters, lone surrogates, and the mark of a failed decoding. Joiners stay: Persian and

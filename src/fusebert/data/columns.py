@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from fusebert.types import Evidence, Sample
 
 IGNORE = "ignore"
 ROWS_LOOKED_AT = 1000
-"""Of the rows that have a value, spread evenly over the table."""
+"""Of the rows that have a value, at random, always the same."""
 CLEAR_LEAD = 0.25
 """A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
 FEW_NUMBERS = 20
@@ -65,7 +66,9 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
     values = [value for sample in samples if (value := sample.values.get(name)) not in (None, "")]
     if not values:
         return ColumnGuess(name, IGNORE, "always empty")
-    values = values[:: -(-len(values) // ROWS_LOOKED_AT)]
+    values = random.Random(0).sample(
+        values, min(len(values), ROWS_LOOKED_AT)
+    )  # every n-th would see periodic rows alike
     if name.lower() in ("id", "index", "row_id") and len(set(map(str, values))) == len(values):
         return ColumnGuess(name, IGNORE, "a different value in every row: an identifier")
     weighed: list[tuple[float, str, str]] = []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from fusebert.errors import DataError
 from fusebert.evaluation.predictor import Predictor
 
 Ledger = dict[str, dict[str, float]]
 
 
 def ledger(predictor: Predictor, table: Any) -> Ledger:
-    """Metrics by what the model may see, `all` first. Rows left with nothing to read are skipped in a variant.
+    """Metrics by what the model may see, `all` first. Rows left with nothing to read are skipped in a variant,
+    and a variant without rows is left out.
 
     Args:
         table: path of a table, or rows as `Predictor.evaluate` takes them.
@@ -21,9 +23,15 @@ def ledger(predictor: Predictor, table: Any) -> Ledger:
     names = list(predictor.processors)
     for name in names:
         others = [other for other in names if other != name]
+        variants: dict[str, Any] = {}
         if others:
-            found[f"without {name}"] = predictor.evaluate(table, without=[name], bad_rows="skip")["metrics"]
-        found[f"{name} shuffled"] = predictor.evaluate(table, shuffle=[name], bad_rows="skip")["metrics"]
+            variants[f"without {name}"] = {"without": [name]}
+        variants[f"{name} shuffled"] = {"shuffle": [name]}
         if len(others) > 1:
-            found[f"{name} alone"] = predictor.evaluate(table, without=others, bad_rows="skip")["metrics"]
+            variants[f"{name} alone"] = {"without": others}
+        for label, change in variants.items():
+            try:
+                found[label] = predictor.evaluate(table, **change, bad_rows="skip")["metrics"]
+            except DataError:  # no row has anything left to read
+                continue
     return found

@@ -48,8 +48,9 @@ class Concat(nn.Module):
             if name in tokens:
                 lengths = counts[name]
                 rows = torch.arange(len(lengths), device=pooled.device).repeat_interleave(lengths)
-                sums = torch.zeros_like(pooled).index_add(0, rows, tokens[name].to(pooled.dtype))
-                missing = torch.where(lengths[:, None] > 0, sums / lengths.clamp(min=1)[:, None], missing)
+                sums = torch.zeros_like(pooled, dtype=torch.float32).index_add(0, rows, tokens[name].float())
+                means = (sums / lengths.clamp(min=1)[:, None]).to(pooled.dtype)
+                missing = torch.where(lengths[:, None] > 0, means, missing)
             parts.append(missing)
         return torch.tanh(self.mix(torch.cat(parts, dim=1)))
 
@@ -83,11 +84,11 @@ class CrossAttention(nn.Module):
         ours, theirs = _real(lengths), _real(other_lengths)
         query = self._heads(_padded(self.query(hidden), ours))
         key, value = (self._heads(_padded(part(other), theirs)) for part in (self.key, self.value))
-        nothing = ~theirs.any(dim=1)  # such a row looks at zeros, and what it sees is dropped
+        nothing = ~theirs.any(dim=1)  # such a row looks at zeros, and what comes of it is dropped
         mask = (theirs | nothing[:, None])[:, None, None]
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-        seen = (seen * ~nothing[:, None, None])[ours]
-        return hidden + torch.tanh(self.gate.weight[0]) * self.output(seen)  # type: ignore[no-any-return]
+        sees = ~nothing.repeat_interleave(lengths)[:, None]
+        return hidden + torch.tanh(self.gate.weight[0]) * self.output(seen[ours]) * sees  # type: ignore[no-any-return]
 
     def _heads(self, padded: Tensor) -> Tensor:
         return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]

@@ -65,9 +65,11 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
         raise DataError(f"{recipe.table(data.train)} has no rows")
     target = _target(data.target, samples)
     columns = guess_columns(samples, target, data.columns)
-    kind, task = _fit_task(
-        recipe, target, samples
-    )  # on the whole table: a label may be so rare that all of it is held out
+    try:  # on the whole table: a label may be so rare that all of it is held out
+        kind, task = _fit_task(recipe, target, samples)
+    except DataError:
+        settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # rows that were lost may be the reason
+        raise
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tokenizers import Tokenizer
 
 from fusebert.config import Recipe
@@ -79,7 +80,8 @@ def pretrain(
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
     trunk_folder = find_trunk(recipe.model.trunk)
-    corpus = read_corpus(recipe, trunk_folder)
+    with PartialState().main_process_first():  # which tokenizes; the others read what it wrote
+        corpus = read_corpus(recipe, trunk_folder)
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
     prepared = prepare_rows(recipe, corpus, trunk_folder)
     torch.manual_seed(recipe.training.seed)

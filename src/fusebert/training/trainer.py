@@ -115,6 +115,7 @@ class Trainer:
                         state.stopped = f"the time limit of {settings.time_limit:g} s"
                 self._end_epoch(state, validation)
         checkpoint.restore_best(self.checkpoints, self.model, state, self.progress.note)
+        self.ranks.wait()  # the first process may remove the checkpoints from here on
         return state
 
     def _step(self, group: list[tuple[dict[str, Any], list[int]]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.errors import InputError
-from fusebert.modalities.audio.signal import FRAMES_PER_SECOND, MAX_FILE_BYTES, MEL_BINS, decode, log_mel, to_rate
+from fusebert.modalities.audio.signal import FRAMES_PER_SECOND, MAX_FILE_BYTES, MEL_BINS, decode, from_array, log_mel
 from fusebert.modalities.base import Collated, media_path, present
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -61,9 +61,7 @@ class Processor:
 
     def _read(self, value: Any, root: Path | None) -> np.ndarray:
         if isinstance(value, dict) and value.get("array") is not None:
-            samples = to_rate(np.asarray(value["array"]).ravel(), int(value["sampling_rate"]))
-            if len(samples) == 0:
-                raise InputError("the recording has no samples")
+            samples = from_array(value["array"], value.get("sampling_rate"), self.config.max_seconds)
         else:
             samples = decode(self._bytes(value, root), self.config.max_seconds)
         frames = log_mel(samples)[: self.config.most_tokens * FRAMES_PER_TOKEN]

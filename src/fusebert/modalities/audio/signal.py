@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,8 @@ MAX_SAMPLES = 200_000_000
 """Over all channels: what is decoded at once takes four bytes each."""
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 MAX_CHANNELS = 32
+BUFFER = re.compile("<_io.BytesIO object at 0x[0-9a-f]+>")
+"""What the decoder calls a file that is in memory."""
 
 
 def decode(data: bytes, max_seconds: float) -> np.ndarray:
@@ -44,10 +47,27 @@ def decode(data: bytes, max_seconds: float) -> np.ndarray:
     except InputError:
         raise
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, MemoryError, OSError) as error:
-        raise InputError(f"not a sound file that can be read: {' '.join(str(error).split())}") from None
+        problem = " ".join(BUFFER.sub("it", str(error)).split())
+        raise InputError(f"not a sound file that can be read: {problem}") from None
     if len(samples) == 0:
         raise InputError("the recording has no samples")
     return to_rate(samples.mean(axis=1), rate)
+
+
+def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
+    """Decoded sound, float[N] or float[channels, N] as datasets gives it, -> float32 samples at RATE_HZ.
+
+    Raises:
+        InputError: it is no sound within bounds.
+    """
+    try:
+        samples, hertz = np.atleast_2d(np.asarray(values, dtype=np.float32)), int(rate)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError("decoded sound needs numbers in `array` and a whole number in `sampling_rate`") from None
+    if samples.ndim != 2 or samples.size == 0:
+        raise InputError("the recording has no samples")
+    _check(hertz, samples.shape[0], samples.shape[1], max_seconds)
+    return to_rate(samples.mean(axis=0), hertz)
 
 
 def _check(rate: int, channels: int, frames: int, max_seconds: float) -> None:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -89,7 +89,8 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
             continue
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1))) if numbers else np.zeros(1)
     if len(edges) < 2:
-        edges = np.array([edges[0] - 0.5, edges[0] + 0.5])
+        half = max(0.5, abs(edges[0]) * 1e-6)
+        edges = np.array([edges[0] - half, edges[0] + half])
     return Column(kind, edges.tolist(), [])
 
 
@@ -125,13 +126,13 @@ def as_number(raw: Any) -> float:
 
 
 def as_date(raw: Any) -> datetime | None:
-    """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00; None for anything else."""
+    """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone;
+    None for anything else."""
     try:
         found = datetime.fromisoformat(raw.isoformat() if isinstance(raw, date) else str(raw).strip())
-        found.timestamp()
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    return found
 
 
 def as_category(raw: Any) -> str:
@@ -141,7 +142,7 @@ def as_category(raw: Any) -> str:
     name = str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
     if len(name) > LONGEST_CATEGORY:
         raise InputError(f"a category of {len(name):,} characters; is this column text?")
-    return name.lower() if isinstance(raw, bool) else name
+    return name.lower() if name in ("True", "False", "TRUE", "FALSE") else name
 
 
 def _is_number(value: Any) -> bool:

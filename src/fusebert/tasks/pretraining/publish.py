@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from fusebert.storage import naming_failures, seal, write_atomically, write_json
+from fusebert.storage import naming_failures, seal, sync_tree, write_atomically, write_json
 
 WORKING_FOLDERS = ("checkpoints", "logs")
 TRANSFORM = "cls.predictions.transform"
@@ -35,6 +35,7 @@ def publish_pretrained(
     )
     write_json(folder / "metrics.json", dict(metrics))
     write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
+    sync_tree(folder)
     seal(folder, leave_out=WORKING_FOLDERS)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
