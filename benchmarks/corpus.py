@@ -2,8 +2,9 @@
 
 Both sides read the same JSON lines with two processes, clean and split by the same rules, and tokenize with the same
 vocabulary; fusebert also drops duplicates and holds documents out. Each side runs in a process of its own, whose
-memory (with its children's) is sampled. `ratio_*` is their seconds / ours. In the end fusebert alone reads several
-copies with different ids: peak memory should not follow.
+memory (with its children's) is sampled. `ratio_*` is their seconds / ours, `ratio_memory` their peak / ours. In the
+end fusebert alone reads ten times as much: copies whose words are shuffled within each sentence, so that all are kept;
+peak memory should not follow (`peak_growth`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -34,8 +36,9 @@ from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.modalities.text.processor import read_tokenizer
 if __name__ == "__main__":
     source, folder, trunk = sys.argv[1:]
-    prepare_corpus([source], Path(folder), Settings(held_out=0.01), workers=2)
+    report = prepare_corpus([source], Path(folder), Settings(held_out=0.01), workers=2)
     tokenize_corpus(Path(folder), "train", read_tokenizer(Path(trunk)))
+    print(sum(count for name, count in report["counts"].items() if name in ("train_documents", "held_out_documents")))
 """
 THEIRS = """
 import sys
@@ -58,25 +61,39 @@ if __name__ == "__main__":
 
 
 def articles(folder: Path, documents: int | None, copies: int) -> Path:
-    """The articles of Wikipedia as JSON lines, each copy under ids of its own."""
+    """The articles of Wikipedia as JSON lines; each copy but the first has its own order of words."""
     target = folder / f"articles-{copies}.jsonl"
+    random = Random(0)
     with target.open("w", encoding="utf-8") as out:
         for copy in range(copies):
             with gzip.open(common.data_folder() / "wiki_en" / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
                 for line in islice(lines, documents):
                     row = json.loads(line)
-                    out.write(json.dumps(row | {"id": f"{copy}-{row['id']}"}, ensure_ascii=False) + "\n")
+                    text = shuffled(row["text"], random) if copy else row["text"]
+                    out.write(json.dumps({"id": f"{copy}-{row['id']}", "text": text}, ensure_ascii=False) + "\n")
     return target
 
 
+def shuffled(text: str, random: Random) -> str:
+    """The same words and full stops, in another order between two full stops: no duplicate, but of the same kind."""
+    lines = []
+    for line in text.split("\n"):
+        sentences = [sentence.split(" ") for sentence in line.split(". ")]
+        for words in sentences:
+            random.shuffle(words)
+        lines.append(". ".join(" ".join(words) for words in sentences))
+    return "\n".join(lines)
+
+
 def run(program: str, source: Path) -> dict[str, float]:
-    """Wall and CPU seconds, and the peak of the process's and its children's memory together."""
+    """Wall and CPU seconds, the peak of the process's and its children's memory together, and what it printed last."""
     with tempfile.TemporaryDirectory() as room:
-        script = Path(room) / "side.py"  # a file, so that worker processes can import it
+        script, said = Path(room) / "side.py", Path(room) / "said"  # a file, so that worker processes can import it
         script.write_text(program, encoding="utf-8")
         given = [sys.executable, str(script), str(source), f"{room}/out", str(common.trunk_folder())]
         started, peak, cpu = time.perf_counter(), 0, 0.0
-        process = subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        with said.open("wb") as out:
+            process = subprocess.Popen(given, stdout=out, stderr=subprocess.STDOUT)
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             try:
@@ -88,10 +105,11 @@ def run(program: str, source: Path) -> dict[str, float]:
                 pass
             time.sleep(SAMPLE_SECONDS)
         wall = time.perf_counter() - started
+        lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
         if process.returncode:
-            assert process.stderr is not None
-            sys.exit(process.stderr.read().decode()[-2000:])
-    return {"wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak / 2**20, 1)}
+            sys.exit("\n".join(lines[-30:]))
+    found = {"wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak / 2**20, 1)}
+    return found | ({"documents": int(lines[-2])} if program == OURS else {})
 
 
 def main() -> None:
@@ -114,7 +132,10 @@ def main() -> None:
             result[name] = middle | {"mb_per_second": round(megabytes / middle["wall_seconds"], 2)}
         result["megabytes"] = round(megabytes, 1)
         result["ratio_wall"] = round(result["datasets"]["wall_seconds"] / result["fusebert"]["wall_seconds"], 3)
+        result["ratio_memory"] = round(result["datasets"]["peak_mb"] / result["fusebert"]["peak_mb"], 3)
         many = run(OURS, articles(Path(room), documents, given.copies))
+        kept = many["documents"] / result["fusebert"]["documents"]
+        assert kept > 0.95 * given.copies, f"only {kept:.1f} times the documents were kept; the copies must differ"
         result["copies"] = many | {"copies": given.copies}
         result["peak_growth"] = round(many["peak_mb"] / result["fusebert"]["peak_mb"] - 1, 3)
     common.show(result, given.json)

@@ -39,6 +39,7 @@ from fusebert.training.progress import Silence
 
 SIZE, LENGTH = "mini", 128
 VOCABULARY, QUICK_VOCABULARY = 8000, 500
+MASK_SHARE = 0.15
 VALIDATIONS = 10
 NSP = "next_sentence_accuracy"
 THEIR_BATCH = 32
@@ -80,7 +81,9 @@ class Unmasked(torch.utils.data.Dataset):
         return {"input_ids": ids, "token_type_ids": types, "next_sentence_label": target.next_sentence}
 
 
-def theirs(settings: dict[str, Any], seconds: float, rate: float, room: Path) -> list[dict[str, float]]:
+def theirs(
+    settings: dict[str, Any], seconds: float, rate: float, mask_share: float, room: Path
+) -> list[dict[str, float]]:
     """Their curve. The steps of the schedule are what a short timing says that the time allows."""
     recipe = pretraining_recipe(settings | {"task.rounds": 1})
     corpus = read_corpus(recipe, None)
@@ -119,7 +122,7 @@ def theirs(settings: dict[str, Any], seconds: float, rate: float, room: Path) ->
             seed=0,
         )
         data = Unmasked(prepared.splits["train"], ours.config.cls_token_id)
-        trainer = Trainer(model, arguments, DataCollatorForLanguageModeling(tokenizer), data, callbacks=[curve])
+        trainer = Trainer(model, arguments, DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_share), data, callbacks=[curve])
         trainer.train()
 
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -137,6 +140,9 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=20.0, help="of training, each side")
     options.add_argument("--rate", type=float, default=2e-3, help="our peak learning rate")
     options.add_argument("--their-rate", type=float, default=1e-3, help="theirs")
+    options.add_argument("--mask-share", type=float, default=MASK_SHARE, help="our share of pieces to guess")
+    options.add_argument("--their-mask-share", type=float, default=MASK_SHARE, help="theirs")
+    options.add_argument("--output", type=Path, help="keep our model here")
     options.add_argument("--corpus", type=Path, help="folder of a prepared corpus with a vocabulary; else made anew")
     given = options.parse_args()
     common.prepare_process()
@@ -149,24 +155,25 @@ def main() -> None:
             prepare_corpus([str(source)], folder, Settings(held_out=0.02), workers=2)
             make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
         settings = {"data.train": str(folder), "model.trunk": SIZE, "task.length": LENGTH, "training.trackers": []}
+        settings["task.mask_share"] = given.mask_share
         settings["task.whole_words"] = False  # their collator masks single pieces
         limits = {"training.time_limit": seconds, "training.learning_rate": given.rate}
         plan = {"task.passes": 50.0, "task.rounds": 100}  # half a pass between validations
-        found = pretrain(settings | plan | limits, room / "ours")
+        found = pretrain(settings | plan | limits, given.output or room / "ours")
         ours = [
             {"seconds": entry["seconds"], "step": entry["step"]} | entry["validation"]
             for entry in found["training"]["history"]
         ]
         common.note(f"ours: {ours[-1]}")
-        other = theirs(settings | {"task.passes": 50.0}, seconds, given.their_rate, room)
+        other = theirs(settings | {"task.passes": 4.0}, seconds, given.their_rate, given.their_mask_share, room)
         common.note(f"theirs: {other[-1]}")
         result = {
             "machine": common.machine(),
             "minutes": round(seconds / 60, 2),
             "unigram_entropy": found["unigram_entropy"],
             "mlm_loss_gain": round(other[-1]["mlm_loss"] - ours[-1]["mlm_loss"], 4),
-            "nsp_accuracy_gain": round(other[-1]["next_sentence_accuracy"] - ours[-1]["next_sentence_accuracy"], 4)
-            * -1,
+            "nsp_accuracy_gain": round(ours[-1][NSP] - other[-1][NSP], 4),
+            "mask_share": {"fusebert": given.mask_share, "transformers": given.their_mask_share},
             "fusebert": ours,
             "transformers": other,
         }

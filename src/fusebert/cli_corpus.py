@@ -53,10 +53,12 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> N
     pretrain = command(
         "pretrain",
         lambda options, rest: _pretrain(options, rest, say),
-        "Pre-train a BERT on a corpus; settings are key=value, as in recipes.",
+        "Pre-train a BERT on a corpus, or on a table of text beside pictures, sound or columns.",
     )
-    pretrain.add_argument("folder", metavar="CORPUS", type=Path)
+    source = "a prepared corpus, a table of rows, or a recipe (.yaml); further settings are KEY=VALUE, as in recipes"
+    pretrain.add_argument("source", metavar="CORPUS|TABLE|RECIPE", type=Path, help=source)
     pretrain.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
+    pretrain.add_argument("--budget", metavar="TIME", help="plan size and steps so that all is done in 20m, or 2h")
     pretrain.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint")
 
 
@@ -106,15 +108,29 @@ def _vocabulary(options: argparse.Namespace, rest: list[str], say: Say) -> dict[
 
 
 def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
-    from fusebert.config import parse_overrides
+    from fusebert.config import parse_overrides, read_settings, seconds
 
     if flags := [argument for argument in rest if argument.startswith("-")]:
         raise UsageError(f"unknown option {flags[0]}; see --help")
-    settings = parse_overrides(rest) | {"data.train": str(options.folder.absolute())}
-    output = options.output or Path("runs") / options.folder.name
-    from fusebert.training.pretrain import pretrain
+    if options.source.suffix in (".yaml", ".yml"):
+        settings = read_settings(options.source) | parse_overrides(rest)
+    else:
+        settings = {"data.train": str(options.source.absolute())} | parse_overrides(rest)
+    output = options.output or Path("runs") / options.source.name.split(".")[0]
+    from fusebert.training.pretrain import pretrain, pretraining_recipe
+    from fusebert.training.pretrain_table import pretrain_table
     from fusebert.training.progress import Terminal
 
-    metrics = pretrain(settings, output, resume=options.resume, progress=Terminal())
+    try:
+        budget = seconds(options.budget)
+    except ValueError as error:
+        raise UsageError(f"--budget={options.budget} is {error}") from None
+    recipe = pretraining_recipe(settings)
+    if recipe.table(recipe.data.train or Path()).is_dir():
+        metrics = pretrain(settings, output, budget=budget, resume=options.resume, progress=Terminal())
+    elif budget is not None:
+        raise UsageError("--budget plans for a corpus; for a table, set training.time_limit")
+    else:
+        metrics = pretrain_table(settings, output, resume=options.resume, progress=Terminal())
     say(f"The model is in {output}; use it as model.trunk={output}")
     return {"folder": str(output), **metrics}

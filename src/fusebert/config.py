@@ -98,6 +98,10 @@ class TrainingSettings(Section):
     time_limit: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0, description='seconds, or "10m"')
     checkpoint_steps: int | None = Field(None, ge=1, description="also save every so many steps, not only each epoch")
     workers: int = Field(0, ge=0, le=64, description="processes that read and prepare rows")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="of several processes, each has the whole model (ddp) or a part of its weights (fsdp)"
+    )
+    compile: bool | None = Field(None, description="compile the trunk's layers; if not given, to pre-train on CUDA")
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
 
@@ -113,15 +117,7 @@ class Recipe(Section):
     @classmethod
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
         """A recipe file with dotted overrides. Raises RecipeError with the nearest known key."""
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RecipeError(f"the recipe {path} does not exist") from None
-        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: a date such as 2020-13-45
-            raise RecipeError(f"the recipe {path} is not readable YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(found, dict):
-            raise RecipeError(f"the recipe {path} is not a list of `key: value` lines")
-        return cls.from_flat(found | dict(overrides or {}), str(path))
+        return cls.from_flat(read_settings(path) | dict(overrides or {}), str(path))
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any], source: str = "settings") -> Recipe:
@@ -183,6 +179,19 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.flat(), sort_keys=False, allow_unicode=True)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The dotted settings of a recipe file, not checked yet. Raises RecipeError."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"the recipe {path} does not exist") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: a date such as 2020-13-45
+        raise RecipeError(f"the recipe {path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise RecipeError(f"the recipe {path} is not a list of `key: value` lines")
+    return found
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -57,10 +57,10 @@ class Layout:
 
     cumulative: Tensor
     lengths: tuple[int, ...]
+    longest: int = field(init=False)  # kept, so that compiled layers need not be made anew for other lengths
 
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "longest", max(self.lengths))
 
     def groups(self) -> list[tuple[int, int, int]]:
         """Runs of neighbouring rows of equal length, as (first token, rows, length)."""

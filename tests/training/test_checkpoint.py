@@ -24,6 +24,10 @@ from fusebert.training.optimization import learning_rate_factor
 from fusebert.training.run import train
 
 
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, random: Any = ()) -> None:
+    checkpoint.save(folder, model.state_dict(), checkpoint.optimizer_tensors(optimizer), state, random)
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A folder with checkpoints of steps 1, 2 and 3, of which 1 is the best."""
@@ -33,14 +37,14 @@ def saved(tmp_path: Path) -> Path:
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         state.step = step
-        checkpoint.save(tmp_path, model, optimizer, state, [checkpoint.random_state()])
+        save(tmp_path, model, optimizer, state, [checkpoint.random_state()])
     return tmp_path
 
 
 def test_the_newest_two_and_the_best_are_kept(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000002", "step-000000003"]
     model = nn.Linear(3, 2)
-    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=4, best_step=1), [])
+    save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=4, best_step=1))
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000003", "step-000000004"]
 
 
@@ -88,7 +92,7 @@ def test_a_failing_disk_costs_the_save_and_nothing_else(
             for name in ("fsync", "replace", "rename", "open"):
                 patch.setattr(os, name, failing(getattr(os, name)))
             try:
-                checkpoint.save(saved, model, optimizer, state, [])
+                save(saved, model, optimizer, state)
             except OSError as error:
                 assert error.errno == kind  # noqa: PT017
             else:
@@ -122,7 +126,7 @@ def test_a_changed_bit_in_any_file_of_a_model_is_noticed(
 def test_going_back_leaves_nothing_of_the_future(saved: Path) -> None:
     model = nn.Linear(3, 2)
     (saved / ".step-000000009.123.part").mkdir()
-    checkpoint.save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=2, best_step=1), [])
+    save(saved, model, torch.optim.AdamW(model.parameters()), State(9, "fp32", "", step=2, best_step=1))
     assert sorted(path.name for path in saved.iterdir()) == ["step-000000001", "step-000000002"]
 
 
@@ -183,7 +187,7 @@ def test_a_run_goes_on_with_its_own_data_only(tiny: dict[str, Any], world: Path,
     (tmp_path / "run" / "manifest.json").unlink()
     model = nn.Linear(1, 1)
     state = State(9, "fp32", "hash of other data", step=1)
-    checkpoint.save(tmp_path / "run" / "checkpoints", model, torch.optim.AdamW(model.parameters()), state, [])
+    save(tmp_path / "run" / "checkpoints", model, torch.optim.AdamW(model.parameters()), state)
     with pytest.raises(FusebertError):
         train(settings, tmp_path / "run", resume=True)
 

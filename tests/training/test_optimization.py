@@ -12,6 +12,8 @@ from fusebert.config import Recipe
 from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Preparer
 from fusebert.errors import UsageError
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.trunk import TrunkConfig
 from fusebert.training.optimization import build_optimizer
 from fusebert.types import Sample
 from tests.contracts.test_modalities import model_of, processor_of
@@ -45,6 +47,19 @@ def test_what_is_frozen_is_left_out(model: Any, part: str) -> None:
     assert names
     assert not [name for name in names if name.startswith(prefix)]
     assert {name for name, _ in model.named_parameters() if not name.startswith(prefix)} == names
+
+
+def test_biases_held_in_embeddings_are_not_decayed() -> None:
+    trunk = TrunkConfig.of_size("tiny", 50).model_dump()
+    config = FusebertConfig(trunk=trunk, task={"name": "pretraining", "next_sentence": True})
+    model = FusebertModel(config)
+    made = build_optimizer(model, Recipe.from_flat({"training.weight_decay": 0.5}).training)
+    decayed = {id(p) for group in made.param_groups if group["weight_decay"] for p in group["params"]}
+    found = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert "head.bias.weight" not in found
+    assert "modality_embeddings.weight" not in found
+    assert {"head.dense.weight", "trunk.embeddings.word_embeddings.weight"} < found
+    assert not [name for name in found if name.endswith("bias") or "LayerNorm" in name]
 
 
 def test_freezing_what_has_no_weights_is_refused(model: Any) -> None:

@@ -16,6 +16,7 @@ HUB = "hub:"
 MAX_DOCUMENT_CHARACTERS = 2**20
 """A longer document is read as several, cut between lines: two halves of a book are two documents."""
 PROBED_ROWS = 20
+PARQUET_ROWS, PARQUET_BUFFER_BYTES = 8, 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ def list_sources(given: Sequence[str]) -> list[str]:
             found += inside
         elif not path.exists():
             raise DataError(f"{path} does not exist")
+        elif not path.is_file():
+            raise DataError(f"{path} is neither a file nor a folder; write what it gives into a file first")
         elif not _is_known(path):
             raise DataError(f"{path} is not of a known kind ({_kinds()})")
         else:
@@ -74,21 +77,23 @@ def read_documents(source: str, number: int, field: str) -> Iterator[Document | 
         number: its place in the list of sources.
         field: the column with the text, in tables.
     """
+    path = Path(source)
     if source.startswith(HUB):
         yield from _from_hub(source.removeprefix(HUB), number, field)
     elif source.lower().endswith(TEXT_SUFFIXES):
-        yield from _from_text(Path(source), number)
+        yield from _from_text(path, number)
+    elif source.lower().endswith(".parquet"):
+        yield from _from_parquet(path, number, field)
     else:
-        for row in read_table(Path(source), MAX_LINE_BYTES):
+        for row in read_table(path, MAX_LINE_BYTES):
             if isinstance(row, RowError):
                 yield row
             else:
-                text = row.values.get(field)
-                yield from _cut(text, Path(source), number, row.row, field, list(row.values))
+                yield from _cut(row.values.get(field), path, number, row.row, field, list(row.values))
 
 
 def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
-    """Documents stand apart by blank lines."""
+    """Documents stand apart by blank lines; so they do by a line that cannot be read."""
     lines: list[str] = []
     first, size = 1, 0
     with path.open("rb") as file:
@@ -97,20 +102,43 @@ def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
                 raise DataError(f"{path}, line {line_number}: the line has more than {MAX_LINE_BYTES >> 20} MiB")
             if b"\0" in line:
                 raise DataError(f"{path}, line {line_number}: a NUL byte; this is not a text file")
+            error, text = None, ""
             try:
                 text = decode_line(line, path, line_number)
-            except RowError as error:
-                yield error
-                continue
-            if lines and (not text.strip() or size + len(text) > MAX_DOCUMENT_CHARACTERS):
-                yield Document("".join(lines), number, first)
+            except RowError as found:
+                error = found
+            blank = not text.strip()
+            if lines and (blank or size + len(text) > MAX_DOCUMENT_CHARACTERS):
+                yield from _pieces("".join(lines), number, first)
                 lines, size = [], 0
-            if text.strip():
+            if error is not None:
+                yield error
+            elif not blank:
                 first = first if lines else line_number
                 lines.append(text)
                 size += len(text)
     if lines:
-        yield Document("".join(lines), number, first)
+        yield from _pieces("".join(lines), number, first)
+
+
+def _from_parquet(path: Path, number: int, field: str) -> Iterator[Document | RowError]:
+    """Only the column with the text, a few rows at a time: a thousand long documents would not fit in memory."""
+    import pyarrow
+    from pyarrow import parquet
+
+    row = 0
+    try:
+        with parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
+            columns = file.schema_arrow.names
+            if field not in columns:
+                yield RowError(_no_field(field, columns), path, 1)
+                return
+            for batch in file.iter_batches(PARQUET_ROWS, columns=[field], use_threads=False):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    yield from _cut(text, path, number, row, field, columns)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as parquet after row {row}: {' '.join(str(error).split())}") from None
 
 
 def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowError]:
@@ -130,17 +158,26 @@ def _cut(
     text: object, path: Path, number: int, row: int, field: str, columns: Sequence[str]
 ) -> Iterator[Document | RowError]:
     if field not in columns:
-        yield RowError(f"there is no field {field!r}, only {', '.join(columns)}; name the text with --field", path, row)
+        yield RowError(_no_field(field, columns), path, row)
     elif not isinstance(text, str):
         yield RowError(f"text expected, found {type(text).__name__}", path, row, field)
     else:
-        start = piece = 0
-        while len(text) - start > MAX_DOCUMENT_CHARACTERS:
-            end = text.rfind("\n", start, start + MAX_DOCUMENT_CHARACTERS) + 1
-            end = end if end > start else start + MAX_DOCUMENT_CHARACTERS
-            yield Document(text[start:end], number, row, piece)
-            start, piece = end, piece + 1
-        yield Document(text[start:], number, row, piece)
+        yield from _pieces(text, number, row)
+
+
+def _pieces(text: str, number: int, row: int) -> Iterator[Document]:
+    """The text, or parts of a long one that end where a line does."""
+    start = piece = 0
+    while len(text) - start > MAX_DOCUMENT_CHARACTERS:
+        end = text.rfind("\n", start, start + MAX_DOCUMENT_CHARACTERS) + 1
+        end = end if end > start else start + MAX_DOCUMENT_CHARACTERS
+        yield Document(text[start:end], number, row, piece)
+        start, piece = end, piece + 1
+    yield Document(text[start:], number, row, piece)
+
+
+def _no_field(field: str, columns: Sequence[str]) -> str:
+    return f"there is no field {field!r}, only {', '.join(columns)}; name the text with --field"
 
 
 def _is_known(path: Path) -> bool:

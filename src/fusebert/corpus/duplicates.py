@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import numpy as np
 from datasketch import MinHash
@@ -19,7 +20,14 @@ Eight bands of eight values find a pair of that similarity with 77 % and one of 
 SHINGLE_WORDS, SHINGLE_CHARACTERS = 5, 8
 LEAST_SHINGLES = 20
 """Of shorter texts only exact copies count: two of their few shingles say little."""
-WORD = re.compile(r"\w+")
+UNSPACED = ("zh", "ja")
+MOST_COMPARED = 100
+"""Documents of a form that thousands share would else each be compared with all of them."""
+HASHES_AT_ONCE = 4096
+SCHEME: Literal["affine32"] = "affine32"
+BEYOND = 2**16
+BASE, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+INVERSE = np.uint64(pow(int(BASE), -1, 2**64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +47,57 @@ class Fingerprint:
         return [bytes([number]) + _digest(part, 8) for number, part in enumerate(parts)]
 
 
-def fingerprint(text: str, language: str) -> Fingerprint:
-    """Of clean text; shingles are words, or characters in languages that do not space them."""
-    plain = " ".join(text.casefold().split())
-    exact = _digest(plain.encode(), 16)
-    if language in ("zh", "ja"):
-        shingles = {plain[start : start + SHINGLE_CHARACTERS] for start in range(len(plain) - SHINGLE_CHARACTERS + 1)}
-    else:
-        words = WORD.findall(plain)
-        shingles = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(len(words) - SHINGLE_WORDS + 1)}
-    if len(shingles) < LEAST_SHINGLES:
+def fingerprint(text: str, language: str, near: bool = True) -> Fingerprint:
+    """Of clean text; shingles are words, or characters in languages that do not space them.
+
+    Args:
+        near: whether near-duplicates are looked for at all.
+    """
+    plain = text.casefold()
+    exact = _digest(" ".join(plain.split()).encode(), 16)
+    hashes = _shingles(plain, language in UNSPACED) if near else np.zeros(0, np.uint32)
+    if len(np.unique(hashes[:HASHES_AT_ONCE])) < LEAST_SHINGLES:
         return Fingerprint(exact, b"")
-    made = MinHash(num_perm=PERMUTATIONS, seed=1)
-    made.update_batch([shingle.encode() for shingle in shingles])
-    return Fingerprint(exact, made.hashvalues.astype(np.uint32).tobytes())
+    made = MinHash(PERMUTATIONS, hashfunc=lambda some: some, permutations=_permutations(), scheme=SCHEME)
+    for start in range(0, len(hashes), HASHES_AT_ONCE):
+        made.update_batch([hashes[start : start + HASHES_AT_ONCE]])
+    return Fingerprint(exact, made.hashvalues.tobytes())
+
+
+def _shingles(text: str, unspaced: bool) -> np.ndarray:
+    """uint32[n] hashes of all runs of words, or of characters; what is neither letter nor digit only parts words.
+
+    A run's hash is a polynomial in its code points modulo 2^64, taken from a running sum over the whole text, so no
+    shingle is ever made as a string.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    inside = _word_characters()[np.minimum(codes, BEYOND)]
+    kept = inside.copy()
+    kept[1:] |= inside[:-1]  # and one character after each word, to part it from the next
+    codes, inside = np.where(inside, codes, 0)[kept], inside[kept]
+    if unspaced:
+        codes = codes[inside]
+        starts = np.arange(max(0, len(codes) - SHINGLE_CHARACTERS + 1))
+        ends = starts + SHINGLE_CHARACTERS
+    else:
+        edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
+        count = max(0, len(edges) // 2 - SHINGLE_WORDS + 1)
+        starts, ends = edges[::2][:count], edges[1::2][SHINGLE_WORDS - 1 :]
+    powers = np.multiply.accumulate(np.full(len(codes) + 1, BASE))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(codes * powers[:-1], dtype=np.uint64)])
+    powers = np.multiply.accumulate(np.full(len(codes) + 1, INVERSE))
+    return np.asarray((((sums[ends] - sums[starts]) * powers[starts] * MIX) >> np.uint64(32)).astype(np.uint32))
+
+
+@cache
+def _word_characters() -> np.ndarray:
+    """bool[BEYOND + 1]: letters and digits of the basic plane; every character beyond it counts as one."""
+    return np.array([chr(code).isalnum() for code in range(BEYOND)] + [True])
+
+
+@cache
+def _permutations() -> np.ndarray:
+    return np.asarray(MinHash(PERMUTATIONS, seed=1, scheme=SCHEME).permutations)
 
 
 class Seen:
@@ -64,8 +109,8 @@ class Seen:
     def __init__(self, database: sqlite3.Connection) -> None:
         self.database = database
         database.execute("CREATE TABLE IF NOT EXISTS exact (key BLOB PRIMARY KEY) WITHOUT ROWID")
-        database.execute("CREATE TABLE IF NOT EXISTS bands (key BLOB, document INTEGER)")
-        database.execute("CREATE INDEX IF NOT EXISTS by_key ON bands (key)")
+        columns = "key BLOB, document INTEGER, PRIMARY KEY (key, document)"
+        database.execute(f"CREATE TABLE IF NOT EXISTS bands ({columns}) WITHOUT ROWID")
         database.execute("CREATE TABLE IF NOT EXISTS signatures (document INTEGER PRIMARY KEY, signature BLOB)")
 
     def add(self, found: Fingerprint) -> str | None:
@@ -83,8 +128,8 @@ class Seen:
         return None
 
     def _is_near(self, signature: bytes, bands: Sequence[bytes]) -> bool:
-        query = "SELECT signature FROM signatures NATURAL JOIN bands WHERE key = ?"
-        rows = (row for band in bands for row in self.database.execute(query, (band,)))
+        query = "SELECT signature FROM bands NATURAL JOIN signatures WHERE key = ? ORDER BY document LIMIT ?"
+        rows = (row for band in bands for row in self.database.execute(query, (band, MOST_COMPARED)))
         own = np.frombuffer(signature, np.uint32)
         return any((np.frombuffer(other, np.uint32) == own).mean() >= SIMILAR for (other,) in rows)
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
-from fusebert.errors import UsageError
+from fusebert.errors import FusebertError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+GO_ON = "--resume goes on at the last whole shard"
+STORE_BYTES = 128 * 2**20
+LOOPBACK = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+LOST_WORKERS = 3
+"""So often the work of a lost worker is repeated before Ray gives up."""
 
 
 class Engine(Protocol):
@@ -63,26 +72,48 @@ def _local(workers: int) -> Iterator[Engine]:
     if workers == 1:
         yield _Here()
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     try:
         yield _Submitting(pool.submit, lambda future: future.result())
+    except BrokenProcessPool:
+        raise FusebertError(f"a worker process was killed, perhaps for its memory; {GO_ON}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to answer; and a worker whose parent was killed would wait for work for ever."""
+
+    def leave_with_it() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=leave_with_it, daemon=True).start()
+
+
 @contextmanager
 def _ray(workers: int) -> Iterator[Engine]:
-    """Ray's own retries repeat the work of a lost worker; the function is pure, so nothing is lost or doubled."""
+    """A cluster that RAY_ADDRESS names, or one of this machine that nothing outside can reach.
+
+    Ray repeats the work of a lost worker; the function is pure, so nothing is lost or doubled.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray warns of; there are no GPUs to hide
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError:
         raise UsageError("--engine ray needs Ray; pip install 'fusebert[scale]'") from None
     started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    remote = ray.remote(num_cpus=1, max_retries=3)(_call)
+    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "object_store_memory": STORE_BYTES, **LOOPBACK}
     try:
+        if started:
+            ray.init(log_to_driver=False, configure_logging=False, **own)
+        remote = ray.remote(num_cpus=1, max_retries=LOST_WORKERS)(_call)
         yield _Submitting(remote.remote, ray.get)
+    except (RayError, ConnectionError) as error:
+        raise FusebertError(f"Ray lost its workers ({' '.join(str(error).split())[:200]}); {GO_ON}") from None
     finally:
         if started:
             ray.shutdown()

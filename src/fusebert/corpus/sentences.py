@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 import sentencex
 
@@ -13,18 +14,18 @@ INVISIBLE = re.compile(
 )
 """Control and formatting characters, lone surrogates, and the mark of a failed decoding. Joiners stay: Persian and
 emoji are spelled with them."""
-SPACES = re.compile(r"[^\S\n]+")
-LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029\x85]")
 CHINESE_END = re.compile("(?<=[。！？；])(?![。！？；”’」』）》】])")
 HAN, KANA = re.compile("[\u4e00-\u9fff]"), re.compile("[\u3040-\u30ff]")
 LANGUAGE_CHARACTERS = 2000
 HAN_SHARE = 0.2
+LONGEST = 2048
+"""Characters of a line that sentencex sees at once: its time grows with their square."""
 
 
 def clean(text: str) -> str:
-    """NFC, without invisible characters, every run of spaces one space, lines kept."""
-    text = LINE_ENDS.sub("\n", unicodedata.normalize("NFC", text))
-    return SPACES.sub(" ", INVISIBLE.sub("", text))
+    """NFC, without invisible characters; lines end in \\n, hold no outer spaces, and every run of inner ones is one."""
+    lines = "\n".join(unicodedata.normalize("NFC", text).splitlines())
+    return "\n".join(" ".join(line.split()) for line in INVISIBLE.sub("", lines).split("\n"))
 
 
 def language_of(text: str) -> str:
@@ -44,7 +45,18 @@ def split(text: str, language: str) -> list[str]:
     """
     found = []
     for line in text.split("\n"):
-        for sentence in sentencex.segment(language, line) if line.strip() else []:
-            parts = CHINESE_END.split(sentence) if language in ("zh", "ja") else [sentence]
-            found += [part.strip() for part in parts if part.strip()]
+        for part in CHINESE_END.split(line) if language in ("zh", "ja") else [line]:
+            for piece in _pieces(part):
+                found += [sentence.strip() for sentence in sentencex.segment(language, piece) if sentence.strip()]
     return found
+
+
+def _pieces(line: str) -> Iterator[str]:
+    """A long line in parts that end where a word does, if one ends at all."""
+    start = 0
+    while len(line) - start > LONGEST:
+        end = line.rfind(" ", start, start + LONGEST) + 1 or start + LONGEST
+        yield line[start:end]
+        start = end
+    if start < len(line):
+        yield line[start:]

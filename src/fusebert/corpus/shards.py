@@ -1,4 +1,4 @@
-"""What a corpus folder holds, read back."""
+"""The Parquet shards of a corpus folder: written a row group at a time, read back the same way."""
 
 from __future__ import annotations
 
@@ -6,14 +6,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
+import pyarrow as pa
 from pyarrow import parquet
 
-from fusebert.corpus.prepare import REPORT
+from fusebert.corpus.process import Processed
 from fusebert.errors import DataError, ModelError
-from fusebert.storage import read_json
+from fusebert.storage import read_json, write_atomically
 
-DOCUMENTS_AT_ONCE = 256
+REPORT = "corpus.json"
+SCHEMA = pa.schema([("id", pa.string()), ("language", pa.string()), ("sentences", pa.list_(pa.string()))])
+GROUP_BYTES, GROUP_DOCUMENTS = 2**21, 2**12
+"""What a row group holds before it is compressed, so that neither side has more of a shard as text in memory."""
+
+
+class ShardWriter:
+    """One shard, of a part, compressed in memory; it is a file once `close` has been called."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Processed] = []
+        self.bytes = 0
+        self._sink = pa.BufferOutputStream()
+        self._writer = parquet.ParquetWriter(self._sink, SCHEMA, compression="zstd")
+
+    def add(self, row: Processed) -> None:
+        self.rows.append(row)
+        self.bytes += len(row.text)
+        if self.bytes >= GROUP_BYTES or len(self.rows) >= GROUP_DOCUMENTS:
+            self._compress()
+
+    def close(self) -> None:
+        """The file is whole, durable and in its place when this returns."""
+        self._compress()
+        self._writer.close()
+        write_atomically(self.path, self._sink.getvalue())
+
+    def _compress(self) -> None:
+        columns = {
+            "id": [f"{row.source}:{row.row}:{row.piece}" for row in self.rows],
+            "language": [row.language for row in self.rows],
+            "sentences": [row.text.decode().split("\n") for row in self.rows],
+        }
+        if self.rows:
+            self._writer.write_table(pa.table(columns, schema=SCHEMA))
+        self.rows, self.bytes = [], 0
 
 
 def corpus_report(folder: Path) -> dict[str, Any]:
@@ -25,10 +61,11 @@ def corpus_report(folder: Path) -> dict[str, Any]:
 
 
 def read_shards(folder: Path, part: str) -> Iterator[dict[str, Any]]:
-    """Documents `{"id", "language", "sentences"}` of a part (train, held_out), a few hundred in memory at a time."""
+    """Documents `{"id", "language", "sentences"}` of a part (train, held_out), one row group in memory at a time."""
     for path in sorted(folder.glob(f"{part}-*.parquet")):
         try:
-            for batch in parquet.ParquetFile(path).iter_batches(batch_size=DOCUMENTS_AT_ONCE):
-                yield from batch.to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
+            with parquet.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    yield from file.read_row_group(group, use_threads=False).to_pylist()
+        except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} is damaged: {' '.join(str(error).split())}") from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,9 +13,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fusebert.corpus.shards import read_shards
-from fusebert.storage import write_folder
+from fusebert.storage import MANIFEST, file_hash, write_folder
 
-DOCUMENTS_AT_ONCE = 512
+CHARACTERS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -39,40 +39,83 @@ class Tokens:
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.__annotations__))
 
 
+def tokens_hash(folder: Path, part: str, tokenizer: Tokenizer, chinese_words: bool = False) -> str:
+    """SHA-256 of all that `tokenize_corpus` has written for these arguments, which was hashed as it was written."""
+    return file_hash(_folder_of(folder, part, tokenizer, chinese_words) / MANIFEST)
+
+
 def tokenize_corpus(folder: Path, part: str, tokenizer: Tokenizer, chinese_words: bool = False) -> Tokens:
     """Tokenize one part, once: what an earlier call with the same vocabulary has written is used again.
 
     Args:
         chinese_words: find Chinese words (with jieba), so that masking may take them whole.
     """
-    key = hashlib.sha256(tokenizer.to_str().encode() + bytes([chinese_words])).hexdigest()[:16]
-    target = folder / f"tokens-{key}" / part
+    target = _folder_of(folder, part, tokenizer, chinese_words)
     if not target.exists():
         write_folder(target, lambda beside: _write(beside, read_shards(folder, part), tokenizer, chinese_words))
     return Tokens.read(target)
 
 
+def _folder_of(folder: Path, part: str, tokenizer: Tokenizer, chinese_words: bool) -> Path:
+    key = hashlib.sha256(tokenizer.to_str().encode() + bytes([chinese_words])).hexdigest()[:16]
+    return folder / f"tokens-{key}" / part
+
+
 def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokenizer, chinese_words: bool) -> None:
     joins = continuations(tokenizer)
-    sentence_lengths: list[np.ndarray] = []
-    document_lengths: list[int] = []
-    with (folder / "ids").open("wb") as ids_file, (folder / "inside").open("wb") as inside_file:
-        while some := list(islice(documents, DOCUMENTS_AT_ONCE)):
-            texts = [sentence for document in some for sentence in document["sentences"]]
-            encoded = [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-            ids = np.fromiter((one for found in encoded for one in found), np.int32)
-            ids_file.write(ids.tobytes())
+    kinds = {"ids": np.int32, "inside": np.bool_, "sentences": np.int64, "documents": np.int64}
+    with ExitStack() as opened:
+        files = {name: opened.enter_context(_array_file(folder / f"{name}.npy", kind)) for name, kind in kinds.items()}
+        pieces = sentences = 0
+        for name in ("sentences", "documents"):
+            files[name](np.zeros(1, np.int64))
+        for some in _portions(documents):
+            texts = [sentence for document in some for sentence in document]
+            encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            ids = np.concatenate([np.array(found.ids, np.int32) for found in encoded])
             inside = joins[ids]
             if chinese_words:
-                inside |= np.concatenate([_inside_chinese(tokenizer, text) for text in texts])
-            inside_file.write(inside.tobytes())
-            sentence_lengths.append(np.array([len(found) for found in encoded], dtype=np.int64))
-            document_lengths += [len(document["sentences"]) for document in some]
-    for name, dtype in (("ids", np.int32), ("inside", np.bool_)):
-        np.save(folder / f"{name}.npy", np.fromfile(folder / name, dtype))
-        (folder / name).unlink()
-    np.save(folder / "sentences.npy", borders(np.concatenate([np.zeros(0, np.int64), *sentence_lengths])))
-    np.save(folder / "documents.npy", borders(np.array(document_lengths, dtype=np.int64)))
+                inside |= np.concatenate([inside_chinese(tokenizer, text) for text in texts])
+            files["ids"](ids)
+            files["inside"](inside)
+            files["sentences"](pieces + np.cumsum([len(found) for found in encoded]))
+            files["documents"](sentences + np.cumsum([len(document) for document in some]))
+            pieces, sentences = pieces + len(ids), sentences + len(texts)
+
+
+def _portions(documents: Iterable[dict[str, Any]]) -> Iterator[list[list[str]]]:
+    """Sentences of some documents at a time, of about CHARACTERS_AT_ONCE together."""
+    some: list[list[str]] = []
+    size = 0
+    for document in documents:
+        some.append(document["sentences"])
+        size += sum(map(len, document["sentences"]))
+        if size >= CHARACTERS_AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+@contextmanager
+def _array_file(path: Path, kind: type[np.generic]) -> Iterator[Callable[[np.ndarray], None]]:
+    """A .npy file of one row, appended to; how long it is, its header says in the end."""
+    count = 0
+
+    def append(values: np.ndarray) -> None:
+        nonlocal count
+        file.write(values.astype(kind, copy=False).tobytes())
+        count += len(values)
+
+    def header() -> None:  # numpy leaves room in it for a longer length
+        file.seek(0)
+        form = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(file, form)
+
+    with path.open("wb") as file:
+        header()
+        yield append
+        header()
 
 
 def borders(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -88,7 +131,7 @@ def continuations(tokenizer: Tokenizer) -> np.ndarray:
     return found
 
 
-def _inside_chinese(tokenizer: Tokenizer, text: str) -> np.ndarray:
+def inside_chinese(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """bool[T]: which pieces stand inside a Chinese word after its first character (Cui et al. 2019)."""
     import jieba
 

@@ -39,12 +39,16 @@ class Collator:
     Args:
         processors: by modality.
         collate_targets: the targets of the rows and the start of each row int64[B] -> an array, or arrays by name.
+        text_alone: whether the trunk reads text alone (fusions from beside it): targets are told the starts there.
     """
 
     def __init__(
-        self, processors: Mapping[str, Processor], collate_targets: Callable[[Sequence[Any], np.ndarray], Any]
+        self,
+        processors: Mapping[str, Processor],
+        collate_targets: Callable[[Sequence[Any], np.ndarray], Any],
+        text_alone: bool = False,
     ) -> None:
-        self.processors, self.collate_targets = processors, collate_targets
+        self.processors, self.collate_targets, self.text_alone = processors, collate_targets, text_alone
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         inputs: dict[str, dict[str, torch.Tensor]] = {}
@@ -67,6 +71,8 @@ class Collator:
         }
         targets = [example.target for example in examples if example.target is not None]
         if len(targets) == len(examples):
+            if self.text_alone:
+                starts = np.concatenate([[0], np.cumsum([1 + self._length("text", example) for example in examples])])
             labels = self.collate_targets(targets, starts[:-1])
             if isinstance(labels, Mapping):
                 batch["labels"] = {name: torch.from_numpy(array) for name, array in labels.items()}

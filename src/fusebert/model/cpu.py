@@ -62,6 +62,7 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         values.dtype == torch.float32
         and values.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # the compiler picks for itself
         and onednn_is_faster()
     ):
         return _OneDnnLinear.apply(values, weight, bias)  # type: ignore[no-any-return]

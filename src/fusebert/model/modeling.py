@@ -114,7 +114,9 @@ class FusebertModel(PreTrainedModel):
         for number, (name, embedder) in enumerate(self.embedders.items()):
             if name in inputs:
                 found = embedder(inputs[name], self.trunk.embeddings)
-                tokens[name] = found + self.modality_embeddings.weight[number].to(found.dtype)
+                if name != TEXT:  # whose tokens are BERT's own, with and without us
+                    found = found + self.modality_embeddings.weight[number].to(found.dtype)
+                tokens[name] = found
         if self.config.fusion == "one_stream":
             layout = Layout(cumulative, tuple(lengths))
             return self.trunk(one_stream([start, *tokens.values()], order), layout)  # type: ignore[no-any-return]

@@ -23,7 +23,7 @@ def attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
     if qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16) and dropout == 0:
         return _flash_attention(qkv, layout)
     if qkv.device.type == "cpu":
-        return _grouped_attention(qkv, layout, dropout)
+        return _grouped_attention(qkv, layout, dropout)  # type: ignore[no-any-return]
     return padded_attention(qkv, layout, dropout)
 
 
@@ -35,6 +35,8 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
     return varlen_attn(query, key, value, starts, starts, longest, longest).flatten(1)  # type: ignore[union-attr]
 
 
+# compiled, it would be made anew for the lengths of each batch
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     """One call for each run of rows of equal length: views of the packed tensor, nothing is copied in."""
     out = []

@@ -13,6 +13,7 @@ from fusebert.errors import ModelError, UsageError
 from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import read_config, read_weights
+from fusebert.model.pretrained_modalities import take_over
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress
@@ -36,9 +37,14 @@ def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> Fuseb
     model = FusebertModel(config)
     if prepared.trunk_folder is not None and (fresh := read_weights(model.trunk, prepared.trunk_folder)):
         progress.note(f"the pretrained trunk brings no pooler; fresh weights: {', '.join(fresh)}")
-    embedders: Any = model.embedders.values()
-    for embedder in embedders:
-        if hasattr(embedder, "load_pretrained"):
+    taken: list[str] = []
+    if prepared.trunk_folder is not None:
+        taken, said = take_over(model, prepared.processors, prepared.trunk_folder)
+        if said:
+            progress.note(said)
+    embedders: Any = model.embedders.items()
+    for name, embedder in embedders:
+        if name not in taken and hasattr(embedder, "load_pretrained"):
             embedder.load_pretrained()
     return model
 
@@ -96,6 +102,20 @@ def pick_precision(wanted: str, device: str, hidden_size: int) -> str:
         "amx_bf16", False
     )
     return "bf16" if quick and hidden_size >= BF16_PAYS_FROM_HIDDEN_SIZE else "fp32"
+
+
+def pick_compile(wanted: bool | None, device: str, task: str) -> bool:
+    """Whether layers are compiled; without a wish, where the minute it takes pays: long runs on CUDA."""
+    return device == "cuda" and task == "pretraining" if wanted is None else wanted
+
+
+def compile_layers(model: Any) -> None:
+    """Fewer and larger kernels in each layer of the trunk (torch.compile), for batches of any size.
+
+    All layers are the same code, which is compiled once. On a CPU attention stays as it is.
+    """
+    for layer in model.trunk.encoder.layer:
+        layer.compile(dynamic=True)
 
 
 def pick_trackers(wanted: Sequence[str], progress: Progress) -> list[str]:

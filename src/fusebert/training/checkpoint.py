@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fusebert.errors import ModelError
 from fusebert.storage import read_json, verify, write_folder, write_json
+from fusebert.training.sharding import fill, placed
 
 NAME = re.compile(r"step-(\d{9})")
 
@@ -27,7 +28,9 @@ class State:
         epoch, batch: the next batch to train on.
         step: optimizer steps done.
         steps: optimizer steps planned.
-        tokens, seconds: spent so far.
+        tokens: of all processes so far.
+        seconds: spent so far.
+        processes: that train together.
         loss_sum, loss_rows: of the running epoch.
         best_step: of the best validation score; None before the first, or where damage has cost it.
         worse_epochs: epochs since then.
@@ -44,6 +47,7 @@ class State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    processes: int = 1
     loss_sum: float = 0.0
     loss_rows: int = 0
     best_step: int | None = None
@@ -52,6 +56,11 @@ class State:
     stopped: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Of each process."""
+        return self.tokens / max(self.seconds, 1e-9) / self.processes
+
     def totals(self) -> dict[str, Any]:
         """What a finished run reports of itself, as JSON values."""
         return {
@@ -59,6 +68,8 @@ class State:
             "steps": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
+            "processes": self.processes,
+            "tokens_per_second_per_process": round(self.tokens_per_second, 1),
             "best_step": self.best_step,
             "stopped": self.stopped,
             "history": self.history,
@@ -67,8 +78,8 @@ class State:
 
 def save(
     folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
     state: State,
     random_states: Sequence[Mapping[str, Tensor]],
 ) -> Path:
@@ -78,19 +89,19 @@ def save(
     made this run go back from.
 
     Args:
+        weights: of the whole model.
+        moments: `optimizer_tensors()`, whole.
         random_states: `random_state()` of each process.
     """
 
-    def fill(beside: Path) -> None:
-        save_file(
-            {name: value.contiguous() for name, value in model.state_dict().items()}, beside / "model.safetensors"
-        )
+    def write(beside: Path) -> None:
+        save_file(dict(weights), beside / "model.safetensors")
         random = {f"random.{n}.{name}": value for n, one in enumerate(random_states) for name, value in one.items()}
-        save_file(_optimizer_tensors(optimizer) | random, beside / "optimizer.safetensors")
+        save_file(dict(moments) | random, beside / "optimizer.safetensors")
         write_json(beside / "state.json", asdict(state))
 
     target = folder / f"step-{state.step:09d}"
-    write_folder(target, fill)
+    write_folder(target, write)
     before = next((_step(path) for path in _newest_first(folder) if _step(path) < state.step), None)
     for old in _newest_first(folder):
         if _step(old) not in (state.step, before, state.best_step):
@@ -125,7 +136,8 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, pr
         prefix = f"{number}."
         found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
         if found:
-            optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in found.items()}
+            on_device = {name: value.to(parameter.device) for name, value in found.items()}
+            optimizer.state[parameter] = {name: placed(value, parameter) for name, value in on_device.items()}
     random = f"random.{process}"
     if f"{random}.cpu" not in saved:
         raise ModelError(f"{folder} was written by fewer processes; resume with as many as began the run")
@@ -138,7 +150,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, pr
 def restore_weights(folder: Path, model: nn.Module) -> None:
     """Put a checkpoint's weights back."""
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        fill(model, load_file(folder / "model.safetensors"))
     except RuntimeError as error:
         raise ModelError(f"{folder} belongs to another model than the recipe describes: {error}") from None
 
@@ -157,7 +169,8 @@ def restore_best(folder: Path, model: nn.Module, state: State, warn: Callable[[s
         restore_weights(found, model)
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers of each parameter, by the parameter's number."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {
         f"{number}.{name}": value

@@ -12,6 +12,9 @@ from torch import nn
 from fusebert.config import TrainingSettings
 from fusebert.errors import UsageError
 
+NOT_DECAYED = ("bias.weight", "gate.weight", "modality_embeddings.weight", "table.values.weight")
+"""Biases that are held in embeddings, because transformers leaves bare parameters uninitialised."""
+
 
 def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2017) with layer-wise decay of the learning rate (Howard & Ruder 2018).
@@ -24,7 +27,7 @@ def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             peak = _peak(name, layers, settings)
-            decay = 0.0 if parameter.ndim < 2 else settings.weight_decay
+            decay = 0.0 if parameter.ndim < 2 or name.endswith(NOT_DECAYED) else settings.weight_decay
             groups.setdefault((peak, decay), []).append(parameter)
     if not groups:
         raise UsageError("training.freeze leaves nothing to learn")

@@ -48,8 +48,11 @@ class Prepared:
     data_hash: str
 
 
-def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> Prepared:
+def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task: Task | None = None) -> Prepared:
     """Read everything the recipe names; unusable rows are listed in `folder`.
+
+    Args:
+        task: one that asks for no target; if the recipe names a target column, it is left alone.
 
     Raises:
         FusebertError: the first thing that the user has to mend.
@@ -63,13 +66,16 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
     if not samples:
         settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
         raise DataError(f"{recipe.table(data.train)} has no rows")
-    target = _target(data.target, samples)
+    target = _target(data.target, samples) if task is None or data.target is not None else None
     columns = guess_columns(samples, target, data.columns)
-    try:  # on the whole table: a label may be so rare that all of it is held out
-        kind, task = _fit_task(recipe, target, samples)
-    except DataError:
-        settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # rows that were lost may be the reason
-        raise
+    kind, targets = [], target if task is None else None
+    if task is None:
+        try:  # on the whole table: a label may be so rare that all of it is held out
+            guess, task = _fit_task(recipe, str(target), samples)
+        except DataError:
+            settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # rows that were lost may be the reason
+            raise
+        kind = [guess]
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
@@ -84,12 +90,12 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> P
         splits["validation"], files["validation"] = read_table(recipe.table(data.validation)), str(data.validation)
     if data.test is not None:
         splits["test"], files["test"] = read_table(recipe.table(data.test)), str(data.test)
-    _say([*columns, kind], strict, progress)
+    _say(columns, kind, strict, progress)
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
     splits["train"] = [*unreadable, *samples]
-    checked = _check(splits, Preparer(processors, task, target), recipe, folder, progress)
-    return Prepared(columns, target, task, processors, checked, files, trunk_folder, _hash(checked))
+    checked = _check(splits, Preparer(processors, task, targets), recipe, folder, progress)
+    return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked))
 
 
 def _hash(datasets: Mapping[str, Dataset]) -> str:
@@ -142,12 +148,13 @@ def _readable(task: type[Task], raw: Any) -> bool:
     return True
 
 
-def _say(guesses: Sequence[ColumnGuess], strict: bool, progress: Progress) -> None:
+def _say(columns: Sequence[ColumnGuess], kind: Sequence[ColumnGuess], strict: bool, progress: Progress) -> None:
+    guesses = [*columns, *kind]
     for guess in guesses:
         progress.note(str(guess))
     doubtful = [guess for guess in guesses if guess.ambiguous]
     if strict and doubtful:
-        settings = ", ".join(f"data.columns.{guess.column}=..." for guess in doubtful if guess is not guesses[-1])
+        settings = ", ".join(f"data.columns.{guess.column}=..." for guess in columns if guess.ambiguous)
         settings = settings or "task.name=..."
         raise UsageError(f"--strict: {'; '.join(map(str, doubtful))}; settle it with {settings}")
 

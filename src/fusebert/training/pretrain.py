@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
 from fusebert.config import Recipe
 from fusebert.corpus.shards import corpus_report
-from fusebert.corpus.tokens import Tokens, tokenize_corpus
+from fusebert.corpus.tokens import Tokens, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.data.collate import Collator
 from fusebert.errors import DataError, UsageError
@@ -27,10 +27,11 @@ from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.rows import PairRows
 from fusebert.tasks.pretraining.task import Task
+from fusebert.training.budget import Budget, Plan, make_plan
 from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress, Silence
-from fusebert.training.run import fit, join, look_into
+from fusebert.training.run import RECIPE, fit, join, look_into
 
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
@@ -42,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
 """Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
 HELD_OUT_TOKENS = 250_000
 """At most so many tokens are scored in each round."""
+HELD_OUT_MASK_SHARE = 0.15
+"""BERT's, whatever share is masked in training, so that the losses of all runs can be compared."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class Corpus:
     train: Tokens
     held_out: Tokens
     unigram_entropy: float
+    data_hash: str
 
 
 def pretrain(
     settings: Mapping[str, Any],
     output: str | Path,
     *,
+    budget: float | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -67,14 +72,16 @@ def pretrain(
         settings: dotted; `data.train` is the folder of a prepared corpus, `model.trunk` a size, or a BERT to go on
             from, whose vocabulary is then used.
         output: folder to write; it may not hold anything yet, unless `resume`.
+        budget: seconds that all of it may take; what `settings` leaves open is then planned for this machine.
 
     Returns:
         What metrics.json holds.
     """
     started = time.monotonic()
     progress = progress or Silence()
-    recipe = pretraining_recipe(settings)
     folder = Path(output)
+    planned = budget is not None and resume and (folder / RECIPE).is_file()
+    recipe = Recipe.read(folder / RECIPE) if planned else pretraining_recipe(settings)
     keep_freed_memory()
     is_first = join(recipe.training.device)
     progress = progress if is_first else Silence()
@@ -83,9 +90,16 @@ def pretrain(
     with PartialState().main_process_first():  # which tokenizes; the others read what it wrote
         corpus = read_corpus(recipe, trunk_folder)
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
+    plan = None
+    if budget is not None and not planned:
+        recipe, plan = _plan(settings, Budget(budget, started), corpus, trunk_folder)
+        progress.note(str(plan))
     prepared = prepare_rows(recipe, corpus, trunk_folder)
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
+    if trunk_folder is None:
+        counts = np.bincount(corpus.train.ids, minlength=model.trunk.config.vocab_size)
+        model.head.start_at_frequencies(torch.from_numpy(counts))
     collator = Collator(prepared.processors, prepared.task.collate)
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
     best = min(state.history, key=lambda entry: entry["validation"]["loss"])
@@ -94,9 +108,26 @@ def pretrain(
         "unigram_entropy": corpus.unigram_entropy,
         "training": state.totals(),
     }
+    if plan is not None:
+        metrics["plan"] = asdict(plan)
     if is_first:
         publish_pretrained(folder, model, corpus.tokenizer, recipe.flat(), metrics)
     return metrics
+
+
+def _plan(
+    settings: Mapping[str, Any], budget: Budget, corpus: Corpus, trunk_folder: Path | None
+) -> tuple[Recipe, Plan]:
+    """What to train in the time that is left, the same in every process."""
+
+    def build(tried: Mapping[str, Any]) -> tuple[Recipe, Prepared]:
+        recipe = pretraining_recipe(tried)
+        return recipe, prepare_rows(recipe, corpus, trunk_folder)
+
+    processes = PartialState().num_processes
+    found = make_plan(settings, budget, corpus.train, corpus.unigram_entropy, build, processes)
+    chosen, plan = broadcast_object_list([found])[0] if processes > 1 else found
+    return pretraining_recipe(chosen), plan
 
 
 def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
@@ -125,29 +156,40 @@ def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
                 f"{folder}: the {part} part has {len(found.documents) - 1} documents; at least two are needed "
                 "(prepare more text, or hold out more with --held-out)"
             )
-    return Corpus(tokenizer, parts["train"], parts["held_out"], unigram_entropy(parts["train"], parts["held_out"]))
+    entropy = unigram_entropy(parts["train"].ids, parts["held_out"].ids)
+    data_hash = tokens_hash(folder, "train", tokenizer, chinese_words)
+    return Corpus(tokenizer, parts["train"], parts["held_out"], entropy, data_hash)
 
 
-def unigram_entropy(train: Tokens, held_out: Tokens) -> float:
-    """Mean cost in nats of held-out pieces, coded by their frequency in the training part (plus one)."""
-    size = int(max(train.ids.max(initial=0), held_out.ids.max(initial=0))) + 1
-    counts = np.bincount(train.ids, minlength=size) + 1
-    return float(-np.log(counts / counts.sum())[held_out.ids].mean())
+def unigram_entropy(train: np.ndarray, held_out: np.ndarray) -> float:
+    """Mean cost in nats of held-out pieces int[N], coded by their frequency in the training part (plus one)."""
+    size = int(max(train.max(initial=0), held_out.max(initial=0))) + 1
+    counts = np.bincount(train, minlength=size) + 1
+    return float(-np.log(counts / counts.sum())[held_out].mean())
 
 
 def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> Prepared:
     """Training rows drawn anew for each round, and held-out rows that are always the same."""
     task = Task.fit(recipe.task_config(), [])
     config, seed = task.config, recipe.training.seed
+    kind = config.next_sentence
+    if kind == "matching":
+        raise UsageError("task.next_sentence=matching is for tables; a corpus has nsp, sentence_order, or off")
     special = special_tokens(corpus.tokenizer)
-    ordinary = np.setdiff1d(np.arange(corpus.tokenizer.get_vocab_size()), list(special.values()))
-    masking = Masking(config.mask_share, config.whole_words, special["[MASK]"], ordinary)
     held_share = min(1.0, HELD_OUT_TOKENS / max(1, len(corpus.held_out.ids)))
     splits = {
-        part: PairRows(tokens, special, masking, config.length, config.next_sentence, seed, share)
-        for part, tokens, share in (
-            ("train", corpus.train, config.passes / config.rounds),
-            ("validation", corpus.held_out, held_share),
+        part: PairRows(
+            tokens,
+            special,
+            Masking.of(corpus.tokenizer, mask_share, config.whole_words),
+            config.length,
+            kind,
+            seed,
+            share,
+        )
+        for part, tokens, mask_share, share in (
+            ("train", corpus.train, config.mask_share, config.passes / config.rounds),
+            ("validation", corpus.held_out, HELD_OUT_MASK_SHARE, held_share),
         )
     }
     for part, rows in splits.items():
@@ -155,5 +197,4 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
             raise DataError(f"{recipe.data.train}: a round has no {part} rows; lower task.rounds or raise task.passes")
     text = recipe.modality_config("text").model_copy(update={"max_tokens": config.length - 1})
     processors = {"text": Processor(text, ["text"], corpus.tokenizer)}
-    data_hash = hashlib.sha256(corpus.train.ids.tobytes() + corpus.train.sentences.tobytes()).hexdigest()
-    return Prepared([], "", task, processors, splits, {}, trunk_folder, data_hash)  # type: ignore[arg-type]
+    return Prepared([], "", task, processors, splits, {}, trunk_folder, corpus.data_hash)  # type: ignore[arg-type]

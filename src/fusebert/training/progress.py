@@ -48,7 +48,7 @@ class Terminal:
             progress.BarColumn(),
             progress.TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
             progress.TextColumn("loss {task.fields[loss]:.3f}"),
-            progress.TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            progress.TextColumn("{task.fields[speed]}"),
             progress.TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -62,13 +62,13 @@ class Terminal:
     def step(self, state: State, loss: float) -> None:
         if self.task is None:
             self.bar.start()
-            self.task = self.bar.add_task("", total=state.steps, loss=loss, speed=0.0)
-        speed = state.tokens / max(state.seconds, 1e-9)
+            self.task = self.bar.add_task("", total=state.steps, loss=loss, speed="")
+        each = f" in each of {state.processes} processes" if state.processes > 1 else ""
         self.bar.update(
             self.task,
             completed=state.step,
             loss=loss,
-            speed=speed,
+            speed=f"{state.tokens_per_second:,.0f} tokens/s{each}",
             description=f"epoch {state.epoch + 1}",
             refresh=True,
         )

@@ -1,19 +1,27 @@
 """Several processes that train one model, started by torchrun or `accelerate launch`; one alone is the common case.
 
-Each batch is dealt out row by row, so all processes together take the very step that one process would take.
+Each batch is dealt out row by row, so all processes together take the very step that one process would take. What they
+have to agree on goes over the host (gloo), so that no step waits for a device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import FSDPModule
+
+from fusebert.errors import FusebertError
 
 Value = TypeVar("Value")
+
+
+class LostWorkerError(FusebertError):
+    """Another process of the run has gone."""
 
 
 class Ranks:
@@ -24,9 +32,9 @@ class Ranks:
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
         self.number: int = accelerator.process_index
         self.count: int = accelerator.num_processes
+        self.group = distributed.new_group(backend="gloo") if self.count > 1 else None
 
     @property
     def is_first(self) -> bool:
@@ -35,7 +43,7 @@ class Ranks:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as it is called in training: gradients become their mean over the processes."""
-        if self.count == 1:
+        if self.count == 1 or isinstance(model, FSDPModule):
             return model
         # a batch may lack a modality in one process and not in another
         return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
@@ -44,34 +52,55 @@ class Ranks:
         """This process's rows of a batch; every process has at least one (whose loss may count nothing)."""
         return list(rows[self.number :: self.count]) or list(rows[:1])
 
-    def weight(self, rows: int) -> float:
-        """What a mean over this process's rows is multiplied with, so that the mean over the processes of all products
-        is the mean over the batch's `rows` rows."""
-        return len(range(self.number, rows, self.count)) * self.count / rows
+    def counts(self, rows: Sequence[int]) -> bool:
+        """Whether the loss of `own(rows)` counts."""
+        return len(rows) > self.number
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each over all processes."""
+        if self.count == 1:
+            return list(values)
+        found = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(found, group=self.group)
+        return found.tolist()
 
     def any(self, value: bool) -> bool:
         """Whether it holds in some process."""
-        if self.count == 1:
-            return value
-        found = torch.tensor(float(value), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(found, "sum") > 0)
-
-    def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Over all processes."""
-        return value if self.count == 1 else self.accelerator.reduce(value.clone(), "sum")
+        return self.sum([value])[0] > 0
 
     def of_first(self, value: Value) -> Value:
         """The first process's value, in every process."""
-        return value if self.count == 1 else broadcast_object_list([value])[0]
+        if self.count == 1:
+            return value
+        found = [value]
+        distributed.broadcast_object_list(found, src=0, group=self.group)
+        return found[0]
 
     def all(self, value: Value) -> list[Value]:
         """Each process's value, in order."""
-        return [value] if self.count == 1 else list(gather_object([value]))
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, value, group=self.group)
+        return found
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.count > 1:
-            self.accelerator.wait_for_everyone()
+            distributed.barrier(group=self.group)
+
+    @contextmanager
+    def naming_losses(self) -> Iterator[None]:
+        """Raises LostWorkerError where another process has gone."""
+        try:
+            yield
+        except RuntimeError as error:  # gloo raises nothing more special
+            if self.count == 1 or "gloo" not in str(error):
+                raise
+            raise LostWorkerError(
+                "another process of this run is gone; start all of them again with --resume, they go on from the "
+                "last checkpoint"
+            ) from error
 
 
 class OwnBatches:

@@ -24,6 +24,7 @@ from fusebert.evaluation.inference import autocast, score, to_device
 from fusebert.model.modeling import FusebertModel
 from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
+from fusebert.training.build import compile_layers, pick_compile
 from fusebert.training.checkpoint import State
 from fusebert.training.optimization import (
     build_optimizer,
@@ -33,7 +34,9 @@ from fusebert.training.optimization import (
 )
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks
+from fusebert.training.sharding import fill, gather, shard
 
+TOKENS = "tokens"
 STEPS_BETWEEN_READINGS = 10
 """The loss is read from the device, and shown, this often."""
 WARM_UP_STEPS = 3
@@ -66,9 +69,13 @@ class Trainer:
     ) -> None:
         self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
         self.accelerator, self.checkpoints, self.ranks = accelerator, folder / "checkpoints", Ranks(accelerator)
-        self.model = model.to(accelerator.device)
-        self.trained = self.ranks.wrap(self.model)
-        self.optimizer = build_optimizer(self.model, settings)
+        self.model = model.to(accelerator.device)  # whole: it is scored and published
+        in_parts = settings.parallel == "fsdp" and self.ranks.count > 1
+        self.learner = shard(self.model, self.ranks.count) if in_parts else self.model
+        self.optimizer = build_optimizer(self.learner, settings)
+        if pick_compile(settings.compile, accelerator.device.type, task.name):
+            compile_layers(self.learner)
+        self.trained = self.ranks.wrap(self.learner)
         self.state = state
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.recent_loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
@@ -82,12 +89,18 @@ class Trainer:
 
         Raises:
             StoppedError: after SIGINT or SIGTERM, with everything saved.
+            LostWorkerError: another process of the run has gone.
         """
+        with self.ranks.naming_losses():
+            return self._fit(train, validation, resume)
+
+    def _fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
         settings, state = self.settings, self.state
         sampler = TokenBudgetSampler(train.lengths, settings.tokens_per_batch, settings.seed)
         state.steps = planned = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
         if resume:
             state = self._resume()
+        state.processes = self.ranks.count
         self._first_step, self._planned = state.step, planned
         started, spent_before = time.monotonic(), state.seconds
         loader: DataLoader[Any] = DataLoader(
@@ -105,8 +118,8 @@ class Trainer:
                 train.epoch = state.epoch
                 sampler.start_at(state.epoch, state.batch, train.lengths)
                 batches = zip(loader, sampler, strict=True)  # each with the rows of all processes
-                self.model.train()
-                hold_frozen_statistics(self.model)
+                self.learner.train()
+                hold_frozen_statistics(self.learner)
                 while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
                     self._step(group)
                     state.seconds = spent_before + time.monotonic() - started
@@ -119,23 +132,37 @@ class Trainer:
         return state
 
     def _step(self, group: list[tuple[dict[str, Any], list[int]]]) -> None:
-        """One step of the optimizer on batches taken together: the loss is the mean over all their rows."""
+        """One step of the optimizer on batches taken together, the very one that a single process takes.
+
+        Each part of the loss is the mean over all that the batches hold of it, in all processes.
+        """
         settings, state, device = self.settings, self.state, self.accelerator.device
         set_learning_rate(self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share))
         total = sum(len(rows) for _, rows in group)
-        for batch, rows in group:
-            share = self.ranks.weight(len(rows)) * len(rows) / total
+        counts = [self._counts(batch, rows) for batch, rows in group]
+        names = list(counts[0])
+        sums = dict(zip(names, self.ranks.sum([sum(c[name] for c in counts) for name in names]), strict=True))
+        state.tokens += int(sums.pop(TOKENS))
+        for (batch, _), count in zip(group, counts, strict=True):
             with autocast(device, state.precision):
-                loss = self.trained(**to_device(batch, device))["loss"] * share
+                found = self.trained(**to_device(batch, device))
+            parts = [found[name] * (count[name] * self.ranks.count / max(1, whole)) for name, whole in sums.items()]
+            loss = torch.stack(parts).sum()
             loss.backward()
             self.recent_loss += loss.detach() * total
-            state.tokens += sum(batch["lengths"]) * len(rows) // len(batch["lengths"])
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.batch += len(group)
         state.loss_rows += total
+
+    def _counts(self, batch: dict[str, Any], rows: list[int]) -> dict[str, int]:
+        """This process's tokens, and over how many things each part of its loss is a mean: known on the host."""
+        head: Any = self.model.head
+        parts = head.counts(batch["labels"]) if hasattr(head, "counts") else {"loss": len(batch["lengths"])}
+        found = {TOKENS: sum(batch["lengths"]), **parts}
+        return found if self.ranks.counts(rows) else dict.fromkeys(found, 0)
 
     def _after_step(self, state: State) -> None:
         """Report and save where it is time to."""
@@ -151,12 +178,14 @@ class Trainer:
 
     def _save(self, state: State) -> None:
         random_states = self.ranks.all(checkpoint.random_state())
+        weights = gather(self.learner.state_dict(), self.ranks.is_first)
+        moments = gather(checkpoint.optimizer_tensors(self.optimizer), self.ranks.is_first)
         if self.ranks.is_first:
-            checkpoint.save(self.checkpoints, self.model, self.optimizer, state, random_states)
+            checkpoint.save(self.checkpoints, weights, moments, state, random_states)
         self.ranks.wait()
 
     def _read_loss(self, state: State) -> None:
-        found = float(self.ranks.sum(self.recent_loss)) / self.ranks.count
+        found = self.ranks.sum([float(self.recent_loss)])[0] / self.ranks.count
         if not math.isfinite(found):
             raise DivergedError(
                 f"the loss is {found} at step {state.step} of {state.steps}: the run has diverged. Lower "
@@ -177,7 +206,7 @@ class Trainer:
             self.progress.note("no whole checkpoint is there yet; starting from the beginning")
             return self.state
         data_hash = self.state.data_hash
-        self.state = checkpoint.restore(found, self.model, self.optimizer, self.ranks.number)
+        self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.number)
         if self.state.data_hash != data_hash:
             raise UsageError("the data have changed since this run began; put them back, or start again elsewhere")
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
@@ -215,6 +244,8 @@ class Trainer:
     def _end_epoch(self, state: State, validation: Dataset) -> None:
         """Validate, remember the best, decide whether to go on, and save."""
         self._read_loss(state)
+        if self.learner is not self.model:
+            fill(self.model, gather(self.learner.state_dict(), keep=True))
         metrics = self.ranks.of_first(self._score(validation) if self.ranks.is_first else {})
         entry = {
             "epoch": state.epoch + 1,

@@ -25,6 +25,9 @@ class Embedder(nn.Module):
         trunk: the trunk's configuration.
     """
 
+    LEARNING_SETTINGS = ("augment", "frozen", "weights")
+    """Settings that say how it learns and where it begins, not what its weights mean."""
+
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
         self.config = config

@@ -19,6 +19,9 @@ from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+COVERED, LEAST_MERGED = 0.99995, 1 / 8
+"""A vocabulary holds single characters until they make up this share of the text, which Chinese takes thousands for,
+and leaves this share of its pieces to longer ones."""
 MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
 """Text beyond `max_tokens` times this is cut before it is tokenized: even rare words spend fewer characters a token."""
@@ -43,9 +46,6 @@ class Processor:
 
     def __init__(self, config: Config, columns: Sequence[str], tokenizer: Tokenizer) -> None:
         self.config, self.columns, self.tokenizer = config, tuple(columns), tokenizer
-        tokenizer.encode_special_tokens = True  # a user who types "[SEP]" means five characters
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
@@ -155,7 +155,9 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
         raise ModelError(f"the vocabulary in {folder} lacks {', '.join(missing)}, which BERT needs")
-    return tokenizer
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return _without_shorthand(tokenizer)
 
 
 def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokenizer:
@@ -173,9 +175,15 @@ def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokeniz
     for word, count in words.items():
         for character in word:
             characters[character] += count
-    kept = sorted(characters, key=lambda character: (-characters[character], character))
-    kept = sorted(kept[: (size - len(SPECIAL_TOKENS)) // 2])
     inner = {character for word in words for character in word[1:]}
+    kept, slots, covered = [], size - len(SPECIAL_TOKENS), 0
+    for character in sorted(characters, key=lambda character: (-characters[character], character)):
+        slots -= 1 + (character in inner)
+        if covered >= COVERED * characters.total() or slots < LEAST_MERGED * size:
+            break
+        kept.append(character)
+        covered += characters[character]
+    kept.sort()
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=2,
@@ -193,6 +201,12 @@ def _bert_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None])
+    return _without_shorthand(tokenizer)
+
+
+def _without_shorthand(tokenizer: Tokenizer) -> Tokenizer:
+    """Whoever types "[SEP]" means five characters."""
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 

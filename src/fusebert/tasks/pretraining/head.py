@@ -36,6 +36,11 @@ class Head(nn.Module):
         self._words = (trunk.embeddings.word_embeddings,)
         nn.init.zeros_(self.bias.weight)
 
+    def start_at_frequencies(self, counts: Tensor) -> None:
+        """Begin by guessing pieces by how often each occurs, int64[V], instead of spending steps to learn that."""
+        with torch.no_grad():
+            self.bias.weight[0] = torch.log((counts + 1) / (counts + 1).sum())
+
     def forward(self, encoded: Encoded) -> Tensor:
         """Next-sentence logits float[B, 2]."""
         return self.seq_relationship(encoded.pooler_output)  # type: ignore[no-any-return]
@@ -47,12 +52,23 @@ class Head(nn.Module):
         return linear(hidden, self._words[0].weight, self.bias.weight[0])
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sum of the two losses, each a mean, and both by name."""
-        mlm = F.cross_entropy(self.pieces(encoded, labels["places"]).float(), labels["pieces"])
+        """The sum of the two losses, each a mean over its `counts`, and both by name."""
+        pieces = labels["pieces"]
+        mlm = F.cross_entropy(self.pieces(encoded, labels["places"]).float(), pieces, reduction="sum")
+        mlm = mlm / max(1, len(pieces))
         if not self.asks_next_sentence:
-            return {"loss": mlm, "mlm_loss": mlm.detach()}
-        following = F.cross_entropy(self(encoded).float(), labels["next_sentence_label"], ignore_index=IGNORED)
-        return {"loss": mlm + following, "mlm_loss": mlm.detach(), "next_sentence_loss": following.detach()}
+            return {"loss": mlm, "mlm_loss": mlm}
+        asked = labels["next_sentence_label"]
+        following = F.cross_entropy(self(encoded).float(), asked, ignore_index=IGNORED, reduction="sum")
+        following = following / (asked != IGNORED).sum().clamp(min=1)  # stays on the device
+        return {"loss": mlm + following, "mlm_loss": mlm, "next_sentence_loss": following}
+
+    def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:
+        """Over how many things each part of the loss is a mean, of labels on the host. The trainer weighs by these."""
+        found = {"mlm_loss": len(labels["pieces"])}
+        if self.asks_next_sentence:
+            found["next_sentence_loss"] = int((labels["next_sentence_label"] != IGNORED).sum())
+        return found
 
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
         """float[B, 6]: of each row, what `task.STATISTICS` names."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+from tokenizers import Tokenizer
+
+from fusebert.modalities.text.processor import special_tokens
 
 MASKED, KEPT = 0.8, 0.1
 """Of the chosen pieces, 80 % become [MASK], 10 % stay, 10 % become a random piece."""
@@ -25,6 +29,13 @@ class Masking:
     whole_words: bool
     mask_id: int
     ordinary: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, share: float, whole_words: bool) -> Self:
+        """With the pieces of a vocabulary."""
+        special = special_tokens(tokenizer)
+        ordinary = np.setdiff1d(np.arange(tokenizer.get_vocab_size()), list(special.values()))
+        return cls(share, whole_words, special["[MASK]"], ordinary)
 
     def __call__(
         self, ids: np.ndarray, inside: np.ndarray, random: np.random.Generator

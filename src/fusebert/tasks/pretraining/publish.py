@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from fusebert.model.pretrained_modalities import save_modalities
 from fusebert.storage import naming_failures, seal, sync_tree, write_atomically, write_json
 
 WORKING_FOLDERS = ("checkpoints", "logs")
@@ -20,9 +21,18 @@ TRANSFORM = "cls.predictions.transform"
 
 
 def publish_pretrained(
-    folder: Path, model: Any, tokenizer: Tokenizer, recipe: Mapping[str, Any], metrics: Mapping[str, Any]
+    folder: Path,
+    model: Any,
+    tokenizer: Tokenizer,
+    recipe: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    processors: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write weights, tokenizer, scores and model card; the manifest comes last."""
+    """Write weights, tokenizer, scores and model card; the manifest comes last.
+
+    Args:
+        processors: by modality, where rows had more than text: what was learnt of it goes into files of its own.
+    """
     config = model.trunk.config.to_hugging_face() | {"architectures": ["BertForPreTraining"]}
     write_json(folder / "config.json", config)
     with naming_failures(folder):
@@ -33,6 +43,7 @@ def publish_pretrained(
     write_json(
         folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase} | special
     )
+    save_modalities(folder, model, processors or {})
     write_json(folder / "metrics.json", dict(metrics))
     write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
     sync_tree(folder)
@@ -66,6 +77,10 @@ def _card(name: str, model: Any, recipe: Mapping[str, Any], metrics: Mapping[str
     scores = metrics["evaluations"]["held_out"]["metrics"]
     training = metrics["training"]
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in scores.items())
+    others = ", ".join(name for name in model.config.modalities if name != "text")
+    beside = (
+        f"\nIts text stood beside {others}; what was learnt of that is in modalities.safetensors.\n" if others else ""
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
@@ -75,7 +90,7 @@ tags: [bert, fusebert]
 
 A BERT pre-trained with fusebert: {sum(p.numel() for p in model.trunk.parameters()):,} parameters,
 {training["tokens"]:,} tokens in {training["seconds"]:.0f} s, {training["steps"]:,} steps.
-
+{beside}
 Held-out text, masked once and the same in every round (losses in nats; guessing pieces by their frequency costs
 {metrics["unigram_entropy"]:.3f}):
 

@@ -1,4 +1,4 @@
-"""Masked language model and next sentence prediction: what the model is asked, and how well it answers."""
+"""Masked language model, and next sentence or matching: what the model is asked, and how well it answers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Config(BaseModel):
     length: int = Field(128, ge=16, le=8192, description="tokens of a full row, [CLS] and [SEP] included")
     mask_share: float = Field(0.15, gt=0, lt=1, description="share of pieces to guess")
     whole_words: bool = Field(True, description="guess whole words, also Chinese ones, instead of single pieces")
-    next_sentence: Literal["off", "nsp", "sentence_order"] = Field(
-        "nsp", description="nsp: does B follow A (BERT); sentence_order: are A and B in order (ALBERT)"
+    next_sentence: Literal["off", "nsp", "sentence_order", "matching"] = Field(
+        "nsp",
+        description="nsp: does B follow A (BERT); sentence_order: are A and B in order (ALBERT); matching: does a "
+        "table's text belong to what stands beside it",
     )
     rounds: int = Field(10, ge=1, le=10_000, description="validations, spread evenly over the run")
     passes: float = Field(10.0, gt=0, description="how often the corpus is read")
@@ -42,7 +44,7 @@ class Target:
     Args:
         places: int64[M], places of the pieces to guess among the row's tokens.
         pieces: int64[M], what stands there.
-        next_sentence: IS_NEXT, NOT_NEXT, or IGNORED.
+        next_sentence: IS_NEXT, NOT_NEXT, or IGNORED; of a table's row, whether its parts belong together.
     """
 
     places: np.ndarray
@@ -51,7 +53,7 @@ class Target:
 
 
 class Task:
-    """Pre-training. Its rows come from a corpus, not from a table's target column."""
+    """Pre-training, on a corpus or on the rows of a table. It needs no target column."""
 
     name = "pretraining"
     primary_metric = "loss"
@@ -104,9 +106,10 @@ class Task:
         mlm_loss = sums["mlm_loss"] / masked
         metrics = {"loss": mlm_loss, "mlm_loss": mlm_loss, "mlm_accuracy": sums["mlm_right"] / masked}
         if pairs:
-            metrics["next_sentence_loss"] = sums["next_sentence_loss"] / pairs
-            metrics["next_sentence_accuracy"] = sums["next_sentence_right"] / pairs
-            metrics["loss"] = mlm_loss + metrics["next_sentence_loss"]
+            question = "matching" if self.config.next_sentence == "matching" else "next_sentence"
+            metrics[f"{question}_loss"] = sums["next_sentence_loss"] / pairs
+            metrics[f"{question}_accuracy"] = sums["next_sentence_right"] / pairs
+            metrics["loss"] = mlm_loss + metrics[f"{question}_loss"]
         return {"metrics": metrics}
 
     def save(self, folder: Path) -> None:

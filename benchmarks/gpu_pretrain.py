@@ -1,0 +1,238 @@
+"""Pre-training steps of BERT on a GPU: fusebert beside transformers' BertForPreTraining, as shares of the card's rate.
+
+Not run on a GPU yet: only `--device cpu --quick` was, which tests the program and measures nothing.
+
+All sides start from the same weights and take whole steps in bf16 autocast (forward, backward, clipping, fused AdamW)
+on the same sentence pairs, whose batches lie ready on the host: ours packed; theirs padded to the full length, so that
+torch.compile meets one shape. Each masks 15 % of the pieces for itself. fusebert runs with and without compiled
+layers; transformers compiled, with `sdpa` and, where the package is there, `flash_attention_2`; on a CPU nothing is
+compiled. `share` is a step's operations in a second / those of the best large bf16 product of torch. Operations of all
+sides are counted alike, for the real tokens only:
+
+    6 * P * N  +  12 * layers * D * sum(L_i ** 2)  +  6 * (D ** 2 + D * V) * M
+
+as in matrix_rate.py, and for the language model's head on the M masked pieces. `--minutes 20` then trains the best
+model that it can in that time, and gives its held-out losses.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, DataCollatorForLanguageModeling
+
+import common
+from finetune import step
+from fusebert.corpus.prepare import prepare_corpus
+from fusebert.corpus.process import Settings
+from fusebert.corpus.vocabulary import FOLDER, make_vocabulary
+from fusebert.data.collate import Collator
+from fusebert.evaluation.inference import autocast, to_device
+from fusebert.tasks.pretraining.publish import hugging_face_weights
+from fusebert.training.build import build_model, compile_layers
+from fusebert.training.optimization import build_optimizer
+from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus
+from fusebert.training.progress import Silence, Terminal
+from pretrain_race import Unmasked
+
+SIZE, QUICK_SIZE = "base", "tiny"
+LENGTHS, QUICK_LENGTHS = (128, 512), (32,)
+TOKENS_PER_BATCH, QUICK_TOKENS = 65_536, 256
+BATCHES, QUICK_BATCHES = 8, 2
+VOCABULARY, QUICK_VOCABULARY = 30_522, 300
+MATRIX, QUICK_MATRIX = (4096, 8192), (256,)
+MATRIX_ROUNDS = 20
+TRAINING_LENGTH, TRAINING_TOKENS, PEAK_RATE = 128, 32_768, 1e-3
+QUICK_TRAINING_SECONDS = 3.0
+
+Work = Callable[[], object]
+
+
+def text(folder: Path, quick: bool, held_out: float) -> Path:
+    """A prepared corpus with a vocabulary: wiki_en, or invented words where only the program is tested."""
+    if quick:
+        random = np.random.default_rng(0)
+        words = ["".join(random.choice(list("abcdefghij"), 4)) for _ in range(200)]
+        lines = [
+            json.dumps({"text": " ".join(" ".join(random.choice(words, 8)) + "." for _ in range(30))})
+            for _ in range(80)
+        ]
+        source = folder / "invented.jsonl"
+        source.write_text("\n".join(lines), encoding="utf-8")
+    else:
+        source = common.data_folder() / "wiki_en" / "train.jsonl.gz"
+    prepare_corpus([str(source)], folder / "corpus", Settings(held_out=held_out, near_duplicates=not quick))
+    make_vocabulary(folder / "corpus", QUICK_VOCABULARY if quick else VOCABULARY)
+    return folder / "corpus"
+
+
+def seconds(work: Work, device: torch.device, rounds: int = 1) -> float:
+    """Of each round, with all that the device still had to do."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    for _ in range(rounds):
+        work()
+    wait()
+    return (time.perf_counter() - started) / rounds
+
+
+def matrix_rate(device: torch.device, quick: bool) -> float:
+    """Operations a second of the best square bf16 product."""
+    best = 0.0
+    for size in QUICK_MATRIX if quick else MATRIX:
+        left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+        seconds(lambda a=left, b=right: a @ b, device, 3)  # type: ignore[misc]
+        best = max(best, 2.0 * size**3 / seconds(lambda a=left, b=right: a @ b, device, MATRIX_ROUNDS))  # type: ignore[misc]
+    return best
+
+
+def side(model: Any, optimizer: torch.optim.Optimizer, batches: list[Any], device: torch.device) -> Work:
+    """A step on each batch."""
+
+    def run() -> None:
+        for batch in batches:
+            with autocast(device, "bf16"):
+                found = model(**to_device(batch, device))
+            step(found["loss"], model, optimizer)
+
+    return run
+
+
+def measure(length: int, corpus: Path, device: torch.device, best: float, given: Any) -> dict[str, Any]:
+    """All sides in turns, at one length."""
+    recipe = pretraining_recipe(
+        {
+            "data.train": str(corpus.absolute()),
+            "model.trunk": QUICK_SIZE if given.quick else SIZE,
+            "task.length": length,
+            "task.rounds": 1,
+            "task.passes": 1.0,
+            "task.whole_words": False,  # their collator masks single pieces
+        }
+    )
+    prepared = prepare_rows(recipe, read_corpus(recipe, None), None)
+    rows, collator = prepared.splits["train"], Collator(prepared.processors, prepared.task.collate)
+    count = (QUICK_TOKENS if given.quick else TOKENS_PER_BATCH) // length
+    groups = [range(start * count, (start + 1) * count) for start in range(QUICK_BATCHES if given.quick else BATCHES)]
+    ready = torch.Tensor.pin_memory if device.type == "cuda" else torch.Tensor.contiguous
+    ours = [_each(collator([rows[number] for number in group]), ready) for group in groups]
+    torch.manual_seed(0)
+    start = build_model(recipe, prepared, Silence())
+    unmasked = Unmasked(rows, start.config.cls_token_id)
+    tokenizer = AutoTokenizer.from_pretrained(corpus / FOLDER)
+    masked = DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=length)
+    theirs = [_each(dict(masked([unmasked[number] for number in group])), ready) for group in groups]
+
+    sides: dict[str, Work] = {}
+    for name in ("fusebert", "fusebert_eager"):
+        model = build_model(recipe, prepared, Silence()).train().to(device)
+        model.load_state_dict(start.state_dict())
+        if name == "fusebert" and device.type == "cuda":
+            compile_layers(model)
+        sides[name] = side(model, build_optimizer(model, recipe.training), ours, device)
+    attentions = ["sdpa"] + ["flash_attention_2"] * (
+        device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    )
+    for attention in attentions:
+        config = BertConfig(**start.trunk.config.to_hugging_face(), attn_implementation=attention)
+        model = BertForPreTraining._from_config(config)
+        model.load_state_dict(hugging_face_weights(start), strict=False)
+        model.train().to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.training.learning_rate, fused=True)
+        if device.type == "cuda":
+            model.compile()
+        sides[f"transformers_{attention}"] = side(model, optimizer, theirs, device)
+
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for run in sides.values():
+        run()  # compiles
+    for _ in range(1 if given.quick else given.repeats):
+        for name, run in sides.items():
+            times[name].append(seconds(run, device))
+    return report(start.trunk.config, ours, {name: median(found) for name, found in times.items()}, best)
+
+
+def _each(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Every tensor of a batch changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    return {name: _each(one, change) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def report(trunk: Any, batches: list[Any], took: dict[str, float], best: float) -> dict[str, Any]:
+    """Tokens a second and the share of the matrix rate, by side."""
+    lengths = np.concatenate([batch["lengths"] for batch in batches]).astype(np.float64)
+    masked = sum(len(batch["labels"]["pieces"]) for batch in batches)
+    layers, hidden = trunk.num_hidden_layers, trunk.hidden_size
+    operations = 6.0 * layers * (4 * hidden**2 + 2 * hidden * trunk.intermediate_size) * lengths.sum()
+    operations += 12.0 * layers * hidden * (lengths**2).sum()
+    operations += 6.0 * (hidden**2 + hidden * trunk.vocab_size) * masked
+    tokens = int(lengths.sum())
+    found: dict[str, Any] = {"tokens": tokens, "operations": float(operations)}
+    for name, wall in took.items():
+        found[name] = {"tokens_per_second": round(tokens / wall), "share": round(float(operations) / wall / best, 4)}
+    theirs = min(wall for name, wall in took.items() if name.startswith("transformers"))
+    return found | {"ratio_wall": round(theirs / took["fusebert"], 3)}
+
+
+def train(corpus: Path, folder: Path, device: torch.device, given: Any) -> dict[str, Any]:
+    """The best model of the minutes given: its held-out losses, round by round."""
+    settings = {
+        "data.train": str(corpus.absolute()),
+        "model.trunk": QUICK_SIZE if given.quick else SIZE,
+        "task.length": QUICK_LENGTHS[0] if given.quick else TRAINING_LENGTH,
+        "task.passes": 200.0,  # more than there is time for: the clock ends it
+        "task.rounds": 100,
+        "training.tokens_per_batch": QUICK_TOKENS if given.quick else TRAINING_TOKENS,
+        "training.learning_rate": PEAK_RATE,
+        "training.device": device.type,
+        "training.workers": 0 if given.quick else 8,
+        "training.time_limit": QUICK_TRAINING_SECONDS if given.quick else 60 * given.minutes,
+        "training.trackers": [],
+    }
+    found = pretrain(settings, folder, progress=Terminal())
+    history = found["training"].pop("history")
+    rounds = [{"step": entry["step"], "seconds": entry["seconds"]} | entry["validation"] for entry in history]
+    scores = found["evaluations"]["held_out"]["metrics"]
+    return {"held_out": scores, "unigram_entropy": found["unigram_entropy"], "rounds": rounds} | found["training"]
+
+
+def main() -> None:
+    options = common.parser(__doc__.splitlines()[0])
+    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    options.add_argument("--minutes", type=float, help="then train the best model of so many minutes")
+    given = options.parse_args()
+    common.prepare_process()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch finds no CUDA device here; --device cpu --quick tests the program without one.")
+    device = torch.device(given.device)
+    result: dict[str, Any] = {"machine": common.machine()}
+    result["machine"]["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    best = matrix_rate(device, given.quick)
+    result["matrix_tflops_bf16"] = round(best / 1e12, 3)
+    with tempfile.TemporaryDirectory() as room:
+        corpus = text(Path(room), given.quick, held_out=0.1 if given.quick else 0.02)
+        for length in QUICK_LENGTHS if given.quick else LENGTHS:
+            common.note(f"{length} tokens a row")
+            result[f"length_{length}"] = measure(length, corpus, device, best, given)
+            for name, value in result[f"length_{length}"].items():
+                common.note(f"  {name:30} {value}")
+        if given.minutes:
+            result["trained"] = train(corpus, Path(room) / "model", device, given)
+            common.note(f"trained: {result['trained']['held_out']}")
+    common.show(result, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How the held-out loss of a short pre-training falls with size and tokens: the runs behind `--budget`'s forecast.
+
+Trains sizes from nothing on the articles of wiki_en with the settings that a budget would choose, each for several
+numbers of tokens, and fits L / H = floor + a * parameters^-alpha + b * tokens^-beta (H is the cost of guessing by
+frequency; both in millions). The constants stand in `fusebert/training/budget.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+import common
+from fusebert.corpus.prepare import Settings, prepare_corpus
+from fusebert.corpus.vocabulary import make_vocabulary
+from fusebert.training.budget import layer_parameters, pick_batch
+from fusebert.training.pretrain import pretrain
+
+VOCABULARY, QUICK_VOCABULARY = 8000, 500
+MILLIONS = {"tiny": (4, 12, 32), "mini": (2, 4, 8), "small": (1.5, 3)}
+QUICK_MILLIONS = {"tiny": (0.02, 0.04, 0.06), "mini": (0.02, 0.03)}
+
+
+def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, Any]:
+    """One run: its size, tokens, and held-out loss."""
+    tokens = millions * 1e6
+    corpus_tokens = json.loads((folder / "corpus.json").read_text())["counts"]["train_characters"] / CHARACTERS_A_PIECE
+    settings = {
+        "data.train": str(folder),
+        "model.trunk": trunk,
+        "task.passes": tokens / corpus_tokens,
+        "task.rounds": 1,
+        "training.tokens_per_batch": pick_batch(tokens),
+        "training.trackers": [],
+    }
+    found = pretrain(settings, room / f"{trunk}-{millions}")
+    metrics = found["evaluations"]["held_out"]["metrics"]
+    return {
+        "trunk": trunk,
+        "tokens": found["training"]["tokens"],
+        "mlm_loss": metrics["mlm_loss"],
+        "next_sentence_accuracy": metrics["next_sentence_accuracy"],
+        "unigram_entropy": found["unigram_entropy"],
+        "seconds": found["training"]["seconds"],
+    }
+
+
+CHARACTERS_A_PIECE = 4.0
+
+
+def fit(points: list[dict[str, Any]]) -> dict[str, float]:
+    """The five constants, all positive, and the largest relative error of a point."""
+    parameters = np.array([layer_parameters(one["trunk"]) / 1e6 for one in points])
+    tokens = np.array([one["tokens"] / 1e6 for one in points])
+    wanted = np.array([one["mlm_loss"] / one["unigram_entropy"] for one in points])
+
+    def law(logs: np.ndarray) -> np.ndarray:
+        floor, a, alpha, b, beta = np.exp(logs)
+        return np.asarray(floor + a * parameters**-alpha + b * tokens**-beta)
+
+    start = np.log([0.3, 0.1, 0.3, 0.5, 0.3])
+    found = least_squares(lambda logs: np.log(law(logs) / wanted), start, bounds=(start - 6, start + 1.5))
+    names = ("floor", "by_size", "size_power", "by_tokens", "tokens_power")
+    errors = np.abs(law(found.x) / wanted - 1)
+    return dict(zip(names, np.exp(found.x).round(4).tolist(), strict=True)) | {"worst": round(float(errors.max()), 4)}
+
+
+def main() -> None:
+    options = common.parser(__doc__.splitlines()[0])
+    options.add_argument("--corpus", type=Path, help="folder of a prepared corpus with a vocabulary; else made anew")
+    options.add_argument("--points", type=Path, help="JSON lines of earlier runs, which are kept; new ones are added")
+    given = options.parse_args()
+    common.prepare_process()
+    grid = QUICK_MILLIONS if given.quick else MILLIONS
+    with tempfile.TemporaryDirectory() as name:
+        room = Path(name)
+        folder = given.corpus or room / "corpus"
+        if given.corpus is None:
+            prepare_corpus([str(common.data_folder() / "wiki_en" / "train.jsonl.gz")], folder, Settings(held_out=0.02))
+            make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
+        file = given.points or room / "points.jsonl"
+        points = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        for trunk, sizes in grid.items():
+            for millions in sizes:
+                if any(one["trunk"] == trunk and one["millions"] == millions for one in points):
+                    continue
+                points.append({"millions": millions} | point(folder, trunk, millions, room))
+                common.note(f"  {points[-1]}")
+                with file.open("a") as out:
+                    out.write(json.dumps(points[-1]) + "\n")
+    common.show({"machine": common.machine(), "points": points, "law": fit(points)}, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What is done to one batch of documents: clean, split, fingerprint. Imports little, since workers are many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusebert.corpus.documents import Document
+from fusebert.corpus.duplicates import Fingerprint, fingerprint
+from fusebert.corpus.sentences import clean, language_of, split
+from fusebert.errors import RowError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a corpus is prepared.
+
+    Args:
+        field: the column with the text, in tables.
+        language: ISO 639 code of every document; `auto` looks at the script of each.
+        held_out: share of documents kept apart, in [0, 1).
+        least_characters: shorter documents are left out.
+        near_duplicates: whether to drop near-duplicates, not only exact ones.
+        bad_rows: `refuse` stops at the first; `skip` lists them.
+        seed: of the choice of held-out documents.
+    """
+
+    field: str = "text"
+    language: str = "auto"
+    held_out: float = 0.02
+    least_characters: int = 100
+    near_duplicates: bool = True
+    bad_rows: str = "refuse"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that cannot be read, in its place among the documents.
+
+    Args:
+        line: as `bad_documents.jsonl` lists it.
+    """
+
+    source: int
+    row: int
+    line: dict[str, Any]
+    piece: int = 0
+
+    @classmethod
+    def of(cls, error: RowError, source: int) -> Bad:
+        line = {"table": str(error.table), "row": error.row, "column": error.column, "problem": error.problem}
+        return cls(source, error.row, line)
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """A document as a shard holds it.
+
+    Args:
+        text: its sentences in UTF-8, one a line; empty when it was too short.
+    """
+
+    source: int
+    row: int
+    piece: int
+    language: str
+    text: bytes
+    found: Fingerprint
+
+
+def process(work: tuple[Settings, Sequence[Document | Bad]]) -> list[Processed | Bad]:
+    """One batch, in order; bad rows pass through."""
+    settings, batch = work
+    return [one if isinstance(one, Bad) else _process(one, settings) for one in batch]
+
+
+def _process(document: Document, settings: Settings) -> Processed:
+    text = clean(document.text)
+    language = language_of(text) if settings.language == "auto" else settings.language
+    place = (document.source, document.row, document.piece)
+    sentences = split(text, language) if len(text.strip()) >= settings.least_characters else []
+    found = fingerprint(text, language, settings.near_duplicates) if sentences else Fingerprint(b"", b"")
+    return Processed(*place, language, "\n".join(sentences).encode(), found)

@@ -1,0 +1,107 @@
+"""What pre-training taught the modalities beside the text, kept in its BERT's folder for runs that go on from it.
+
+`modalities.safetensors` holds the embedders, the modality embeddings by name, and the fusion; `modalities.json` says
+which; `processors/` holds their settings, and what was fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fusebert import plugins
+from fusebert.errors import ModelError
+from fusebert.storage import naming_failures, read_json, write_json
+
+TEXT = "text"
+WEIGHTS, INDEX = "modalities.safetensors", "modalities.json"
+
+
+def save_modalities(folder: Path, model: Any, processors: Mapping[str, Any]) -> None:
+    """Write what `model` has beside its trunk and head; nothing where it reads text alone."""
+    names = [name for name in model.config.modalities if name != TEXT]
+    if not names:
+        return
+    weights = {name: value.contiguous().cpu() for name, value in _weights(model).items()}
+    with naming_failures(folder):
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    for name in names:
+        processors[name].save(folder)
+    write_json(folder / INDEX, {"fusion": model.config.fusion, "modalities": names})
+
+
+def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[list[str], str | None]:
+    """Copy into `model` what a folder has learnt of the same modalities, with the same settings.
+
+    Returns:
+        The modalities taken over, and a line that says what was taken over, or why not; None where there is nothing.
+    """
+    names = [name for name in model.config.modalities if name != TEXT]
+    if not names or not (folder / INDEX).is_file():
+        return [], None
+    index = read_json(folder / INDEX)
+    try:
+        found = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder / WEIGHTS} is damaged or missing: {error}") from None
+    taken, said = [], []
+    own = _weights(model)
+    for name in names:
+        reason = _difference(model.embedders[name], processors[name], name, folder, index)
+        if reason is None:
+            _copy({key: value for key, value in own.items() if _is_of(key, name)}, found, folder)
+            taken.append(name)
+        said.append(f"{name} {'is taken over' if reason is None else f'begins anew: {reason}'}")
+    fusion = {key: value for key, value in own.items() if key.startswith("fusion.")}
+    if fusion:
+        same = index["fusion"] == model.config.fusion and (
+            index["modalities"] == names or model.config.fusion != "concat"
+        )
+        if same:
+            _copy(fusion, found, folder)
+        said.append(f"the fusion {'is taken over' if same else 'begins anew'}")
+    return taken, f"pretrained in {folder}: " + "; ".join(said)
+
+
+def _difference(embedder: Any, processor: Any, name: str, folder: Path, index: Mapping[str, Any]) -> str | None:
+    """Why a modality's weights would not mean here what they meant there."""
+    if name not in index["modalities"]:
+        return "not learnt there"
+    there = plugins.load("modalities", name, "processor").Processor.load_from(folder)
+    if len(there.columns) != len(processor.columns):
+        return f"{len(there.columns)} columns there, {len(processor.columns)} here"
+    free = getattr(embedder, "LEARNING_SETTINGS", ())
+    then, now = (one.config.model_dump(exclude=set(free)) for one in (there, processor))
+    changed = [key for key in now if now[key] != then[key]]
+    if changed:
+        return f"{name}.{changed[0]} was {then[changed[0]]!r:.60}, is {now[changed[0]]!r:.60}"
+    if getattr(there, "fitted", None) != getattr(processor, "fitted", None):
+        return "its columns hold other values here"
+    return None
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    """The weights beside trunk and head by name; modality embeddings are named by their modality."""
+    state = model.state_dict()
+    found = {name: value for name, value in state.items() if name.startswith(("embedders.", "fusion."))}
+    for number, name in enumerate(model.config.modalities):
+        found[f"modality_embeddings.{name}"] = state["modality_embeddings.weight"][number]
+    return {name: value for name, value in found.items() if not _is_of(name, TEXT)}
+
+
+def _is_of(key: str, modality: str) -> bool:
+    return key == f"modality_embeddings.{modality}" or key.startswith(f"embedders.{modality}.")
+
+
+def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], folder: Path) -> None:
+    for name, weight in own.items():
+        if name not in found or found[name].shape != weight.shape:
+            raise ModelError(f"{folder / WEIGHTS} does not hold {name} as {folder / INDEX} says; copy the folder again")
+        with torch.no_grad():
+            weight.copy_(found[name])

@@ -1,0 +1,198 @@
+"""A plan for a given time: how large a BERT, rows how long, how many steps; and what it will have learned by then."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusebert.config import Recipe
+from fusebert.corpus.tokens import Tokens
+from fusebert.data.collate import Collator
+from fusebert.data.sampler import TokenBudgetSampler
+from fusebert.errors import UsageError
+from fusebert.evaluation.inference import autocast, to_device
+from fusebert.model.trunk import SIZES
+from fusebert.training.build import build_model, pick_device, pick_precision
+from fusebert.training.optimization import build_optimizer
+from fusebert.training.prepare import Prepared
+from fusebert.training.progress import Silence
+
+FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.0, 0.0, 0.0, 0.0, 0.0
+"""L / H = FLOOR + BY_SIZE * parameters^-SIZE_POWER + BY_TOKENS * tokens^-TOKENS_POWER, both in millions: the form of
+Hoffmann et al. 2022, eq. 2, fitted by `benchmarks/pretrain_law.py` to short runs on English."""
+REUSE = 15.4
+"""Tokens read again are worth less: so many passes are the most they can be worth (Muennighoff et al. 2023, eq. 5)."""
+SHORT_LENGTHS, LENGTH, LONG_LENGTH = (32, 64), 128, 512
+LONG_FROM_TOKENS = 500_000_000
+"""BERT read rows of 128 pieces in the first nine tenths of its training; long ones pay when little else is left."""
+STEPS_WANTED = 5000
+BATCH_TOKENS = (1024, 32_768)
+SPARE = 1.5
+"""The schedule holds so many times the tokens expected; the clock ends it, and a quicker machine reads on."""
+ROUNDS = 6
+WARM_UP_STEPS, TIMED_STEPS, PROBE_TOKENS = 2, 4, 2048
+SHARE_FOR_PROBES = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Seconds of the whole command, and on the monotonic clock when it began."""
+
+    seconds: float
+    started: float
+
+    @property
+    def left(self) -> float:
+        return self.started + self.seconds - time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a budget buys.
+
+    Args:
+        trunk: a size by name, or the BERT to go on from.
+        length: pieces of a full row.
+        tokens_per_second: measured on this machine, all processes together.
+        tokens, steps: expected within the time.
+        mlm_loss: expected on held-out text, in nats a piece; None where training goes on from a BERT.
+        seconds: of the whole command.
+    """
+
+    trunk: str
+    length: int
+    tokens_per_batch: int
+    tokens_per_second: float
+    tokens: int
+    steps: int
+    mlm_loss: float | None
+    seconds: float
+
+    def __str__(self) -> str:
+        loss = "" if self.mlm_loss is None else f", held-out MLM loss about {self.mlm_loss:.2f} nats"
+        return (
+            f"plan: {self.trunk}, rows of {self.length}, {self.steps:,} steps of {self.tokens_per_batch:,} tokens at "
+            f"{self.tokens_per_second:,.0f} tokens/s, done in {self.seconds / 60:.1f} min{loss}"
+        )
+
+
+def expected_loss(entropy: float, parameters: int, tokens: float, corpus_tokens: int) -> float:
+    """Held-out MLM loss in nats a piece of a BERT that starts from nothing.
+
+    Args:
+        entropy: cost of guessing by frequency alone, in nats.
+        parameters: of the layers, without embeddings.
+        tokens: read in training.
+        corpus_tokens: that the corpus has; reading them again is worth less.
+    """
+    unique = min(tokens, corpus_tokens)
+    worth = unique + unique * REUSE * (1 - math.exp(-(tokens / unique - 1) / REUSE))
+    by_size = BY_SIZE * (parameters / 1e6) ** -SIZE_POWER
+    return entropy * min(1.0, FLOOR + by_size + BY_TOKENS * (worth / 1e6) ** -TOKENS_POWER)
+
+
+def layer_parameters(trunk: str) -> int:
+    """Weights of the layers of a size by name."""
+    layers, hidden = SIZES[trunk]
+    return 12 * layers * hidden**2
+
+
+def pick_length(corpus: Tokens, tokens: float) -> int:
+    """Pieces of a full row: short where nearly all documents are, long where there is time to learn from long ones."""
+    documents = np.diff(corpus.sentences[corpus.documents])
+    typical = float(np.quantile(documents, 0.9))
+    fitting = [length for length in SHORT_LENGTHS if typical <= length - 3]
+    if fitting:
+        return fitting[0]
+    return LONG_LENGTH if tokens >= LONG_FROM_TOKENS and float(np.median(documents)) >= LONG_LENGTH else LENGTH
+
+
+def make_plan(
+    given: Mapping[str, Any],
+    budget: Budget,
+    corpus: Tokens,
+    entropy: float,
+    build: Callable[[Mapping[str, Any]], tuple[Recipe, Prepared]],
+    processes: int = 1,
+) -> tuple[dict[str, Any], Plan]:
+    """Measure this machine, and choose what is not given.
+
+    Sizes are tried from the smallest on, until the next one promises a higher loss.
+
+    Args:
+        given: dotted settings of the user, which are kept.
+        corpus: the training part.
+        entropy: cost of its held-out part, guessed by frequency, in nats a piece.
+        build: settings -> their checked recipe and rows.
+        processes: that train together, each as quick as this one.
+
+    Returns:
+        The settings of the run, and the plan.
+
+    Raises:
+        UsageError: too little time is left to train.
+    """
+    if budget.left < budget.seconds / 2:
+        raise UsageError(
+            f"reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of {budget.seconds:.0f} s; give "
+            "more time, or start again (the corpus is kept as it was read)"
+        )
+    probes_end = budget.left * (1 - SHARE_FOR_PROBES)
+    plans: list[Plan] = []
+    for trunk in [str(given["model.trunk"])] if "model.trunk" in given else SIZES:
+        speed = processes * tokens_per_second(*build({"task.length": LENGTH, **given, "model.trunk": trunk}))
+        tokens = int(speed * budget.left)
+        loss = None if trunk not in SIZES else expected_loss(entropy, layer_parameters(trunk), tokens, len(corpus.ids))
+        length = int(given.get("task.length", pick_length(corpus, tokens)))
+        batch = int(given.get("training.tokens_per_batch", pick_batch(tokens)))
+        plans.append(Plan(trunk, length, batch, round(speed), tokens, max(1, tokens // batch), loss, budget.seconds))
+        best = min(plans, key=lambda plan: plan.mlm_loss or math.inf)
+        if best is not plans[-1] or budget.left < probes_end:
+            break
+    chosen = {
+        "model.trunk": best.trunk,
+        "task.length": best.length,
+        "task.passes": SPARE * best.tokens / len(corpus.ids),
+        "task.rounds": math.ceil(SPARE * ROUNDS),
+        "training.tokens_per_batch": best.tokens_per_batch,
+        "training.learning_rate": peak_rate(best.trunk),
+        "training.time_limit": budget.seconds,
+    }
+    return chosen | dict(given), best
+
+
+def pick_batch(tokens: float) -> int:
+    """Tokens of a batch, a power of two, so that there are about STEPS_WANTED steps."""
+    least, most = BATCH_TOKENS
+    return min(most, max(least, 2 ** round(math.log2(max(1.0, tokens / STEPS_WANTED)))))
+
+
+def tokens_per_second(recipe: Recipe, prepared: Prepared) -> float:
+    """Training speed of this process, from a few steps of a fresh model."""
+    device = torch.device(pick_device(recipe.training.device))
+    model = build_model(recipe, prepared, Silence()).to(device).train()
+    precision = pick_precision(recipe.training.precision, device.type, model.config.trunk["hidden_size"])
+    optimizer = build_optimizer(model, recipe.training)
+    rows, collator = prepared.splits["train"], Collator(prepared.processors, prepared.task.collate)
+    sampler = TokenBudgetSampler(rows.lengths, PROBE_TOKENS, recipe.training.seed)
+    started, tokens = 0.0, 0
+    for number, batch in enumerate(islice(sampler, WARM_UP_STEPS + TIMED_STEPS)):
+        if number == WARM_UP_STEPS:
+            started = time.monotonic()
+        inputs = to_device(collator([rows[row] for row in batch]), device)
+        with autocast(device, precision):
+            loss = model(**inputs)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.training.max_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()  # waits for the device
+        tokens += sum(inputs["lengths"]) if number >= WARM_UP_STEPS else 0
+    return tokens / (time.monotonic() - started)

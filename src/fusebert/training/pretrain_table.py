@@ -1,0 +1,151 @@
+"""From rows with text and more beside it to a BERT that has seen both: masked words, and what belongs together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusebert.config import Recipe
+from fusebert.data.collate import Collator
+from fusebert.data.columns import column_names
+from fusebert.data.dataset import Dataset
+from fusebert.errors import DataError, UsageError
+from fusebert.modalities.base import present
+from fusebert.model.cpu import keep_freed_memory
+from fusebert.tasks.pretraining.masking import Masking
+from fusebert.tasks.pretraining.matching import CHINESE, TEXT, MatchingRows
+from fusebert.tasks.pretraining.publish import publish_pretrained
+from fusebert.tasks.pretraining.task import Task
+from fusebert.training.build import build_model
+from fusebert.training.prepare import Prepared, prepare
+from fusebert.training.pretrain import pretraining_recipe, unigram_entropy
+from fusebert.training.progress import Progress, Silence
+from fusebert.training.run import fit, join, look_into
+
+DEFAULTS: dict[str, Any] = {"task.next_sentence": "matching", "training.tokens_per_batch": 2048}
+"""Where they differ from those for a corpus."""
+
+
+def pretrain_table(
+    settings: Mapping[str, Any],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Pre-train on a table's rows and write a folder like `pretrain`, with what the other modalities learnt in it.
+
+    Args:
+        settings: dotted; `data.train` is the table. `data.target`, if set, is left alone.
+        output: folder to write; it may not hold anything yet, unless `resume`.
+        strict: refuse columns whose kind is ambiguous, instead of saying so.
+
+    Returns:
+        What metrics.json holds.
+    """
+    started = time.monotonic()
+    progress = progress or Silence()
+    recipe = table_recipe(settings)
+    folder = Path(output)
+    keep_freed_memory()
+    is_first = join(recipe.training.device)
+    progress = progress if is_first else Silence()
+    look_into(folder, recipe, resume)
+    prepared = prepare_matching(recipe, folder, strict, progress)
+    splits: Any = prepared.splits
+    entropy = unigram_entropy(splits["train"].pieces, splits["validation"].pieces)
+    progress.note(f"{len(splits['train'].pieces):,} pieces; guessing by frequency costs {entropy:.3f} nats")
+    torch.manual_seed(recipe.training.seed)
+    model = build_model(recipe, prepared, progress)
+    text_alone = recipe.model.fusion != "one_stream"
+    collator = Collator(prepared.processors, prepared.task.collate, text_alone)
+    state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
+    best = min(state.history, key=lambda entry: entry["validation"]["loss"])
+    metrics = {
+        "evaluations": {"held_out": {"rows": len(splits["validation"]), "metrics": best["validation"]}},
+        "unigram_entropy": entropy,
+        "training": state.totals(),
+    }
+    if is_first:
+        tokenizer = prepared.processors[TEXT].tokenizer
+        publish_pretrained(folder, model, tokenizer, recipe.flat(), metrics, prepared.processors)
+    return metrics
+
+
+def table_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """The checked recipe of a run on a table."""
+    recipe = pretraining_recipe(DEFAULTS | dict(settings))
+    config = recipe.task_config()
+    if config.next_sentence not in ("matching", "off"):
+        raise UsageError(
+            f"task.next_sentence={config.next_sentence} needs documents; rows of a table have matching, or off"
+        )
+    text = {"max_tokens": config.length - 1} | recipe.modalities.get(TEXT, {})
+    return recipe.model_copy(update={"modalities": recipe.modalities | {TEXT: text}})
+
+
+def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progress) -> Prepared:
+    """Training rows drawn anew for each round, and held-out rows that are always the same."""
+    task: Any = Task.fit(recipe.task_config(), [])
+    prepared = prepare(recipe, folder, strict, progress, task)
+    table = recipe.table(recipe.data.train or Path())
+    text = prepared.processors.get(TEXT)
+    if text is None:
+        names = ", ".join(column_names(prepared.splits["train"].samples))
+        raise DataError(
+            f"{table} has no column of text to mask (it has {names}); name one with data.columns.COLUMN=text"
+        )
+    matching = task.config.next_sentence == "matching"
+    if matching and len(prepared.processors) == 1:
+        raise DataError(
+            f"{table} has text and nothing beside it; name a column with data.columns.COLUMN=image (audio, table), "
+            "or set task.next_sentence=off"
+        )
+    masking = Masking.of(text.tokenizer, task.config.mask_share, task.config.whole_words)
+    one_stream, seed = recipe.model.fusion == "one_stream", recipe.training.seed
+    shares = {"train": task.config.passes / task.config.rounds, "validation": 1.0}
+    splits: dict[str, Any] = {}
+    for part, share in shares.items():
+        rows = _with_text(prepared.splits[part], part, table, progress)
+        if task.config.whole_words:
+            _need_jieba(rows)
+        if share * len(rows) < 1:
+            raise DataError(f"{table}: a round has no {part} rows; lower task.rounds or raise task.passes")
+        splits[part] = MatchingRows(rows, masking, matching, one_stream, seed, share)
+        if matching and not splits[part].differ:
+            raise DataError(
+                f"{table}: the {part} part has no two rows that differ in their text and in what stands beside it, so "
+                "nothing can be swapped; give more rows, or set task.next_sentence=off"
+            )
+    return replace(prepared, splits=splits)
+
+
+def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dataset:
+    """The rows that have a text; the others would be asked nothing."""
+    columns = rows.preparer.processors[TEXT].columns
+    kept = np.array([bool(present(sample.values, columns)) for sample in rows.samples])
+    if not kept.any():
+        raise DataError(f"{table}: no row of the {part} part has text")
+    if not kept.all():
+        progress.note(f"{part}: {(~kept).sum()} of {len(kept)} rows have no text and are left out")
+    samples = [sample for sample, has in zip(rows.samples, kept.tolist(), strict=True) if has]
+    return Dataset(samples, rows.lengths[kept], rows.preparer, rows.modality_dropout, rows.seed)
+
+
+def _need_jieba(rows: Dataset) -> None:
+    columns = rows.preparer.processors[TEXT].columns
+    chinese = any(CHINESE.search(str(value)) for sample in rows.samples for _, value in present(sample.values, columns))
+    if chinese:
+        try:
+            import jieba  # noqa: F401
+        except ImportError:
+            raise UsageError(
+                "to mask whole Chinese words, install fusebert[corpus]; or set task.whole_words=false"
+            ) from None

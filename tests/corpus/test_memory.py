@@ -1,0 +1,81 @@
+"""Memory of a whole preparation, its worker processes included, against --max-memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fusebert.corpus.prepare import READER_BYTES, WORKER_BYTES
+from tests.corpus.conftest import document
+
+PROGRAM = "import sys; from fusebert.cli import main; sys.exit(main(sys.argv[1:]))"
+MEGABYTE = 2**20
+
+
+def chinese(random: np.random.Generator) -> str:
+    """One line of 2^20 characters, a full stop after every 20."""
+    codes = random.integers(0x4E00, 0x5600, MEGABYTE).astype(np.uint32)
+    codes[20::21] = ord("。")
+    return codes.tobytes().decode("utf-32-le")
+
+
+def texts(kind: str, random: np.random.Generator) -> Iterable[str]:
+    if kind == "normal":
+        return (document(random, 60) for _ in range(1000))
+    if kind == "tiny":
+        return (f"number {number} says little" for number in range(50_000))
+    return (chinese(random) for _ in range(8))
+
+
+def written(kind: str, folder: Path, random: np.random.Generator) -> Path:
+    path = folder / f"a.{'parquet' if kind == 'parquet' else 'jsonl'}"
+    if kind == "one line of 200 MB":
+        path.write_bytes(b'{"text": "' + b"word " * (40 * MEGABYTE) + b'"}\n')
+    elif kind == "parquet":
+        table = pa.table({"text": list(texts("chinese", random))})
+        parquet.write_table(table, path, write_batch_size=1, use_dictionary=False)
+    else:
+        with path.open("w", encoding="utf-8") as file:
+            for text in texts(kind, random):
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    return path
+
+
+def peak_bytes(command: list[str]) -> tuple[int, int, str]:
+    """Exit code, the most resident memory of the process and all under it, and what it said."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    watched, peak = psutil.Process(process.pid), 0
+    while process.poll() is None:
+        try:
+            family = [watched, *watched.children(recursive=True)]
+            peak = max(peak, sum(member.memory_info().rss for member in family))
+        except psutil.Error:
+            pass
+        time.sleep(0.02)
+    return process.returncode, peak, process.communicate()[1]
+
+
+@pytest.mark.parametrize("kind", ["normal", "tiny", "chinese", "parquet", "one line of 200 MB"])
+def test_the_cap_is_kept(kind: str, tmp_path: Path, random: np.random.Generator) -> None:
+    cap = READER_BYTES + 2 * WORKER_BYTES
+    source = written(kind, tmp_path, random)
+    flags = ["--output", str(tmp_path / "out"), "--workers", "2", "--least-characters", "5"]
+    command = [sys.executable, "-c", PROGRAM, "corpus", "prepare", str(source), *flags, "--max-memory", f"{cap >> 20}m"]
+    code, peak, said = peak_bytes(command)
+    assert peak <= cap, f"{peak >> 20} MiB of {cap >> 20}"
+    if kind == "one line of 200 MB":
+        assert (code, "row 1" in said, "8 MiB" in said) == (1, True, True)
+    else:
+        assert code == 0, said
+        counts = json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]
+        assert counts["documents"] == {"normal": 1000, "tiny": 50_000}.get(kind, 8)

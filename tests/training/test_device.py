@@ -1,0 +1,99 @@
+"""What a step on a device needs: nothing in it waits for a number, and compiled layers compute the same.
+
+Run on a CPU: the operations that would wait are refused there too, and flash attention is checked by its shapes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fusebert.data.collate import Collator
+from fusebert.model.packed import attention
+from fusebert.training.build import build_model, compile_layers
+from fusebert.training.optimization import build_optimizer, set_learning_rate
+from fusebert.training.pretrain import prepare_rows, pretraining_recipe, read_corpus
+from fusebert.training.progress import Silence
+from fusebert.types import Layout
+from tests.corpus.conftest import corpus, documents  # noqa: F401
+from tests.training.test_ranks import PRETRAINING
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_consecutive", "_unique2", "equal", "is_nonzero"}
+
+
+class Refusing(TorchDispatchMode):
+    """Raises at operations whose result, or its shape, the host must wait for."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            one is not None and one.dtype == torch.bool
+            for given in args
+            if isinstance(given, list | tuple)
+            for one in given
+            if one is None or isinstance(one, torch.Tensor)
+        )
+        if name in WAITING or by_mask:
+            raise AssertionError(f"{function} waits for the device")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Path) -> tuple[Any, Any, dict[str, Any]]:  # noqa: F811
+    """A recipe, a model, and a batch of pairs."""
+    recipe = pretraining_recipe(PRETRAINING | {"data.train": str(corpus)})
+    prepared = prepare_rows(recipe, read_corpus(recipe, None), None)
+    torch.manual_seed(0)
+    model = build_model(recipe, prepared, Silence()).train()
+    rows = prepared.splits["train"]
+    return recipe, model, Collator(prepared.processors, prepared.task.collate)([rows[n] for n in range(12)])
+
+
+def test_a_step_waits_for_nothing(made: tuple[Any, Any, dict[str, Any]]) -> None:
+    recipe, model, batch = made
+    optimizer = build_optimizer(model, recipe.training)
+    set_learning_rate(optimizer, 0.5)
+    with Refusing():
+        found = model(**batch)
+        (found["mlm_loss"] + found["next_sentence_loss"]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with pytest.raises(AssertionError, match="waits"):
+            float(found["loss"])
+        with pytest.raises(AssertionError, match="waits"):
+            found["loss"].expand(3)[torch.tensor([True, False, True])]
+
+
+@torch.no_grad()
+def test_flash_attention_waits_for_nothing() -> None:
+    """On tensors without values, where an operation that needs one fails."""
+    with FakeTensorMode():
+        qkv = torch.empty(10, 3, 2, 64, device="cuda", dtype=torch.bfloat16)
+        found = attention(qkv, Layout(torch.empty(3, device="cuda", dtype=torch.int32), (4, 6)))
+    assert found.shape == (10, 128)
+    assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore")  # torch's compiler meets its own warnings
+def test_compiled_layers_compute_the_same(made: tuple[Any, Any, dict[str, Any]]) -> None:
+    _, model, batch = made
+
+    def outcome() -> list[torch.Tensor]:
+        model.zero_grad()
+        loss = model(**batch)["loss"]
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    plain = outcome()
+    names = list(model.state_dict())
+    compile_layers(model)
+    for ours, theirs in zip(outcome(), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert list(model.state_dict()) == names
