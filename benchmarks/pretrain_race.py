@@ -122,7 +122,13 @@ def theirs(
             seed=0,
         )
         data = Unmasked(prepared.splits["train"], ours.config.cls_token_id)
-        trainer = Trainer(model, arguments, DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_share), data, callbacks=[curve])
+        trainer = Trainer(
+            model,
+            arguments,
+            DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_share),
+            data,
+            callbacks=[curve],
+        )
         trainer.train()
 
     start = {name: value.clone() for name, value in model.state_dict().items()}

@@ -95,7 +95,8 @@ def expected_loss(entropy: float, parameters: int, tokens: float, corpus_tokens:
     unique = min(tokens, corpus_tokens)
     worth = unique + unique * REUSE * (1 - math.exp(-(tokens / unique - 1) / REUSE))
     by_size = BY_SIZE * (parameters / 1e6) ** -SIZE_POWER
-    return entropy * min(1.0, FLOOR + by_size + BY_TOKENS * (worth / 1e6) ** -TOKENS_POWER)
+    share: float = min(1.0, FLOOR + by_size + BY_TOKENS * (worth / 1e6) ** -TOKENS_POWER)
+    return entropy * share
 
 
 def layer_parameters(trunk: str) -> int:
@@ -141,8 +142,8 @@ def make_plan(
     """
     if budget.left < budget.seconds / 2:
         raise UsageError(
-            f"reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of {budget.seconds:.0f} s; give "
-            "more time, or start again (the corpus is kept as it was read)"
+            f"reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of {budget.seconds:.0f} s; "
+            "give more time, or start again (the corpus is kept as it was read)"
         )
     probes_end = budget.left * (1 - SHARE_FOR_PROBES)
     plans: list[Plan] = []
@@ -162,7 +163,6 @@ def make_plan(
         "task.passes": SPARE * best.tokens / len(corpus.ids),
         "task.rounds": math.ceil(SPARE * ROUNDS),
         "training.tokens_per_batch": best.tokens_per_batch,
-        "training.learning_rate": peak_rate(best.trunk),
         "training.time_limit": budget.seconds,
     }
     return chosen | dict(given), best
@@ -171,7 +171,7 @@ def make_plan(
 def pick_batch(tokens: float) -> int:
     """Tokens of a batch, a power of two, so that there are about STEPS_WANTED steps."""
     least, most = BATCH_TOKENS
-    return min(most, max(least, 2 ** round(math.log2(max(1.0, tokens / STEPS_WANTED)))))
+    return min(most, max(least, 1 << round(math.log2(max(1.0, tokens / STEPS_WANTED)))))
 
 
 def tokens_per_second(recipe: Recipe, prepared: Prepared) -> float:

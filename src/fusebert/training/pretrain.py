@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
-from fusebert.config import Recipe
+from fusebert.config import ModelSettings, Recipe
 from fusebert.corpus.shards import corpus_report
 from fusebert.corpus.tokens import Tokens, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
@@ -23,6 +23,8 @@ from fusebert.errors import DataError, UsageError
 from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.pretrained import find_trunk
+from fusebert.model.start import begin
+from fusebert.model.trunk import SIZES
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.rows import PairRows
@@ -36,13 +38,13 @@ from fusebert.training.run import RECIPE, fit, join, look_into
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
     "model.dropout": 0.0,
-    "training.learning_rate": 1e-3,
     "training.warmup_share": 0.05,
     "training.tokens_per_batch": 4096,
 }
 """Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
 HELD_OUT_TOKENS = 250_000
 """At most so many tokens are scored in each round."""
+RATE_TIMES_WIDTH, RATE_TO_GO_ON = 0.256, 1e-4
 HELD_OUT_MASK_SHARE = 0.15
 """BERT's, whatever share is masked in training, so that the losses of all runs can be compared."""
 
@@ -98,8 +100,7 @@ def pretrain(
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
     if trunk_folder is None:
-        counts = np.bincount(corpus.train.ids, minlength=model.trunk.config.vocab_size)
-        model.head.start_at_frequencies(torch.from_numpy(counts))
+        begin(model, piece_counts(corpus.train.ids, model))
     collator = Collator(prepared.processors, prepared.task.collate)
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
     best = min(state.history, key=lambda entry: entry["validation"]["loss"])
@@ -132,7 +133,8 @@ def _plan(
 
 def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
     """The checked recipe of a run; its epochs are the rounds between two validations."""
-    recipe = Recipe.from_flat(DEFAULTS | dict(settings))
+    trunk = str(settings.get("model.trunk", ModelSettings().trunk))
+    recipe = Recipe.from_flat(DEFAULTS | {"training.learning_rate": peak_rate(trunk)} | dict(settings))
     if recipe.task.get("name") != "pretraining":
         raise UsageError(f"task.name={recipe.task.get('name')!r} is not pre-training; use `fusebert train`")
     if "training.epochs" in settings:
@@ -141,6 +143,11 @@ def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
         raise UsageError("data.train is not set: name the folder of a prepared corpus")
     rounds = recipe.task_config().rounds
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": rounds})})
+
+
+def peak_rate(trunk: str) -> float:
+    """The usual peak learning rate: it falls with width (Yang et al. 2022); to go on from a BERT, BERT's own."""
+    return RATE_TIMES_WIDTH / SIZES[trunk][1] if trunk in SIZES else RATE_TO_GO_ON
 
 
 def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
@@ -166,6 +173,11 @@ def unigram_entropy(train: np.ndarray, held_out: np.ndarray) -> float:
     size = int(max(train.max(initial=0), held_out.max(initial=0))) + 1
     counts = np.bincount(train, minlength=size) + 1
     return float(-np.log(counts / counts.sum())[held_out].mean())
+
+
+def piece_counts(ids: np.ndarray, model: Any) -> torch.Tensor:
+    """How often each piece of the model's vocabulary occurs, int64[V]."""
+    return torch.from_numpy(np.bincount(ids, minlength=model.trunk.config.vocab_size))
 
 
 def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> Prepared:

@@ -18,13 +18,14 @@ from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError
 from fusebert.modalities.base import present
 from fusebert.model.cpu import keep_freed_memory
+from fusebert.model.start import begin
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.matching import CHINESE, TEXT, MatchingRows
 from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared, prepare
-from fusebert.training.pretrain import pretraining_recipe, unigram_entropy
+from fusebert.training.pretrain import piece_counts, pretraining_recipe, unigram_entropy
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.run import fit, join, look_into
 
@@ -64,6 +65,8 @@ def pretrain_table(
     progress.note(f"{len(splits['train'].pieces):,} pieces; guessing by frequency costs {entropy:.3f} nats")
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
+    if prepared.trunk_folder is None:
+        begin(model, piece_counts(splits["train"].pieces, model))
     text_alone = recipe.model.fusion != "one_stream"
     collator = Collator(prepared.processors, prepared.task.collate, text_alone)
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)

@@ -1,0 +1,72 @@
+"""How a BERT that starts from nothing begins: with quiet layers, looking at its neighbours, guessing by frequency.
+
+With random weights the first millions of pieces bring no gain over guessing by frequency: the layers drown what the
+embeddings say, nothing tells a masked piece from where it could learn, and the frequencies themselves must be learned.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusebert.model.trunk import Trunk
+
+QUIET = 0.15
+"""Each layer's two outputs start this much smaller beside what they are added to (Zhang et al. 2019, Bachlechner et al.
+2021), so that all layers at first pass on what they are given."""
+LAYERS = 2
+SHARPNESS = 1.25
+"""What the projections of these heads are multiplied with, so that a neighbour is heard among a hundred others."""
+
+
+@torch.no_grad()
+def begin(model: Any, counts: Tensor) -> None:
+    """Set the starting weights of a model for pre-training; all of them are learned on from there.
+
+    Args:
+        model: its trunk on fresh weights.
+        counts: int64[V], how often each piece occurs.
+    """
+    model.head.start_at_frequencies(counts)
+    for layer in model.trunk.encoder.layer:
+        layer.attention.output.dense.weight.mul_(QUIET)
+        layer.output.dense.weight.mul_(QUIET)
+    look_at_neighbours(model.trunk)
+
+
+@torch.no_grad()
+def look_at_neighbours(trunk: Trunk) -> None:
+    """Start the positions as waves, and the heads of the first LAYERS layers turned to the pieces 1, 2, ... places off.
+
+    Positions that are waves (Vaswani et al. 2017, 3.5), of frequencies
+    spread evenly so that each is unlike all others, turn into their neighbours by a rotation; a head whose query is
+    its key, so rotated, attends to that neighbour. That queries and keys should start related, and positions as
+    waves, is the finding of Trockman & Kolter 2023.
+    """
+    positions = trunk.embeddings.position_embeddings.weight
+    places, width = positions.shape
+    frequencies = (torch.arange(width // 2) + 0.5) * (2 * math.pi / width)
+    angles = torch.arange(places)[:, None] * frequencies
+    scale = math.sqrt(2) * trunk.config.initializer_range
+    positions[:, 0::2], positions[:, 1::2] = scale * angles.sin(), scale * angles.cos()
+    heads = trunk.config.num_attention_heads
+    layers: Any = trunk.encoder.layer
+    for layer in layers[:LAYERS]:
+        attention = layer.attention.self
+        queries, keys = (part.weight.unflatten(0, (heads, -1)) for part in (attention.query, attention.key))
+        keys.mul_(SHARPNESS)
+        for head in range(heads):
+            distance = (head // 2 + 1) * (-1) ** (head + 1)
+            queries[head] = _rotated(keys[head], frequencies * distance)
+
+
+def _rotated(weight: Tensor, angles: Tensor) -> Tensor:
+    """The projection float[*, D] that makes of position i what `weight` makes of the position turned by `angles`."""
+    sines, cosines = weight[:, 0::2], weight[:, 1::2]
+    out = torch.empty_like(weight)
+    out[:, 0::2] = sines * angles.cos() - cosines * angles.sin()
+    out[:, 1::2] = sines * angles.sin() + cosines * angles.cos()
+    return out
