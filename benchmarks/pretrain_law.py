@@ -18,23 +18,22 @@ from scipy.optimize import least_squares
 import common
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.vocabulary import make_vocabulary
-from fusebert.training.budget import layer_parameters, pick_batch
-from fusebert.training.pretrain import pretrain
+from fusebert.training.budget import MASK_SHARE, layer_parameters, pick_batch
+from fusebert.training.pretrain import pretrain, pretraining_recipe, read_corpus
 
 VOCABULARY, QUICK_VOCABULARY = 8000, 500
-MILLIONS = {"tiny": (4, 12, 32), "mini": (2, 4, 8), "small": (1.5, 3)}
-QUICK_MILLIONS = {"tiny": (0.02, 0.04, 0.06), "mini": (0.02, 0.03)}
+MILLIONS: dict[str, tuple[float, ...]] = {"tiny": (2, 8), "mini": (1, 2.5)}
+QUICK_MILLIONS: dict[str, tuple[float, ...]] = {"tiny": (0.02, 0.06), "mini": (0.02, 0.03)}
 
 
 def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, Any]:
     """One run: its size, tokens, and held-out loss."""
     tokens = millions * 1e6
-    corpus_tokens = json.loads((folder / "corpus.json").read_text())["counts"]["train_characters"] / CHARACTERS_A_PIECE
-    settings = {
-        "data.train": str(folder),
-        "model.trunk": trunk,
-        "task.passes": tokens / corpus_tokens,
+    settings: dict[str, Any] = {"data.train": str(folder.absolute()), "model.trunk": trunk}
+    settings |= {
+        "task.passes": tokens / len(read_corpus(pretraining_recipe(settings), None).train.ids),
         "task.rounds": 1,
+        "task.mask_share": MASK_SHARE,
         "training.tokens_per_batch": pick_batch(tokens),
         "training.trackers": [],
     }
@@ -48,9 +47,6 @@ def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, An
         "unigram_entropy": found["unigram_entropy"],
         "seconds": found["training"]["seconds"],
     }
-
-
-CHARACTERS_A_PIECE = 4.0
 
 
 def fit(points: list[dict[str, Any]]) -> dict[str, float]:
@@ -73,6 +69,7 @@ def fit(points: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     options = common.parser(__doc__.splitlines()[0])
     options.add_argument("--corpus", type=Path, help="folder of a prepared corpus with a vocabulary; else made anew")
+    options.add_argument("--sizes", nargs="*", default=[*MILLIONS], help="only these sizes")
     options.add_argument("--points", type=Path, help="JSON lines of earlier runs, which are kept; new ones are added")
     given = options.parse_args()
     common.prepare_process()
@@ -85,8 +82,8 @@ def main() -> None:
             make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
         file = given.points or room / "points.jsonl"
         points = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        for trunk, sizes in grid.items():
-            for millions in sizes:
+        for trunk in given.sizes:
+            for millions in grid[trunk]:
                 if any(one["trunk"] == trunk and one["millions"] == millions for one in points):
                     continue
                 points.append({"millions": millions} | point(folder, trunk, millions, room))

@@ -160,7 +160,7 @@ def main() -> None:
             source = common.data_folder() / "wiki_en" / "train.jsonl.gz"
             prepare_corpus([str(source)], folder, Settings(held_out=0.02), workers=2)
             make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
-        settings = {"data.train": str(folder), "model.trunk": SIZE, "task.length": LENGTH, "training.trackers": []}
+        settings = {"data.train": str(folder.absolute()), "model.trunk": SIZE, "task.length": LENGTH, "training.trackers": []}
         settings["task.mask_share"] = given.mask_share
         settings["task.whole_words"] = False  # their collator masks single pieces
         limits = {"training.time_limit": seconds, "training.learning_rate": given.rate}
