@@ -16,6 +16,8 @@ RUNS = {
     "Fine-tuning": ["finetune.py"],
     "Encoding": ["encode.py"],
     "Share of the matrix rate": ["matrix_rate.py"],
+    "Pre-training steps": ["pretrain.py"],
+    "Corpus preparation": ["corpus.py"],
     "Kill and resume": ["kill_resume.py"],
     "Kill and resume: transformers Trainer": ["kill_resume.py", "--peer"],
 }

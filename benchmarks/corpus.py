@@ -1,16 +1,18 @@
 """Raw articles to tokenized sentences: fusebert's corpus preparation beside `datasets.map` with the same splitting.
 
-Both sides read the same JSON lines with two processes, clean and split by the same rules, and tokenize with the same
-vocabulary; fusebert also drops duplicates and holds documents out. Each side runs in a process of its own, whose
-memory (with its children's) is sampled. `ratio_*` is their seconds / ours, `ratio_memory` their peak / ours. In the
-end fusebert alone reads ten times as much: copies whose words are shuffled within each sentence, so that all are kept;
-peak memory should not follow (`peak_growth`).
+Both sides read the same JSON lines with two processes, clean and split by the same rules, tokenize all of it with the
+same vocabulary (TOKENIZERS_PARALLELISM is true for both) to int32, and leave files; fusebert also drops duplicates and
+holds documents out. `datasets` takes the better of two batch sizes, tried on a part. Each side runs in a process of its
+own, whose memory (with its children's, shared pages divided among them: PSS) is sampled. `ratio_wall` is their seconds
+/ ours, `ratio_memory` their peak / ours. In the end fusebert alone reads ten times as much: copies whose words are
+shuffled within each sentence, so that all are kept; peak memory should not follow (`peak_growth`).
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,29 +26,35 @@ import psutil
 
 import common
 
-QUICK_DOCUMENTS = 60
+QUICK_DOCUMENTS, TRIAL_DOCUMENTS = 60, 1000
 COPIES = 10
 WORKERS = 2
-SAMPLE_SECONDS = 0.05
-OURS = """
-import sys
+BATCH_SIZES = (100, 1000)
+SAMPLE_SECONDS = 0.1
+MOST_DIFFERENCE = 0.01
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "true"}
+OURS = f"""
+import json, sys, time
 from pathlib import Path
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.modalities.text.processor import read_tokenizer
 if __name__ == "__main__":
-    source, folder, trunk = sys.argv[1:]
-    report = prepare_corpus([source], Path(folder), Settings(held_out=0.01), workers=2)
-    tokenize_corpus(Path(folder), "train", read_tokenizer(Path(trunk)))
-    print(sum(count for name, count in report["counts"].items() if name in ("train_documents", "held_out_documents")))
+    source, folder, trunk = sys.argv[1:4]
+    prepare_corpus([source], Path(folder), Settings(held_out=0.01, least_characters=1), workers={WORKERS})
+    tokenizer = read_tokenizer(Path(trunk))
+    parts = [tokenize_corpus(Path(folder), part, tokenizer) for part in ("train", "held_out")]
+    ended = time.time()
+    counts = {{name: sum(len(getattr(part, name)) - 1 for part in parts) for name in ("documents", "sentences")}}
+    print(json.dumps({{"ended": ended, "pieces": sum(len(part.ids) for part in parts), **counts}}))
 """
-THEIRS = """
-import sys
-from datasets import load_dataset
+THEIRS = f"""
+import json, sys, time
+from datasets import Features, List, Value, load_dataset
 from tokenizers import Tokenizer
 from fusebert.corpus.sentences import clean, split
 if __name__ == "__main__":
-    source, folder, trunk = sys.argv[1:]
+    source, folder, trunk, batch = sys.argv[1:]
     tokenizer = Tokenizer.from_file(trunk + "/tokenizer.json")
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -54,9 +62,15 @@ if __name__ == "__main__":
         sentences = [split(clean(text), "en") for text in rows["text"]]
         encode = tokenizer.encode_batch_fast
         encoded = [[one.ids for one in encode(some, add_special_tokens=False)] for some in sentences]
-        return {"sentences": sentences, "input_ids": encoded}
+        return {{"sentences": sentences, "input_ids": encoded}}
     rows = load_dataset("json", data_files=source, split="train", cache_dir=folder)
-    rows.map(prepare, batched=True, num_proc=2, remove_columns=rows.column_names).save_to_disk(folder + "/out")
+    columns = Features({{"sentences": List(Value("string")), "input_ids": List(List(Value("int32")))}})
+    given = {{"num_proc": {WORKERS}, "batch_size": int(batch), "features": columns}}
+    rows = rows.map(prepare, batched=True, remove_columns=rows.column_names, **given)
+    ended = time.time()
+    ids = [part.flatten() for part in rows.data.column("input_ids").chunks]
+    counts = {{"sentences": sum(map(len, ids)), "pieces": sum(len(part.flatten()) for part in ids)}}
+    print(json.dumps({{"ended": ended, "documents": len(rows), **counts}}))
 """
 
 
@@ -85,31 +99,46 @@ def shuffled(text: str, random: Random) -> str:
     return "\n".join(lines)
 
 
-def run(program: str, source: Path) -> dict[str, float]:
-    """Wall and CPU seconds, the peak of the process's and its children's memory together, and what it printed last."""
+def run(program: str, source: Path, *more: str) -> dict[str, float]:
+    """Wall and CPU seconds, the peak memory of the process and its children together, and what they counted."""
     with tempfile.TemporaryDirectory() as room:
         script, said = Path(room) / "side.py", Path(room) / "said"  # a file, so that worker processes can import it
         script.write_text(program, encoding="utf-8")
-        given = [sys.executable, str(script), str(source), f"{room}/out", str(common.trunk_folder())]
-        started, peak, cpu = time.perf_counter(), 0, 0.0
+        given = [sys.executable, str(script), str(source), f"{room}/out", str(common.trunk_folder()), *more]
+        started, peak, cpu = time.time(), 0, 0.0
         with said.open("wb") as out:
-            process = subprocess.Popen(given, stdout=out, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(given, stdout=out, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             try:
-                family = [watched, *watched.children(recursive=True)]
-                peak = max(peak, sum(member.memory_info().rss for member in family))
                 times = watched.cpu_times()
                 cpu = max(cpu, times.user + times.system + times.children_user + times.children_system)
+                family = [watched, *watched.children(recursive=True)]
+                peak = max(peak, sum(map(pss, family)))
             except psutil.Error:
                 pass
             time.sleep(SAMPLE_SECONDS)
-        wall = time.perf_counter() - started
-        lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = said.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
         if process.returncode:
             sys.exit("\n".join(lines[-30:]))
-    found = {"wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak / 2**20, 1)}
-    return found | ({"documents": int(lines[-2])} if program == OURS else {})
+    counts = json.loads(lines[-1])
+    wall = counts.pop("ended") - started
+    return {"wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak / 2**20, 1), **counts}
+
+
+def pss(process: psutil.Process) -> int:
+    """Its memory in bytes; of pages that several processes share, its part. 0 when it has just ended."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
+
+
+def check_same_work(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    """Duplicates apart, which only fusebert drops."""
+    for name in ("documents", "sentences", "pieces"):
+        difference = abs(ours[name] / theirs[name] - 1)
+        assert difference < MOST_DIFFERENCE, f"the {name} of the two sides differ by {difference:.1%}"
 
 
 def main() -> None:
@@ -120,13 +149,20 @@ def main() -> None:
     result: dict[str, Any] = {"machine": common.machine()}
     documents = QUICK_DOCUMENTS if given.quick else None
     with tempfile.TemporaryDirectory() as room:
+        trial = articles(Path(room), documents or TRIAL_DOCUMENTS, 1)
+        tried = {size: run(THEIRS, trial, str(size)) for size in BATCH_SIZES}
+        batch = min(tried, key=lambda size: tried[size]["wall_seconds"])
+        result["datasets_batch_size"] = batch
+        result["tokenizers_parallelism"] = ENVIRONMENT["TOKENIZERS_PARALLELISM"]
         source = articles(Path(room), documents, 1)
         megabytes = source.stat().st_size / 1e6
         rounds: dict[str, list[dict[str, float]]] = {"fusebert": [], "datasets": []}
         for repeat in range(1 if given.quick else min(3, given.repeats)):
             for name in sorted(rounds, reverse=bool(repeat % 2)):
-                rounds[name].append(run(OURS if name == "fusebert" else THEIRS, source))
-                common.note(f"  {name}: {rounds[name][-1]}")
+                side = run(OURS, source) if name == "fusebert" else run(THEIRS, source, str(batch))
+                rounds[name].append(side)
+                common.note(f"  {name}: {side}")
+        check_same_work(rounds["fusebert"][0], rounds["datasets"][0])
         for name, found in rounds.items():
             middle = sorted(found, key=lambda one: one["wall_seconds"])[len(found) // 2]
             result[name] = middle | {"mb_per_second": round(megabytes / middle["wall_seconds"], 2)}

@@ -43,7 +43,7 @@ from fusebert.training.build import build_model, compile_layers
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus
 from fusebert.training.progress import Silence, Terminal
-from pretrain_race import Unmasked
+from pretraining import Unmasked, operations
 
 SIZE, QUICK_SIZE = "base", "tiny"
 LENGTHS, QUICK_LENGTHS = (128, 512), (32,)
@@ -52,7 +52,7 @@ BATCHES, QUICK_BATCHES = 8, 2
 VOCABULARY, QUICK_VOCABULARY = 30_522, 300
 MATRIX, QUICK_MATRIX = (4096, 8192), (256,)
 MATRIX_ROUNDS = 20
-TRAINING_LENGTH, TRAINING_TOKENS, PEAK_RATE = 128, 32_768, 1e-3
+TRAINING_LENGTH, TRAINING_TOKENS = 128, 32_768
 QUICK_TRAINING_SECONDS = 3.0
 
 Work = Callable[[], object]
@@ -129,7 +129,7 @@ def measure(length: int, corpus: Path, device: torch.device, best: float, given:
     ours = [_each(collator([rows[number] for number in group]), ready) for group in groups]
     torch.manual_seed(0)
     start = build_model(recipe, prepared, Silence())
-    unmasked = Unmasked(rows, start.config.cls_token_id)
+    unmasked = Unmasked(rows)
     tokenizer = AutoTokenizer.from_pretrained(corpus / FOLDER)
     masked = DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=length)
     theirs = [_each(dict(masked([unmasked[number] for number in group])), ready) for group in groups]
@@ -172,16 +172,12 @@ def _each(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 def report(trunk: Any, batches: list[Any], took: dict[str, float], best: float) -> dict[str, Any]:
     """Tokens a second and the share of the matrix rate, by side."""
-    lengths = np.concatenate([batch["lengths"] for batch in batches]).astype(np.float64)
+    lengths = np.concatenate([batch["lengths"] for batch in batches])
     masked = sum(len(batch["labels"]["pieces"]) for batch in batches)
-    layers, hidden = trunk.num_hidden_layers, trunk.hidden_size
-    operations = 6.0 * layers * (4 * hidden**2 + 2 * hidden * trunk.intermediate_size) * lengths.sum()
-    operations += 12.0 * layers * hidden * (lengths**2).sum()
-    operations += 6.0 * (hidden**2 + hidden * trunk.vocab_size) * masked
-    tokens = int(lengths.sum())
-    found: dict[str, Any] = {"tokens": tokens, "operations": float(operations)}
+    count, tokens = operations(trunk, lengths, masked), int(lengths.sum())
+    found: dict[str, Any] = {"tokens": tokens, "operations": count}
     for name, wall in took.items():
-        found[name] = {"tokens_per_second": round(tokens / wall), "share": round(float(operations) / wall / best, 4)}
+        found[name] = {"tokens_per_second": round(tokens / wall), "share": round(count / wall / best, 4)}
     theirs = min(wall for name, wall in took.items() if name.startswith("transformers"))
     return found | {"ratio_wall": round(theirs / took["fusebert"], 3)}
 
@@ -195,7 +191,6 @@ def train(corpus: Path, folder: Path, device: torch.device, given: Any) -> dict[
         "task.passes": 200.0,  # more than there is time for: the clock ends it
         "task.rounds": 100,
         "training.tokens_per_batch": QUICK_TOKENS if given.quick else TRAINING_TOKENS,
-        "training.learning_rate": PEAK_RATE,
         "training.device": device.type,
         "training.workers": 0 if given.quick else 8,
         "training.time_limit": QUICK_TRAINING_SECONDS if given.quick else 60 * given.minutes,

@@ -56,6 +56,15 @@ def products(precision: str, quick: bool) -> dict[str, tuple[Work, float]]:
     return found
 
 
+def best_rate(precision: str, quick: bool) -> float:
+    """Operations a second of the quickest product."""
+    found = 0.0
+    for product, count in products(precision, quick).values():
+        product()
+        found = max(found, count / _seconds(product, ROUNDS)["wall"])
+    return found
+
+
 def training_step(precision: str, quick: bool) -> tuple[Work, float, dict[str, int]]:
     """The step, its operations, and its sizes."""
     trunk = TrunkConfig.of_size("tiny" if quick else "base", 1000 if quick else 30522)

@@ -2,7 +2,8 @@
 
 Both sides start from the same weights and read the same pairs of the same Wikipedia articles with BERT's 30,522
 pieces, in batches of the same rows, and take the same number of steps (masking, collation, forward, backward, clipping,
-fused AdamW). Each masks for itself, 15 % of the pieces. `ratio_*` is their seconds / ours.
+fused AdamW). Each masks for itself, 15 % of the pieces. transformers runs with both of its attentions; `ratio_*` is the
+seconds of the quicker one / ours. `share` is our operations a second / those of the machine's best product.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining, DataCollatorForLanguageModeling
 
 import common
+import matrix_rate
 from finetune import step
 from fusebert.config import Recipe
 from fusebert.corpus.prepare import Settings, prepare_corpus
@@ -32,9 +34,10 @@ from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
 from fusebert.training.pretrain import Corpus, prepare_rows, pretraining_recipe
 from fusebert.training.progress import Silence
+from pretraining import Unmasked, operations
 
 DOCUMENTS = 400
-TOKENS_PER_BATCH, QUICK_TOKENS = 4096, 512
+TOKENS_PER_BATCH, QUICK_TOKENS = {"mini": 4096, "base": 2048}, 512
 STEPS, QUICK_STEPS = {"mini": 6, "base": 2}, {"tiny": 1}
 LENGTHS, QUICK_LENGTHS = (128, 512), (32,)
 PRECISIONS = ("fp32", "bf16")
@@ -68,29 +71,22 @@ def our_side(recipe: Recipe, prepared: Prepared, precision: str, batches: list[l
     return run, model
 
 
-def their_side(recipe: Recipe, prepared: Prepared, precision: str, batches: list[list[int]], ours: Any) -> Side:
+def their_side(
+    recipe: Recipe, prepared: Prepared, precision: str, batches: list[list[int]], ours: Any, attention: str
+) -> Side:
     """transformers, padded to the longest row of the batch."""
     trunk = ours.trunk.config.to_hugging_face()
-    model = BertForPreTraining._from_config(BertConfig(**trunk, attn_implementation="sdpa"))
+    model = BertForPreTraining._from_config(BertConfig(**trunk, attn_implementation=attention))
     model.load_state_dict(hugging_face_weights(ours), strict=False)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.training.learning_rate, fused=True)
     collator = DataCollatorForLanguageModeling(AutoTokenizer.from_pretrained(common.trunk_folder()))
-    rows, cls = prepared.splits["train"], ours.config.cls_token_id
-
-    def example(number: int) -> dict[str, Any]:
-        made = rows[number]
-        text, target = made.features["text"], made.target
-        ids = np.concatenate([[cls], text["input_ids"]])
-        ids[target.places] = target.pieces  # as it stood before our masking: theirs masks anew
-        types = np.concatenate([[0], text["token_type_ids"]])
-        return {"input_ids": ids, "token_type_ids": types, "next_sentence_label": target.next_sentence}
-
-    prepared_examples = {number: example(number) for numbers in batches for number in numbers}
+    unmasked = Unmasked(prepared.splits["train"])
+    examples = {number: unmasked[number] for numbers in batches for number in numbers}
 
     def run(first: int) -> None:
         for numbers in batches[first:]:
-            batch = collator([dict(prepared_examples[number]) for number in numbers])
+            batch = collator([dict(examples[number]) for number in numbers])
             with autocast(model.device, precision):
                 loss = model(**batch).loss
             step(loss, model, optimizer)
@@ -98,7 +94,7 @@ def their_side(recipe: Recipe, prepared: Prepared, precision: str, batches: list
     return run
 
 
-def measure(size: str, length: int, precision: str, folder: Path, given: Any) -> dict[str, Any]:
+def measure(size: str, length: int, precision: str, folder: Path, best: float, given: Any) -> dict[str, Any]:
     """Both sides in turns, at one size and length."""
     settings = {
         "data.train": str(folder),
@@ -111,18 +107,28 @@ def measure(size: str, length: int, precision: str, folder: Path, given: Any) ->
     recipe = pretraining_recipe(settings)
     tokenizer = read_tokenizer(common.trunk_folder())
     parts = [tokenize_corpus(folder, part, tokenizer) for part in ("train", "held_out")]
-    prepared = prepare_rows(recipe, Corpus(tokenizer, *parts, unigram_entropy=0.0), None)
-    count = (QUICK_TOKENS if given.quick else TOKENS_PER_BATCH) // length
+    prepared = prepare_rows(recipe, Corpus(tokenizer, *parts, np.zeros(0), unigram_entropy=0.0, data_hash=""), None)
+    count = (QUICK_TOKENS if given.quick else TOKENS_PER_BATCH[size]) // length
     steps = QUICK_STEPS[size] if given.quick else STEPS[size]
     batches = [list(range(start * count, (start + 1) * count)) for start in range(steps)]
     run, model = our_side(recipe, prepared, precision, batches)
-    sides = {"fusebert": run, "transformers": their_side(recipe, prepared, precision, batches, model)}
+    sides = {"fusebert": run}
+    for attention in ("sdpa", "eager"):
+        sides[attention] = their_side(recipe, prepared, precision, batches, model, attention)
+    times = common.alternate(sides, steps - 1, [0] * (1 if given.quick else given.repeats))
+    found = common.compare(times, "fusebert", {"sdpa": "_sdpa", "eager": "_eager"})
+    for clock in ("cpu", "wall"):
+        found[f"ratio_{clock}"] = min(found[f"ratio_{clock}_sdpa"], found[f"ratio_{clock}_eager"])
     rows = prepared.splits["train"]
-    jobs = [0] * (1 if given.quick else given.repeats)
-    times = common.alternate(sides, steps - 1, jobs)
-    tokens = int(sum(rows.lengths[number] for numbers in batches for number in numbers))
-    found = common.compare(times, "fusebert", {"transformers": ""})
-    return found | {"tokens": tokens, "tokens_per_second": round(tokens / found["wall_seconds"]["fusebert"])}
+    lengths = [int(rows.lengths[number]) for numbers in batches for number in numbers]
+    masked = sum(len(rows[number].target.places) for numbers in batches for number in numbers)
+    wall = found["wall_seconds"]["fusebert"]
+    rate = operations(model.trunk.config, lengths, masked) / wall
+    return found | {
+        "tokens": sum(lengths),
+        "tokens_per_second": round(sum(lengths) / wall),
+        "share": round(rate / best, 4),
+    }
 
 
 def main() -> None:
@@ -132,13 +138,16 @@ def main() -> None:
     common.prepare_process()
     result: dict[str, Any] = {"machine": common.machine()}
     sizes = QUICK_STEPS if given.quick else STEPS
+    wanted = [given.precision] if given.precision else PRECISIONS
+    rates = {precision: matrix_rate.best_rate(precision, given.quick) for precision in wanted}
+    result["matrix_gflops"] = {precision: round(rate / 1e9, 1) for precision, rate in rates.items()}
     with tempfile.TemporaryDirectory() as room:
         folder = wikipedia(Path(room), 60 if given.quick else DOCUMENTS)
         for size in sizes:
             for length in QUICK_LENGTHS if given.quick else LENGTHS:
-                for precision in [given.precision] if given.precision else PRECISIONS:
+                for precision, best in rates.items():
                     common.note(f"{size}, {length} tokens, {precision}")
-                    found = measure(size, length, precision, folder, given)
+                    found = measure(size, length, precision, folder, best, given)
                     result.setdefault(size, {})[f"{precision}_{length}"] = found
             shown = next(iter(result[size].values()))
             result[size] |= {name: shown[name] for name in ("ratio_cpu", "ratio_wall")}

@@ -1,22 +1,24 @@
 """Equal time, same text, same vocabulary, same size: whose BERT guesses held-out words better?
 
-fusebert's `pretrain` against transformers' `Trainer` with BertForPreTraining, its collator for masked words and dynamic
-padding, one after the other in one session, each with all cores for the same minutes. Both read next-sentence pairs by
-the same rules, of 128 tokens. Both are scored by the same code on the same held-out rows, masked once. Our clock counts
-our validations; theirs counts nothing but steps. `mlm_loss_gain` is their loss minus ours in nats, `nsp_accuracy_gain`
-our next-sentence accuracy minus theirs.
+fusebert's `pretrain --budget` against transformers' `Trainer` with BertForPreTraining and its collator for masked
+words, one after the other in one session, each with all cores for the same minutes. Both read next-sentence pairs by
+the same rules, of 128 tokens, and mask single pieces. Theirs takes the fastest of four settings (precision and
+attention) on this machine, and both let their learning rate fall with the clock. Our clock counts our validations,
+reading and saving; theirs counts its steps and its loader, not its validations. In the end both are scored from their
+weights by the same code in fp32, on the same held-out rows, masked once. `mlm_loss_gain` is their loss minus ours in
+nats, `nsp_accuracy_gain` our next-sentence accuracy minus theirs.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -36,84 +38,99 @@ from fusebert.tasks.pretraining.publish import load_hugging_face_weights
 from fusebert.training.build import build_model
 from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus
 from fusebert.training.progress import Silence
+from pretraining import Unmasked
 
 SIZE, LENGTH = "mini", 128
 VOCABULARY, QUICK_VOCABULARY = 8000, 500
-MASK_SHARE = 0.15
 VALIDATIONS = 10
+WARM_UP_SHARE = 0.05
 NSP = "next_sentence_accuracy"
-THEIR_BATCH = 32
-WARM_UP_STEPS, TIMED_STEPS = 3, 10
+ROWS = 32
+TIMED_STEPS, QUICK_STEPS = 8, 1
+SETTINGS = [(precision, attention) for precision in ("bf16", "fp32") for attention in ("sdpa", "eager")]
+
+Evaluate = Callable[[Mapping[str, torch.Tensor]], dict[str, float]]
 
 
-class Curve(TrainerCallback):  # type: ignore[misc]
-    """Scores the model as it stands every so many seconds of training, off the clock, and stops it on time."""
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """Counts the seconds of training; off the clock, it scores the model as it stands; it stops the run on time."""
 
-    def __init__(self, evaluate: Any, seconds: float) -> None:
-        self.evaluate, self.seconds, self.spent, self.points = evaluate, seconds, 0.0, list[dict[str, float]]()
+    def __init__(self, seconds: float, evaluate: Evaluate | None = None) -> None:
+        self.seconds, self.evaluate, self.paused, self.points = seconds, evaluate, 0.0, list[dict[str, float]]()
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self.began - self.paused
+
+    def factor(self, _: int) -> float:
+        """Share of the peak rate: linear up, then linear down until the time is up."""
+        share = self.spent / self.seconds if hasattr(self, "began") else 0.0
+        return max(0.0, min(share / WARM_UP_SHARE + 1e-3, (1 - share) / (1 - WARM_UP_SHARE)))
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.began = time.monotonic()
 
     def on_step_end(self, _: Any, state: Any, control: Any, model: Any = None, **__: Any) -> None:
-        self.spent += time.monotonic() - self.began
-        if self.spent >= self.seconds * (len(self.points) + 1) / VALIDATIONS or state.global_step >= state.max_steps:
-            self.points.append({"seconds": round(self.spent, 1), "step": state.global_step} | self.evaluate(model))
+        if self.evaluate and self.spent >= self.seconds * (len(self.points) + 1) / VALIDATIONS:
+            point = {"seconds": round(self.spent, 1), "step": state.global_step}
+            stopped = time.monotonic()
+            self.points.append(point | self.evaluate(model.state_dict()))
+            common.note(f"  transformers {self.points[-1]}")
+            model.train()
+            self.paused += time.monotonic() - stopped
         if self.spent >= self.seconds:
             control.should_training_stop = True
 
 
-class Unmasked(torch.utils.data.Dataset):
-    """Pairs as their collator takes them: it masks for itself."""
+class TimedTrainer(Trainer):  # type: ignore[misc]
+    """Theirs, with a learning rate that follows the clock."""
 
-    def __init__(self, rows: Any, cls: int) -> None:
-        self.rows, self.cls = rows, cls
+    clock: Clock
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        made = self.rows[number]
-        text, target = made.features["text"], made.target
-        ids = np.concatenate([[self.cls], text["input_ids"]])
-        ids[target.places] = target.pieces
-        types = np.concatenate([[0], text["token_type_ids"]])
-        return {"input_ids": ids, "token_type_ids": types, "next_sentence_label": target.next_sentence}
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.clock.factor)
+        return self.lr_scheduler
 
 
-def theirs(
-    settings: dict[str, Any], seconds: float, rate: float, mask_share: float, room: Path
-) -> list[dict[str, float]]:
-    """Their curve. The steps of the schedule are what a short timing says that the time allows."""
-    recipe = pretraining_recipe(settings | {"task.rounds": 1})
-    corpus = read_corpus(recipe, None)
-    prepared = prepare_rows(recipe, corpus, None)
-    torch.manual_seed(0)
-    ours = build_model(recipe, prepared, Silence())
-    collator = Collator(prepared.processors, prepared.task.collate)
-    validation = prepared.splits["validation"]
+class Race:
+    """What both sides share: the corpus, its rows, and one way to score weights."""
 
-    def evaluate(model: Any) -> dict[str, float]:
-        load_hugging_face_weights(ours, model.state_dict())
-        found = score(ours, prepared.task, iter(validation), collator, "fp32")["metrics"]
-        model.train()
-        return dict(found)
+    def __init__(self, folder: Path) -> None:
+        self.settings = {
+            "data.train": str(folder.absolute()),
+            "model.trunk": SIZE,
+            "task.length": LENGTH,
+            "task.whole_words": False,  # their collator masks single pieces
+            "training.trackers": [],
+        }
+        recipe = pretraining_recipe(self.settings | {"task.passes": 4.0, "task.rounds": 1})
+        self.corpus = read_corpus(recipe, None)
+        self.prepared = prepare_rows(recipe, self.corpus, None)
+        self.model = build_model(recipe, self.prepared, Silence())
+        self.collator = Collator(self.prepared.processors, self.prepared.task.collate)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER)
 
-    config = BertConfig(**ours.trunk.config.to_hugging_face() | {"initializer_range": 0.02}, attn_implementation="sdpa")
-    model = BertForPreTraining._from_config(config)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.table(Path(settings["data.train"])) / FOLDER)
+    def score(self, weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Held-out losses of weights under Hugging Face's names, in fp32."""
+        load_hugging_face_weights(self.model, weights)
+        rows = iter(self.prepared.splits["validation"])
+        return dict(score(self.model, self.prepared.task, rows, self.collator, "fp32")["metrics"])
 
-    def train(steps: int, curve: Curve) -> None:
+    def train_theirs(
+        self, given: Any, clock: Clock, precision: str, attention: str, room: Path, steps: int = -1
+    ) -> Any:
+        """Their Trainer until the clock or the steps end it; the model."""
+        torch.manual_seed(0)
+        config = self.model.trunk.config.to_hugging_face() | {"initializer_range": 0.02}
+        model = BertForPreTraining._from_config(BertConfig(**config, attn_implementation=attention))
         arguments = TrainingArguments(
             output_dir=str(room / "theirs"),
-            max_steps=steps,
-            per_device_train_batch_size=THEIR_BATCH,
-            learning_rate=rate,
-            warmup_steps=max(1, steps // 20),
+            max_steps=steps if steps > 0 else 10**6,
+            per_device_train_batch_size=given.their_rows,
+            learning_rate=given.their_rate,
             weight_decay=0.01,
-            lr_scheduler_type="linear",
             optim="adamw_torch_fused",
-            bf16=True,
+            bf16=precision == "bf16",
             use_cpu=True,
             save_strategy="no",
             report_to=[],
@@ -121,70 +138,97 @@ def theirs(
             logging_strategy="no",
             seed=0,
         )
-        data = Unmasked(prepared.splits["train"], ours.config.cls_token_id)
-        trainer = Trainer(
-            model,
-            arguments,
-            DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_share),
-            data,
-            callbacks=[curve],
-        )
+        masking = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=given.their_mask_share)
+        trainer = TimedTrainer(model, arguments, masking, Unmasked(self.prepared.splits["train"]), callbacks=[clock])
+        trainer.clock = clock
         trainer.train()
+        return model
 
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    timing = Curve(lambda _: {}, 1e9)
-    train(WARM_UP_STEPS, Curve(lambda _: {}, 1e9))
-    train(TIMED_STEPS, timing)
-    model.load_state_dict(start)
-    curve = Curve(evaluate, seconds)
-    train(max(2, int(seconds * TIMED_STEPS / timing.spent)), curve)
-    return curve.points
+    def fastest(self, given: Any, room: Path) -> dict[tuple[str, str], float]:
+        """Seconds a step of each of their settings, the fastest first."""
+        found = {}
+        for precision, attention in SETTINGS:
+            steps = QUICK_STEPS if given.quick else TIMED_STEPS
+            self.train_theirs(given, Clock(1e9), precision, attention, room, steps=1)
+            clock = Clock(1e9)
+            self.train_theirs(given, clock, precision, attention, room, steps=steps)
+            found[precision, attention] = clock.spent / steps
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def main() -> None:
     options = common.parser(__doc__.splitlines()[0])
-    options.add_argument("--minutes", type=float, default=20.0, help="of training, each side")
-    options.add_argument("--rate", type=float, default=2e-3, help="our peak learning rate")
-    options.add_argument("--their-rate", type=float, default=1e-3, help="theirs")
-    options.add_argument("--mask-share", type=float, default=MASK_SHARE, help="our share of pieces to guess")
-    options.add_argument("--their-mask-share", type=float, default=MASK_SHARE, help="theirs")
+    options.add_argument("--minutes", type=float, default=20.0, help="of each side")
+    options.add_argument("--their-rate", type=float, default=1e-3, help="their peak learning rate")
+    options.add_argument("--their-mask-share", type=float, default=0.15, help="their share of pieces to guess")
+    options.add_argument("--their-rows", type=int, default=ROWS, help="rows of their batches")
+    options.add_argument("--only", choices=("fusebert", "transformers"), help="one side alone, to tune it")
     options.add_argument("--output", type=Path, help="keep our model here")
     options.add_argument("--corpus", type=Path, help="folder of a prepared corpus with a vocabulary; else made anew")
     given = options.parse_args()
     common.prepare_process()
-    seconds = 4.0 if given.quick else 60 * given.minutes
+    seconds = 6.0 if given.quick else 60 * given.minutes
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
         folder = given.corpus or room / "corpus"
         if given.corpus is None:
             source = common.data_folder() / "wiki_en" / "train.jsonl.gz"
-            prepare_corpus([str(source)], folder, Settings(held_out=0.02), workers=2)
+            prepare_corpus([str(source)], folder, Settings(held_out=0.02))
             make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
-        settings = {"data.train": str(folder.absolute()), "model.trunk": SIZE, "task.length": LENGTH, "training.trackers": []}
-        settings["task.mask_share"] = given.mask_share
-        settings["task.whole_words"] = False  # their collator masks single pieces
-        limits = {"training.time_limit": seconds, "training.learning_rate": given.rate}
-        plan = {"task.passes": 50.0, "task.rounds": 100}  # half a pass between validations
-        found = pretrain(settings | plan | limits, given.output or room / "ours")
-        ours = [
-            {"seconds": entry["seconds"], "step": entry["step"]} | entry["validation"]
-            for entry in found["training"]["history"]
-        ]
-        common.note(f"ours: {ours[-1]}")
-        other = theirs(settings | {"task.passes": 4.0}, seconds, given.their_rate, given.their_mask_share, room)
-        common.note(f"theirs: {other[-1]}")
-        result = {
+        race = Race(folder)
+        result: dict[str, Any] = {
             "machine": common.machine(),
             "minutes": round(seconds / 60, 2),
-            "unigram_entropy": found["unigram_entropy"],
-            "mlm_loss_gain": round(other[-1]["mlm_loss"] - ours[-1]["mlm_loss"], 4),
-            "nsp_accuracy_gain": round(ours[-1][NSP] - other[-1][NSP], 4),
-            "mask_share": {"fusebert": given.mask_share, "transformers": given.their_mask_share},
-            "fusebert": ours,
-            "transformers": other,
+            "unigram_entropy": race.corpus.unigram_entropy,
         }
-        draw(result, Path(f"pretrain-race-{'quick' if given.quick else f'{given.minutes:g}m'}.png"))
-    print(json.dumps(result)) if given.json else common.show({k: v for k, v in result.items() if k != "machine"}, False)
+        if given.only != "transformers":
+            result["fusebert"] = run_ours(race, seconds, given.output or room / "ours")
+        if given.only != "fusebert":
+            result["transformers"] = run_theirs(race, given, seconds, room)
+        if not given.only:
+            ours, theirs = result["fusebert"]["final"], result["transformers"]["final"]
+            result["mlm_loss_gain"] = round(theirs["mlm_loss"] - ours["mlm_loss"], 4)
+            result["nsp_accuracy_gain"] = round(ours[NSP] - theirs[NSP], 4)
+            draw(result, Path(f"pretrain-race-{'quick' if given.quick else f'{given.minutes:g}m'}.png"))
+    common.show(result, given.json)
+
+
+def run_ours(race: Race, seconds: float, output: Path) -> dict[str, Any]:
+    """What a user gets with `fusebert pretrain --budget`, at the size of the race."""
+    started = time.monotonic()
+    found = pretrain(race.settings, output, budget=seconds)
+    spent = time.monotonic() - started
+    training = found["training"]
+    final = race.score(load_file(output / "model.safetensors"))
+    common.note(f"fusebert after {spent:.0f} s, {training['tokens']:,} tokens: {final}")
+    points = [{"seconds": one["seconds"], "step": one["step"]} | one["validation"] for one in training["history"]]
+    return {
+        "seconds": round(spent, 1),
+        "tokens": training["tokens"],
+        "plan": found["plan"],
+        "final": final,
+        "points": points,
+    }
+
+
+def run_theirs(race: Race, given: Any, seconds: float, room: Path) -> dict[str, Any]:
+    """Their Trainer, in the setting that is fastest here."""
+    timed = race.fastest(given, room)
+    precision, attention = next(iter(timed))
+    common.note(f"transformers, seconds a step: {timed}")
+    clock = Clock(seconds, race.score)
+    model = race.train_theirs(given, clock, precision, attention, room)
+    spent, final = clock.spent, race.score(model.state_dict())
+    common.note(f"transformers after {spent:.0f} s: {final}")
+    return {
+        "seconds": round(spent, 1),
+        "seconds_a_step": {" ".join(setting): round(value, 3) for setting, value in timed.items()},
+        "rate": given.their_rate,
+        "mask_share": given.their_mask_share,
+        "rows": given.their_rows,
+        "final": final,
+        "points": clock.points,
+    }
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -196,7 +240,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for name, colour in (("fusebert", "#2f6db5"), ("transformers", "#c2571a")):
-        points = result[name]
+        points = result[name]["points"]
         minutes = [point["seconds"] / 60 for point in points]
         axes.plot(minutes, [point["mlm_loss"] for point in points], "o-", color=colour, label=name)
     axes.axhline(result["unigram_entropy"], color="#5c6570", linestyle="--", label="by frequency alone")

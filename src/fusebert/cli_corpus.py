@@ -32,7 +32,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> N
     prepare.add_argument("--language", default="auto", help="ISO 639 code; auto looks at each document's script")
     prepare.add_argument("--held-out", type=float, default=0.02, metavar="SHARE", help="of documents kept apart")
     prepare.add_argument("--least-characters", type=int, default=100, metavar="N", help="leave out shorter documents")
-    prepare.add_argument("--keep-near-duplicates", dest="near_duplicates", action="store_false")
+    near = "drop only exact copies, not near-duplicates"
+    prepare.add_argument("--keep-near-duplicates", dest="near_duplicates", action="store_false", help=near)
     prepare.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
     prepare.add_argument("--seed", type=int, default=0, help="of the choice of held-out documents")
     prepare.add_argument("--max-memory", type=byte_count, default=2**30, metavar="SIZE", help="default 1g")
@@ -73,19 +74,17 @@ def byte_count(text: str) -> int:
 def _prepare(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
     if rest:
         raise UsageError(f"unknown argument {rest[0]}; see --help")
-    if not 0 <= options.held_out < 1:
-        raise UsageError(f"--held-out must be at least 0 and less than 1, not {options.held_out:g}")
     from fusebert.corpus.prepare import Settings, most_workers, prepare_corpus
 
     if options.workers is None:
         options.workers = min(os.cpu_count() or 1, most_workers(options.max_memory))
-    if options.workers < 1:
-        raise UsageError(f"--workers must be at least 1, not {options.workers}")
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     given = {"max_memory": options.max_memory, "workers": options.workers, "engine": options.engine}
     report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
     for name, count in report["counts"].items():
         say(f"{name.replace('_', ' '):24} {count:>14,}")
+    if report["ignored_files"]:
+        say(f"{report['ignored_files']} files of other kinds in the folders were ignored")
     say(f"The corpus is in {options.output}; next: fusebert corpus vocabulary {options.output}")
     return report
 
@@ -117,6 +116,8 @@ def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[st
     else:
         settings = {"data.train": str(options.source.absolute())} | parse_overrides(rest)
     output = options.output or Path("runs") / options.source.name.split(".")[0]
+    if os.environ.get("RANK", "0") != "0":  # one process of torchrun or accelerate speaks for all
+        options.json, say = False, _nothing
     from fusebert.training.pretrain import pretrain, pretraining_recipe
     from fusebert.training.pretrain_table import pretrain_table
     from fusebert.training.progress import Terminal
@@ -134,3 +135,7 @@ def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[st
         metrics = pretrain_table(settings, output, resume=options.resume, progress=Terminal())
     say(f"The model is in {output}; use it as model.trunk={output}")
     return {"folder": str(output), **metrics}
+
+
+def _nothing(_: str) -> None:
+    """Says nothing."""

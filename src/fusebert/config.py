@@ -172,8 +172,8 @@ class Recipe(Section):
         return path if path.is_absolute() else root / path
 
     def flat(self) -> dict[str, Any]:
-        """Every setting that differs from its default, by dotted key, as JSON values."""
-        nested = self.model_dump(mode="json", exclude_defaults=True)
+        """Every setting that was given, by dotted key, as JSON values; a default may be another elsewhere."""
+        nested = self.model_dump(mode="json", exclude_unset=True)
         nested |= nested.pop("modalities", {})
         return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
 

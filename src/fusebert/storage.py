@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -48,6 +49,7 @@ def _whole_or_absent(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
+            _sync(path.parent)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
@@ -88,6 +90,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     An older `folder` is replaced only once the new one is whole.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_by_kills(folder)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
@@ -107,6 +110,14 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     _sync(folder.parent)
+
+
+def _remove_left_by_kills(folder: Path) -> None:
+    """What processes of this machine that are no more had begun to write in the place of `folder`."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def seal(folder: Path, leave_out: Sequence[str] = ()) -> None:

@@ -66,6 +66,29 @@ def test_kill_resume() -> None:
     assert found["identical_share"] == 1.0
 
 
+@pytest.mark.real
+def test_pretrain() -> None:
+    found = result_of("pretrain.py")
+    measured = found["tiny"]["fp32_32"]
+    assert {"ratio_cpu", "ratio_wall", "share", "tokens_per_second"} <= set(measured)
+    assert found["tiny"]["ratio_cpu"] == min(measured["ratio_cpu_sdpa"], measured["ratio_cpu_eager"])
+
+
+@pytest.mark.real
+def test_pretrain_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = result_of("pretrain_race.py")
+    assert {"mlm_loss_gain", "nsp_accuracy_gain", "unigram_entropy"} <= set(found)
+    assert found["fusebert"]["seconds"] == pytest.approx(found["transformers"]["seconds"], rel=0.5)
+    assert (tmp_path / "pretrain-race-quick.png").is_file()
+
+
+@pytest.mark.real
+def test_pretrain_law() -> None:
+    found = result_of("pretrain_law.py")
+    assert {"floor", "by_size", "size_power", "by_tokens", "tokens_power"} <= set(found["law"])
+
+
 def test_gpu_pretrain() -> None:
     found = result_of("gpu_pretrain.py", "--device", "cpu", "--minutes", "1")
     measured = found["length_32"]

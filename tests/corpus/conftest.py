@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fusebert.corpus.tokens import Tokens, borders
+
 SUBJECTS = ("The king", "A ship", "The river", "Her brother", "The city", "An old clock", "The senate", "A painter")
 VERBS = ("saw", "crossed", "left", "built", "forgot", "painted", "found", "ruled")
 OBJECTS = ("the harbour", "a mountain", "the bridge", "two islands", "an army", "the garden", "a letter", "the tower")
@@ -23,6 +25,16 @@ def document(random: np.random.Generator, sentences: int) -> str:
         words = [str(random.choice(part)) for part in (SUBJECTS, VERBS, OBJECTS, ENDS)]
         out.append(" ".join(words) + f" {random.integers(1000)}." + ("\n" if number % 3 == 2 else " "))
     return "".join(out).strip()
+
+
+@pytest.fixture
+def made(random: np.random.Generator) -> Tokens:
+    """2,000 documents of 5 to 40 sentences of 3 to 20 pieces; each id says in which document it stands."""
+    counts = random.integers(5, 40, 2000)
+    lengths = random.integers(3, 20, counts.sum())
+    documents, sentences = borders(counts), borders(lengths)
+    ids = np.repeat(np.arange(2000), sentences[documents[1:]] - sentences[documents[:-1]]).astype(np.int32) + 5
+    return Tokens(ids, random.random(len(ids)) < 0.3, sentences, documents)
 
 
 @pytest.fixture(scope="session")

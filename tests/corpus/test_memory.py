@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ def texts(kind: str, random: np.random.Generator) -> Iterable[str]:
         return (document(random, 60) for _ in range(1000))
     if kind == "tiny":
         return (f"number {number} says little" for number in range(50_000))
-    return (chinese(random) for _ in range(8))
+    return (chinese(random) for _ in range(4))
 
 
 def written(kind: str, folder: Path, random: np.random.Generator) -> Path:
@@ -42,8 +43,7 @@ def written(kind: str, folder: Path, random: np.random.Generator) -> Path:
     if kind == "one line of 200 MB":
         path.write_bytes(b'{"text": "' + b"word " * (40 * MEGABYTE) + b'"}\n')
     elif kind == "parquet":
-        table = pa.table({"text": list(texts("chinese", random))})
-        parquet.write_table(table, path, write_batch_size=1, use_dictionary=False)
+        parquet.write_table(pa.table({"text": list(texts("chinese", random))}), path)
     else:
         with path.open("w", encoding="utf-8") as file:
             for text in texts(kind, random):
@@ -65,17 +65,30 @@ def peak_bytes(command: list[str]) -> tuple[int, int, str]:
     return process.returncode, peak, process.communicate()[1]
 
 
-@pytest.mark.parametrize("kind", ["normal", "tiny", "chinese", "parquet", "one line of 200 MB"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.real) for kind in ("normal", "tiny", "chinese")),
+        "parquet",
+        "one line of 200 MB",
+    ],
+)
 def test_the_cap_is_kept(kind: str, tmp_path: Path, random: np.random.Generator) -> None:
     cap = READER_BYTES + 2 * WORKER_BYTES
     source = written(kind, tmp_path, random)
     flags = ["--output", str(tmp_path / "out"), "--workers", "2", "--least-characters", "5"]
-    command = [sys.executable, "-c", PROGRAM, "corpus", "prepare", str(source), *flags, "--max-memory", f"{cap >> 20}m"]
-    code, peak, said = peak_bytes(command)
+    command = [sys.executable, "-c", PROGRAM, "corpus", "prepare", str(source), *flags, "--max-memory"]
+    code, peak, said = peak_bytes([*command, f"{cap >> 20}m"])
+    if kind == "parquet":  # all documents on one page, for which there is no room; it says how much would do
+        assert (code, len(said.splitlines())) == (2, 1), said
+        more = re.search(r"raise --max-memory by (\d+)m", said)
+        assert more is not None, said
+        cap += int(more[1]) * MEGABYTE
+        code, peak, said = peak_bytes([*command, f"{cap >> 20}m"])
     assert peak <= cap, f"{peak >> 20} MiB of {cap >> 20}"
     if kind == "one line of 200 MB":
         assert (code, "row 1" in said, "8 MiB" in said) == (1, True, True)
     else:
         assert code == 0, said
         counts = json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]
-        assert counts["documents"] == {"normal": 1000, "tiny": 50_000}.get(kind, 8)
+        assert counts["documents"] == {"normal": 1000, "tiny": 50_000}.get(kind, 4)

@@ -1,4 +1,4 @@
-"""Pairs and masks by the rules of BERT's data script, checked on the statistics of what is made."""
+"""Pairs by the rules of BERT's data script, checked on the statistics of what is made."""
 
 from __future__ import annotations
 
@@ -10,22 +10,8 @@ import pytest
 from fusebert.corpus.pairs import IS_NEXT, NOT_NEXT, NextSentence, Pairs, draw_pairs
 from fusebert.corpus.tokens import Tokens, borders, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
-from fusebert.modalities.text.processor import special_tokens
-from fusebert.tasks.pretraining.masking import Masking
-from fusebert.tasks.pretraining.rows import PairRows
 
 LENGTH = 64
-SPECIAL = {"[CLS]": 2, "[SEP]": 3}
-
-
-@pytest.fixture
-def made(random: np.random.Generator) -> Tokens:
-    """2,000 documents of 5 to 40 sentences of 3 to 20 pieces; each id says in which document it stands."""
-    counts = random.integers(5, 40, 2000)
-    lengths = random.integers(3, 20, counts.sum())
-    documents, sentences = borders(counts), borders(lengths)
-    ids = np.repeat(np.arange(2000), sentences[documents[1:]] - sentences[documents[:-1]]).astype(np.int32) + 5
-    return Tokens(ids, random.random(len(ids)) < 0.3, sentences, documents)
 
 
 def draw(made: Tokens, kind: NextSentence, random: np.random.Generator) -> Pairs:
@@ -156,76 +142,6 @@ def test_pairs_have_the_statistics_of_the_original_script(made: Tokens, random: 
     assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < 5 * error).all()
 
 
-@pytest.mark.parametrize("wanted", [0.15, 0.3])
-@pytest.mark.parametrize("whole_words", [True, False])
-def test_masking(whole_words: bool, wanted: float, random: np.random.Generator) -> None:
-    masking = Masking(wanted, whole_words, 4, np.arange(5, 1000))
-    share = kept = mask = other = total = 0
-    for _ in range(1000):
-        ids = random.integers(5, 1000, int(random.integers(20, 120)))
-        inside = random.random(len(ids)) < 0.3
-        inside[0] = False
-        replaced, chosen = masking(ids, inside, random)
-        untouched = np.setdiff1d(np.arange(len(ids)), chosen)
-        assert (replaced[untouched] == ids[untouched]).all()
-        assert (np.diff(chosen) > 0).all()
-        if whole_words:
-            word = np.cumsum(~inside)
-            assert np.isin(word[chosen], word[chosen]).all()
-            assert all((np.isin(np.flatnonzero(word == w), chosen)).all() for w in np.unique(word[chosen]))
-        share += len(chosen)
-        total += len(ids)
-        mask += (replaced[chosen] == 4).sum()
-        kept += (replaced[chosen] == ids[chosen]).sum()
-        other += ((replaced[chosen] != 4) & (replaced[chosen] != ids[chosen])).sum()
-        assert np.isin(replaced[chosen], [4, *range(5, 1000)]).all()  # never another special piece
-    assert share / total == pytest.approx(wanted, abs=0.006)
-    for found, expected in ((mask, 0.8), (kept, 0.1), (other, 0.1)):
-        assert found / share == pytest.approx(expected, abs=5 * (expected * (1 - expected) / share) ** 0.5 + 1e-3)
-
-
-def test_a_word_that_no_longer_fits_is_passed_over(random: np.random.Generator) -> None:
-    """As in BERT's script: never more than the share, but for a row whose every word is longer."""
-    masking = Masking(0.15, True, 4, np.arange(5, 1000))
-    inside = np.arange(40) % 4 != 0  # ten words of four pieces; six are wanted
-    assert {len(masking(np.full(40, 9), inside, random)[1]) for _ in range(50)} == {4}
-    lone = np.array([False, True, True, True, True])
-    assert len(masking(np.full(5, 9), lone, random)[1]) == 5
-
-
-def test_masks_are_drawn_anew_each_epoch(made: Tokens) -> None:
-    made_rows, chosen = rows(made, 1.0), []
-    for epoch in range(2):
-        made_rows.epoch = epoch
-        masked = np.zeros(len(made.ids), dtype=bool)
-        for number in range(1500):
-            start_a, end_a, start_b, _ = made_rows.pairs.spans[number].tolist()
-            places = made_rows[number].target.places - 1
-            inside_a = places < end_a - start_a
-            masked[start_a + places[inside_a]] = True
-            masked[start_b + places[~inside_a] - 1 - (end_a - start_a)] = True
-        chosen.append(masked)
-    again = (chosen[0] & chosen[1]).sum() / chosen[0].sum()
-    assert again < 0.3, "by chance 15 % of what was read twice"
-
-
-def test_words_of_a_corpus_are_masked_whole(corpus: Path) -> None:
-    tokenizer = corpus_tokenizer(corpus)
-    found = tokenize_corpus(corpus, "train", tokenizer)
-    masking = Masking.of(tokenizer, 0.15, True)
-    made_rows = PairRows(found, special_tokens(tokenizer), masking, LENGTH, "off", 0)
-    longer = 0
-    for number in range(200):
-        start, end, *_ = made_rows.pairs.spans[number].tolist()
-        pieces = [tokenizer.id_to_token(one) for one in found.ids[start:end].tolist()]
-        chosen = set((made_rows[number].target.places - 1).tolist())
-        for place in range(1, len(pieces)):
-            if pieces[place].startswith("##"):
-                assert (place in chosen) == (place - 1 in chosen)
-                longer += place in chosen
-    assert longer > 20
-
-
 def test_no_pair_crosses_the_held_out_line(corpus: Path) -> None:
     """Each part's rows are spans of its own pieces, and no document stands in both."""
     from fusebert.corpus.shards import read_shards
@@ -245,53 +161,6 @@ def test_no_pair_crosses_the_held_out_line(corpus: Path) -> None:
     for sentence in only_held_out[:50]:
         ids = " ".join(map(str, tokenizer.encode(sentence, add_special_tokens=False).ids)) + " "
         assert not any(ids in segment for segment in joined)
-
-
-def rows(made: Tokens, share: float, seed: int = 0) -> PairRows:
-    return PairRows(made, SPECIAL, Masking(0.15, True, 4, np.arange(5, 2005)), LENGTH, "nsp", seed, share)
-
-
-def test_rows_are_a_function_of_seed_epoch_and_number(made: Tokens) -> None:
-    first, second = rows(made, 0.4), rows(made, 0.4)
-    first.epoch = second.epoch = 2
-    one, other = first[7], second[7]
-    assert (one.features["text"]["input_ids"] == other.features["text"]["input_ids"]).all()
-    assert (one.target.places == other.target.places).all()
-    second.epoch = 1
-    second.epoch = 2
-    assert (second[7].features["text"]["input_ids"] == one.features["text"]["input_ids"]).all()
-    assert len(rows(made, 0.4, seed=1)) != 0
-
-
-def test_epochs_share_out_the_passes(made: Tokens) -> None:
-    whole, part = rows(made, 1.0), rows(made, 0.4)
-    spans = []
-    for epoch in range(5):  # two passes
-        part.epoch = epoch
-        spans.append(part.pairs.spans)
-    joined = np.concatenate(spans)
-    wanted = [whole.pairs.spans]
-    whole.epoch = 1
-    wanted.append(whole.pairs.spans)
-    assert (joined == np.concatenate(wanted)).all()
-
-
-def test_a_row_reads_as_bert_writes_it(made: Tokens) -> None:
-    made_rows = rows(made, 1.0)
-    for number in range(50):
-        row = made_rows[number]
-        text = row.features["text"]
-        assert row.length == len(text["input_ids"]) + 1 == made_rows.lengths[number]
-        (first, last) = np.flatnonzero(text["input_ids"] == 3)
-        assert last == len(text["input_ids"]) - 1
-        assert (text["token_type_ids"] == (np.arange(len(text["input_ids"])) > first)).all()
-        start_a, _, start_b, _ = made_rows.pairs.spans[number]
-        original = np.where(
-            row.target.places - 1 < first,
-            made.ids[start_a + row.target.places - 1],
-            made.ids[np.minimum(start_b + row.target.places - 2 - first, len(made.ids) - 1)],
-        )
-        assert (row.target.pieces == original).all()
 
 
 def test_tokens_are_those_of_the_shards(corpus: Path) -> None:

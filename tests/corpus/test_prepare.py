@@ -5,23 +5,32 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import sentencex
 from pyarrow import parquet
 
+from fusebert.cli import main
+from fusebert.corpus import documents as reading
+from fusebert.corpus import prepare, process
 from fusebert.corpus.duplicates import Fingerprint, Seen, fingerprint
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.sentences import clean, language_of, split
 from fusebert.corpus.shards import read_shards
-from fusebert.errors import UsageError
+from fusebert.corpus.tokens import tokenize_corpus
+from fusebert.corpus.vocabulary import make_vocabulary, measure
+from fusebert.errors import DataError, UsageError
+from fusebert.modalities.text.processor import train_tokenizer
 from tests.corpus.conftest import CHINESE, document, write_jsonl
 
 ALL = Settings(held_out=0.0)
@@ -29,6 +38,16 @@ ALL = Settings(held_out=0.0)
 
 def sentences(folder: Path) -> list[list[str]]:
     return [row["sentences"] for row in read_shards(folder, "train")]
+
+
+def places(folder: Path) -> dict[tuple[int, int], list[tuple[str, int]]]:
+    """Part and number of each piece of a document that was kept, by the document's source and row."""
+    found = defaultdict(list)
+    for part in ("train", "held_out"):
+        for row in read_shards(folder, part):
+            source, number, piece = map(int, row["id"].split(":"))
+            found[source, number].append((part, piece))
+    return found
 
 
 def shards(folder: Path) -> dict[str, bytes]:
@@ -99,10 +118,36 @@ def test_held_out_documents_are_apart_and_a_copy_stays_on_its_side(documents: li
     assert not held[0] & {" ".join(found) for found in sentences(tmp_path / "1")}
 
 
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_all_pieces_of_a_long_document_are_on_one_side(
+    kind: str, documents: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_DOCUMENT_CHARACTERS", 400)
+    source = tmp_path / f"a.{kind}"
+    if kind == "txt":
+        source.write_text("\n\n".join(documents))
+    else:
+        write_jsonl(source, documents)
+    prepare_corpus([str(source)], tmp_path / "out", Settings(held_out=0.5, least_characters=1))
+    found = places(tmp_path / "out").values()
+    assert len(found) == len(documents)
+    assert {part for pieces in found for part, _ in pieces} == {"train", "held_out"}
+    assert all(len({part for part, _ in pieces}) == 1 for pieces in found)
+    assert all([piece for _, piece in pieces] == [*range(len(pieces))] for pieces in found)
+    assert sum(len(pieces) > 2 for pieces in found) > 100
+
+
+@pytest.mark.parametrize("settings", [Settings(held_out=1 - 2**-20), Settings(least_characters=10**6)])
+def test_a_corpus_without_training_documents_is_refused(settings: Settings, jsonl: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no document is left to train on \(300 documents"):
+        prepare_corpus([str(jsonl)], tmp_path / "out", settings)
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 PROGRAM = """
 import sys
-from fusebert.corpus import prepare
-prepare.SHARD_BYTES, prepare.BATCH_CHARACTERS = 4_000, 1_000
+from fusebert.corpus import documents, prepare
+prepare.SHARD_BYTES, prepare.BATCH_CHARACTERS, documents.MAX_DOCUMENT_CHARACTERS = 9_000, 1_000, 500
 prepare.prepare_corpus([sys.argv[1]], prepare.Path(sys.argv[2]), prepare.Settings(held_out=0.1), resume=True)
 """
 
@@ -120,7 +165,7 @@ def test_killed_at_any_moment_the_next_run_writes_the_same_bytes(
 
     kills = 0
     while not (tmp_path / "killed" / "corpus.json").exists():
-        process, wanted = run(tmp_path / "killed"), written(tmp_path / "killed") + int(random.integers(1, 12))
+        process, wanted = run(tmp_path / "killed"), written(tmp_path / "killed") + int(random.integers(10, 20))
         while process.poll() is None and written(tmp_path / "killed") < wanted:
             time.sleep(0.0005)
         if process.poll() is None:
@@ -130,21 +175,151 @@ def test_killed_at_any_moment_the_next_run_writes_the_same_bytes(
     assert kills >= 2
     assert len(shards(tmp_path / "whole")) > 3
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
+    assert all(len({part for part, _ in pieces}) == 1 for pieces in places(tmp_path / "killed").values())
     reports = [json.loads((tmp_path / name / "corpus.json").read_text()) for name in ("killed", "whole")]
-    assert [report.pop("seconds") >= 0 for report in reports]
+    for report in reports:
+        assert report.pop("seconds") > 0
     assert reports[0] == reports[1]
 
 
-def test_a_folder_begun_otherwise_is_refused(jsonl: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "state.sqlite").write_bytes(b"")
-    with pytest.raises(UsageError, match="already holds"):
+@pytest.fixture
+def stopped(jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that a bad row in the last line of `jsonl` stopped after a few shards."""
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 50_000)
+    jsonl.write_text(jsonl.read_text() + "{\n")
+    with pytest.raises(DataError, match="--bad-rows skip"):
         prepare_corpus([str(jsonl)], tmp_path / "out")
+    assert len(shards(tmp_path / "out")) >= 3
+    return tmp_path / "out"
+
+
+SKIP = Settings(bad_rows="skip")
+
+
+def test_a_stopped_run_goes_on_only_as_it_was_begun(stopped: Path, jsonl: Path, tmp_path: Path) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", ["text"])
+    with pytest.raises(UsageError, match="already holds"):
+        prepare_corpus([str(jsonl)], stopped, SKIP)
+    for inputs, settings in (([jsonl], Settings(seed=1)), ([jsonl, other], SKIP), ([other], SKIP)):
+        with pytest.raises(UsageError, match="other inputs or settings"):
+            prepare_corpus([*map(str, inputs)], stopped, settings, resume=True)
+    before = jsonl.stat()
+    os.utime(jsonl, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(UsageError, match="other inputs or settings"):
+        prepare_corpus([str(jsonl)], stopped, SKIP, resume=True)
+    os.utime(jsonl, ns=(before.st_atime_ns, before.st_mtime_ns))
+    prepare_corpus([str(jsonl)], stopped, SKIP, resume=True)
+    prepare_corpus([str(jsonl)], tmp_path / "whole", SKIP)
+    assert shards(stopped) == shards(tmp_path / "whole")
+
+
+def test_shards_that_no_commit_speaks_of_are_removed(stopped: Path, jsonl: Path, tmp_path: Path) -> None:
+    (stopped / "train-00099.parquet").write_bytes((stopped / "train-00000.parquet").read_bytes())
+    (stopped / "held_out-00099.parquet").write_bytes(b"half")
+    prepare_corpus([str(jsonl)], stopped, SKIP, resume=True)
+    prepare_corpus([str(jsonl)], tmp_path / "whole", SKIP)
+    assert shards(stopped) == shards(tmp_path / "whole")
+
+
+def test_a_shard_that_is_gone_is_missed(stopped: Path, jsonl: Path) -> None:
+    (stopped / "train-00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"train-00001\.parquet has been removed"):
+        prepare_corpus([str(jsonl)], stopped, SKIP, resume=True)
+
+
+def test_shards_without_the_state_of_their_run_are_nobody_s(stopped: Path, jsonl: Path) -> None:
+    (stopped / "state.sqlite").unlink()
+    with pytest.raises(UsageError, match="not the state"):
+        prepare_corpus([str(jsonl)], stopped, SKIP, resume=True)
+    assert not (stopped / "state.sqlite").exists()
+
+
+def test_only_what_the_report_counts_is_the_corpus(corpus: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    rows = [*read_shards(copy, "train")]
+    (copy / "train-00099.parquet").write_bytes((copy / "held_out-00000.parquet").read_bytes())
+    assert [*read_shards(copy, "train")] == rows
+    (copy / "train-00000.parquet").unlink()
+    with pytest.raises(DataError, match=r"train-00000\.parquet is missing"):
+        list(read_shards(copy, "train"))
+
+
+def test_tokens_of_an_earlier_corpus_in_the_same_place_are_not_used(documents: list[str], tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(documents[:20], 300, lowercase=True)
+    counts = []
+    for number in (40, 90):
+        if counts:
+            (tmp_path / "out" / "corpus.json").unlink()
+            for path in (tmp_path / "out").glob("*.parquet"):
+                path.unlink()
+        source = write_jsonl(tmp_path / "a.jsonl", documents[:number])
+        prepare_corpus([str(source)], tmp_path / "out", ALL, resume=True)
+        counts.append(len(tokenize_corpus(tmp_path / "out", "train", tokenizer).documents) - 1)
+    assert counts == [40, 90]
+
+
+def test_what_is_written_is_not_read(documents: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(tmp_path / "a.jsonl", documents[:5])
+    (tmp_path / "picture.png").write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    write_jsonl(tmp_path / "out" / "b.jsonl", documents[5:9])
+    flags = ["--output", str(tmp_path / "out"), "--held-out", "0", "--workers", "1", "--resume"]
+    assert main(["corpus", "prepare", str(tmp_path / "out" / "b.jsonl"), *flags]) == 1
+    assert "is to be written" in capsys.readouterr().err
+    assert main(["corpus", "prepare", str(tmp_path), *flags]) == 0
+    assert "1 files of other kinds" in "".join(capsys.readouterr())
+    assert len(sentences(tmp_path / "out")) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers", "words"),
+    [
+        (Settings(held_out=1.0), 1, "--held-out"),
+        (Settings(held_out=-0.1), 1, "--held-out"),
+        (Settings(held_out=float("nan")), 1, "--held-out"),
+        (Settings(seed=-1), 1, "--seed"),
+        (Settings(seed=2**64), 1, "--seed"),
+        (ALL, 0, "--workers"),
+    ],
+)
+def test_python_is_told_what_the_command_line_is_told(
+    settings: Settings, workers: int, words: str, jsonl: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        prepare_corpus([str(jsonl)], tmp_path / "out", settings, workers=workers)
+
+
+def test_one_document_that_cannot_be_processed_does_not_stop_the_others(
+    documents: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No text is known that any of the libraries fails on; so one is made to."""
+
+    def fragile(text: str, language: str) -> list[str]:
+        return split(text, language) if "poison" not in text else sentencex.segment(None, text)
+
+    monkeypatch.setattr(process, "split", fragile)
+    source = write_jsonl(tmp_path / "a.jsonl", [*documents[:4], "poison " * 50, *documents[4:8]])
+    with pytest.raises(DataError, match=r"a\.jsonl, row 5, column 'text': the text cannot be processed \(TypeError"):
+        prepare_corpus([str(source)], tmp_path / "refused", ALL)
+    counts = prepare_corpus([str(source)], tmp_path / "out", Settings(held_out=0.0, bad_rows="skip"))["counts"]
+    assert (counts["train_documents"], counts["bad"]) == (8, 1)
+    assert json.loads((tmp_path / "out" / "bad_documents.jsonl").read_text())["row"] == 5
+
+
+def test_a_vocabulary_is_measured_on_all_of_the_held_out_part(documents: list[str], tmp_path: Path) -> None:
+    prepare_corpus([str(write_jsonl(tmp_path / "a.jsonl", documents))], tmp_path / "out", Settings(held_out=0.1))
+    report = make_vocabulary(tmp_path / "out", 400)
+    assert report["own"]["coverage"] == 1.0
+    tokenizer = train_tokenizer(["abc abd bcd"] * 9, 200, lowercase=True)
+    assert measure(tokenizer, ["abc bcd", "abc 国国"])["coverage"] == pytest.approx(9 / 11, abs=1e-6)
 
 
 def test_clean_text() -> None:
     assert clean("cafe\u0301\u200b  a\u00a0b\r\nc\x00\ufeff\ud800") == "caf\u00e9 a b\nc"
     assert clean("\u202eabc\u202c") == "abc"
+    assert clean("e\u200b\u0301") == "\u00e9"
+    assert clean("a\x85b\u2028c\x1dd") == "a\nb\nc\nd"
+    assert clean("a" + "\u0316" * 40 + "b") == "a" + "\u0316" * 30 + "b"
     assert (
         clean("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645") == "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
     )
@@ -169,6 +344,18 @@ def test_a_megabyte_without_a_line_end_is_split_in_time() -> None:
     assert split(text, "zh") == list(CHINESE) * 20_000
     assert len(split("国" * 100_000, "zh")) == 49
     assert time.process_time() - started < 10
+
+
+def test_a_megabyte_of_marks_is_cleaned_in_time() -> None:
+    started = time.process_time()
+    clean("\u0301\u0316" * 2**19)  # to order them takes 15 minutes
+    assert time.process_time() - started < 2
+
+
+def test_long_lines_end_no_sentence_that_goes_on(random: np.random.Generator) -> None:
+    expected = document(random, 300).replace("\n", " ").replace(". ", ".|").split("|")
+    assert split(" ".join(expected), "en") == expected
+    assert len(" ".join(expected)) > 10_000
 
 
 def test_what_is_compared_is_bounded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,19 +15,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForPreTraining
 
+from fusebert.cli import main
+from fusebert.config import read_settings
 from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer, measure
 from fusebert.data.collate import Collator
 from fusebert.errors import UsageError
+from fusebert.evaluation.inference import score
 from fusebert.modalities.text.processor import read_tokenizer
 from fusebert.model.pretrained import find_trunk
 from fusebert.model.trunk import TrunkConfig
 from fusebert.tasks.pretraining.publish import hugging_face_weights
+from fusebert.training import pretrain as module
 from fusebert.training.build import build_model
-from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus
+from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus, start
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from tests.corpus.conftest import CHINESE
@@ -141,14 +146,61 @@ def test_it_goes_on_from_a_bert_and_serves_as_a_trunk(
 ) -> None:
     before = json.loads((pretrained / "metrics.json").read_text())["evaluations"]["held_out"]["metrics"]["mlm_loss"]
     more = pretrain(settings | {"model.trunk": str(pretrained), "training.learning_rate": 5e-4}, tmp_path / "more")
-    first = more["training"]["history"][0]["validation"]["mlm_loss"]
-    assert first < before + 0.3, "the language model's head begins anew, the trunk does not"
+    assert more["training"]["history"][0]["validation"]["mlm_loss"] < before + 0.1
     model = train(tiny | {"model.trunk": str(pretrained), "training.epochs": 1}, tmp_path / "tuned")
     assert model.predict({"question": "what shape is it?"}).value
 
 
-def test_same_seed_same_weights(pretrained: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    pretrain(settings, tmp_path / "again")
+def first_scores(settings: dict[str, Any], trunk: Path) -> dict[str, float]:
+    """Before the first step of a run that goes on from `trunk`."""
+    recipe = pretraining_recipe(settings | {"model.trunk": str(trunk)})
+    read = read_corpus(recipe, trunk)
+    prepared = prepare_rows(recipe, read, trunk)
+    torch.manual_seed(5)
+    model = build_model(recipe, prepared, Silence())
+    start(model, read.counts, trunk)
+    collator = Collator(prepared.processors, prepared.task.collate)
+    found: dict[str, float] = score(model, prepared.task, iter(prepared.splits["validation"]), collator, "fp32")[
+        "metrics"
+    ]
+    return found
+
+
+def test_going_on_begins_where_the_folder_was_published(
+    pretrained: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    metrics = json.loads((pretrained / "metrics.json").read_text())
+    published = metrics["evaluations"]["held_out"]["metrics"]
+    assert first_scores(settings, pretrained) == pytest.approx(published, abs=1e-4)
+    (best,) = [entry for entry in metrics["training"]["history"] if entry["step"] == metrics["training"]["best_step"]]
+    assert published == best["validation"]
+    shutil.copytree(pretrained, tmp_path / "headless")
+    weights = load_file(pretrained / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("cls.")}
+    save_file(kept, tmp_path / "headless" / "model.safetensors")
+    found = first_scores(settings, tmp_path / "headless")["mlm_loss"]
+    assert published["mlm_loss"] + 0.3 < found < metrics["unigram_entropy"] + 1
+
+
+def test_pieces_are_counted_in_portions(monkeypatch: pytest.MonkeyPatch, random: np.random.Generator) -> None:
+    ids = random.integers(0, 50, 1001).astype(np.int32)
+    monkeypatch.setattr(module, "COUNTED_AT_ONCE", 100)
+    counts = module.piece_counts(ids, 60)
+    assert (counts == np.bincount(ids, minlength=60)).all()
+    share = (counts + 1) / (1001 + 60)
+    assert module.unigram_entropy(counts, counts) == pytest.approx(-np.log(share[ids]).mean())
+
+
+@pytest.mark.parametrize("changed", [{}, {"task.rounds": 5}, {"model.dropout": 0.1, "training.learning_rate": 3e-4}])
+def test_a_written_recipe_is_the_recipe(settings: dict[str, Any], changed: dict[str, Any], tmp_path: Path) -> None:
+    """Also where a setting is the default of other training, but not of this."""
+    recipe = pretraining_recipe(settings | changed)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert pretraining_recipe(read_settings(tmp_path / "recipe.yaml")) == recipe
+
+
+def test_a_written_recipe_runs_again(pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", str(pretrained / "recipe.yaml"), "--output", str(tmp_path / "again"), "--json"]) == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
 
 

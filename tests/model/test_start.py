@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from fusebert.data.collate import Collator
+from fusebert.evaluation.inference import score
 from fusebert.model.start import LAYERS, look_at_neighbours
 from fusebert.model.trunk import Trunk, TrunkConfig
+from fusebert.training.build import build_model
+from fusebert.training.pretrain import prepare_rows, pretraining_recipe, read_corpus, start
+from fusebert.training.progress import Silence
+from tests.corpus.conftest import corpus, documents  # noqa: F401
 
 
 @pytest.mark.parametrize("size", ["tiny", "mini", "base"])
@@ -28,3 +36,23 @@ def test_heads_look_at_their_neighbours(size: str) -> None:
         looked_at = weights[head, 10:90].argmax(dim=-1)
         share = (looked_at == torch.arange(10, 90) + distance).float().mean()
         assert share > 0.5, (head, distance, float(share))
+
+
+@pytest.mark.parametrize("size", ["tiny", "mini"])
+def test_the_first_guess_is_that_of_the_frequencies(corpus: Path, size: str) -> None:  # noqa: F811
+    """But for the half nat that scores of variance one cost: the words' embeddings are read at their own size."""
+    settings = {"model.trunk": size, "task.next_sentence": "off", "task.whole_words": False}
+    recipe = pretraining_recipe(settings | {"data.train": str(corpus)})
+    read = read_corpus(recipe, None)
+    prepared = prepare_rows(recipe, read, None)
+    torch.manual_seed(0)
+    model = build_model(recipe, prepared, Silence())
+    collator = Collator(prepared.processors, prepared.task.collate)
+
+    def loss() -> float:
+        found = score(model, prepared.task, iter(prepared.splits["validation"]), collator, "fp32")["metrics"]
+        return float(found["mlm_loss"])
+
+    assert loss() > read.unigram_entropy + 1.5
+    start(model, read.counts, None)
+    assert loss() - 0.5 == pytest.approx(read.unigram_entropy, abs=0.15)

@@ -5,16 +5,30 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from transformers import BertForPreTraining
 
-from fusebert.corpus.tokens import Tokens, borders
+from fusebert.config import read_settings
+from fusebert.corpus.tokens import Tokens, borders, tokenize_corpus
+from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import UsageError
-from fusebert.training.budget import LENGTH, LONG_LENGTH, expected_loss, layer_parameters, pick_batch, pick_length
+from fusebert.training import budget
+from fusebert.training.budget import (
+    LENGTH,
+    LONG_LENGTH,
+    beginning,
+    expected_loss,
+    layer_parameters,
+    pick_batch,
+    pick_length,
+    pick_scoring,
+)
 from fusebert.training.pretrain import pretrain
 from tests.corpus.conftest import *  # noqa: F403 - the corpus fixture
+from tests.training.test_clock import Stop
 
 SECONDS = 12.0
 
@@ -46,25 +60,88 @@ def test_batches_grow_with_the_tokens() -> None:
     assert [pick_batch(tokens) for tokens in (0, 1e6, 1e7, 1e9)] == [1024, 1024, 2048, 32_768]
 
 
-def test_finishes_on_time_with_a_usable_model(corpus: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def settings(corpus: Path) -> dict[str, Any]:
+    return {"data.train": str(corpus), "training.trackers": [], "task.next_sentence": "off"}
+
+
+def test_finishes_on_time_with_what_was_planned(settings: dict[str, Any], tmp_path: Path) -> None:
     started = time.monotonic()
-    settings = {"data.train": str(corpus), "training.trackers": [], "task.next_sentence": "off"}
     metrics = pretrain(settings, tmp_path / "bert", budget=SECONDS)
     spent = time.monotonic() - started
     assert 0.7 * SECONDS < spent < 1.25 * SECONDS
-    plan = metrics["plan"]
+    plan, training = metrics["plan"], metrics["training"]
     assert plan["seconds"] == SECONDS
-    assert 0 < plan["mlm_loss"] <= metrics["unigram_entropy"]
-    recipe = (tmp_path / "bert" / "recipe.yaml").read_text()
-    assert "task.next_sentence: 'off'" in recipe
-    assert f"model.trunk: {plan['trunk']}" in recipe
+    assert plan["mlm_loss"] <= metrics["unigram_entropy"]
+    assert 0.4 < training["tokens"] / plan["tokens"] < 2.5
+    assert 0.4 < training["steps"] / plan["steps"] < 2.5
+    assert plan["rounds"] - 1 <= training["epochs"] <= 2 * plan["rounds"] + 1
+    assert "time limit" in training["stopped"]
+    recipe = read_settings(tmp_path / "bert" / "recipe.yaml")
+    assert recipe["task.next_sentence"] == "off"
+    assert recipe["model.trunk"] == plan["trunk"]
+    assert recipe["task.held_out_tokens"] == plan["held_out_tokens"]
     assert json.loads((tmp_path / "bert" / "metrics.json").read_text())["plan"] == plan
     BertForPreTraining.from_pretrained(tmp_path / "bert")
-    again = pretrain(settings | {"model.trunk": str(tmp_path / "bert")}, tmp_path / "more", budget=SECONDS / 2)
-    assert again["plan"]["mlm_loss"] is None
-    assert again["plan"]["trunk"] == str(tmp_path / "bert")
 
 
-def test_too_little_time_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_goes_on_with_its_plan(settings: dict[str, Any], pretrained_tiny: Path, tmp_path: Path) -> None:
+    """From a BERT, broken off and resumed; with another plan it would be another run."""
+    folder, given = tmp_path / "bert", settings | {"model.trunk": str(pretrained_tiny), "training.checkpoint_steps": 5}
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(given, folder, budget=SECONDS / 2, progress=Stop(1.0))
+    plan = json.loads((folder / "plan.json").read_text())["plan"]
+    assert plan["mlm_loss"] is None
+    assert plan["trunk"] == str(pretrained_tiny)
+    with pytest.raises(UsageError, match="a budget of 6 s"):
+        pretrain(given, folder, budget=SECONDS, resume=True)
+    with pytest.raises(UsageError, match="other settings"):
+        pretrain(given | {"training.seed": 3}, folder, budget=SECONDS / 2, resume=True)
+    metrics = pretrain(given, folder, budget=SECONDS / 2, resume=True)
+    assert metrics["plan"] == plan
+    assert metrics["training"]["seconds"] <= SECONDS / 2
+
+
+@pytest.fixture(scope="module")
+def pretrained_tiny(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    short = {"model.trunk": "tiny", "task.length": 32, "task.passes": 0.1, "task.rounds": 1}
+    folder = tmp_path_factory.mktemp("tiny") / "bert"
+    pretrain(settings | short, folder)
+    return folder
+
+
+def test_a_run_begun_without_a_budget_goes_on_without_one(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(settings | {"model.trunk": "tiny"}, tmp_path / "bert", progress=Stop(0.0))
+    with pytest.raises(UsageError, match="without a budget"):
+        pretrain(settings | {"model.trunk": "tiny"}, tmp_path / "bert", budget=9.0, resume=True)
+
+
+def test_what_cannot_be_planned_is_said(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give more time"):
         pretrain({"data.train": str(corpus)}, tmp_path / "bert", budget=0.001)
+    with pytest.raises(UsageError, match="the one or the other"):
+        pretrain({"data.train": str(corpus), "training.time_limit": 5}, tmp_path / "bert", budget=9.0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rounds", "expected"),
+    [(1e5, None, (1, 8000)), (1e6, None, (4, 20_000)), (1e9, None, (6, 250_000)), (1e6, 10.0, (10, 8000))],
+)
+def test_validations_take_a_small_share(tokens: float, rounds: float | None, expected: tuple[float, int]) -> None:
+    found = pick_scoring(tokens, rounds)
+    assert found == expected
+    assert found[0] * found[1] / 2 <= 0.04 * tokens  # scored twice as fast as trained
+
+
+def test_is_measured_on_the_beginning(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tokenize_corpus(corpus, "train", corpus_tokenizer(corpus))
+    monkeypatch.setattr(budget, "PROBE_CORPUS_TOKENS", 3000)
+    part = beginning(whole)
+    assert 3000 <= len(part.ids) < 4000
+    assert len(part.documents) == 1 + np.searchsorted(whole.sentences[whole.documents], 3000)
+    assert part.documents[-1] == len(part.sentences) - 1
+    assert part.sentences[-1] == len(part.ids)
+    monkeypatch.setattr(budget, "PROBE_CORPUS_TOKENS", 1)
+    assert len(beginning(whole).documents) == 3

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from fusebert.config import TrainingSettings
-from fusebert.errors import DivergedError, FusebertError, ModelError, UsageError
+from fusebert.errors import DivergedError, ModelError, UsageError
 from fusebert.evaluation.predictor import load
-from fusebert.storage import write_folder
+from fusebert.storage import seal, write_folder, write_json
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
 from fusebert.training.optimization import learning_rate_factor
+from fusebert.training.progress import Silence
 from fusebert.training.run import train
 
 
@@ -182,14 +183,31 @@ def test_resume_needs_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:
 def test_a_run_goes_on_with_its_own_data_only(tiny: dict[str, Any], world: Path, tmp_path: Path) -> None:
     shutil.copytree(world, tmp_path / "world")
     settings = tiny | {"data.root": str(tmp_path / "world"), "training.checkpoint_steps": 1}
-    train(settings, tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "run")
-    (tmp_path / "run" / "manifest.json").unlink()
-    model = nn.Linear(1, 1)
-    state = State(9, "fp32", "hash of other data", step=1)
-    save(tmp_path / "run" / "checkpoints", model, torch.optim.AdamW(model.parameters()), state)
-    with pytest.raises(FusebertError):
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "run", progress=Interrupted())
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        state = json.loads((path / "state.json").read_text())
+        write_json(path / "state.json", state | {"data_hash": "of other data"})
+        seal(path)
+    with pytest.raises(UsageError, match="data have changed"):
         train(settings, tmp_path / "run", resume=True)
+
+
+class Interrupted(Silence):
+    """Breaks a run off after its first epoch."""
+
+    def epoch(self, _: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+
+def test_the_scores_are_those_of_the_weights_that_are_kept() -> None:
+    history = [{"step": step, "validation": {"loss": loss}} for step, loss in ((3, 2.0), (6, 1.0), (9, 1.5))]
+    state = State(9, "fp32", "", step=9, best_step=6, history=history)
+    assert state.kept() == {"loss": 1.0}
+    state.best_step = 3
+    assert state.kept() == {"loss": 2.0}
+    state.best_step = None  # damage has cost it
+    assert state.kept() == {"loss": 1.5}
 
 
 def test_a_run_that_diverges_says_so(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fusebert.errors import DataError, FusebertError, UsageError
 from fusebert.storage import verify
 from fusebert.training.build import build_model
 from fusebert.training.prepare import prepare
-from fusebert.training.pretrain_table import pretrain_table
+from fusebert.training.pretrain_table import prepare_matching, pretrain_table, table_recipe
 from fusebert.training.progress import Silence
 
 COLUMNS = {
@@ -212,3 +212,15 @@ def test_what_cannot_be_is_said(settings: dict[str, Any], tmp_path: Path) -> Non
     columns = {"caption": "text", "size": "table"}
     with pytest.raises(DataError, match="nothing can be swapped"):
         attempt(**{"data.train": str(same), "data.validation": 0.2, "data.columns": columns, "data.target": None})
+
+
+def test_held_out_rows_are_masked_alike_in_all_runs(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever share is masked in training, so that losses can be compared."""
+    changed = settings | {"task.mask_share": 0.6, "task.next_sentence": "off"}
+    splits = prepare_matching(table_recipe(changed), tmp_path, False, Silence()).splits
+    shares = {}
+    for part in ("train", "validation"):
+        rows: Any = splits[part]
+        shares[part] = sum(len(row.target.pieces) for row in rows) / rows.text_lengths[rows.own].sum()
+    assert shares["train"] > 0.45
+    assert 0.08 < shares["validation"] < 0.25

@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fusebert.errors import FusebertError
+from fusebert.errors import FusebertError, UsageError
 from fusebert.training.pretrain import pretrain
 from fusebert.training.run import train
 from tests.corpus.conftest import corpus, documents  # noqa: F401
@@ -36,14 +37,20 @@ BOUND_SECONDS = 60
 Run = tuple[str, dict[str, Any], Path]
 
 
-def work(rank: int, port: int, runs: list[Run], resume: bool, said: Path) -> None:
-    """One of two processes, as torchrun starts them, that do these runs together."""
+def join_as(rank: int, port: int) -> None:
+    """Be one of two processes, as torchrun starts them."""
     import torch
-    from accelerate.state import AcceleratorState
 
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+
+
+def work(rank: int, port: int, runs: list[Run], resume: bool, said: Path) -> None:
+    """One of two processes that do these runs together."""
+    from accelerate.state import AcceleratorState
+
+    join_as(rank, port)
     for task, settings, folder in runs:
         try:
             {"train": train, "pretrain": pretrain}[task](settings, folder, resume=resume)
@@ -54,14 +61,18 @@ def work(rank: int, port: int, runs: list[Run], resume: bool, said: Path) -> Non
 
 
 def launch(runs: list[Run], resume: bool = False) -> list[Any]:
+    """Two processes that do these runs together."""
+    return start(work, runs, resume, runs[0][2].parent / "said")
+
+
+def start(target: Callable[..., None], *arguments: Any) -> list[Any]:
     """Two processes that need not import torch again, each as killable as any other."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fusebert.training.pretrain", "tests.training.test_ranks"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    said = runs[0][2].parent / "said"
-    processes = [context.Process(target=work, args=(rank, port, runs, resume, said)) for rank in range(2)]
+    processes = [context.Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     return processes
@@ -104,31 +115,39 @@ def losses(folder: Path) -> list[float]:
     return [entry["train_loss"] for entry in history] + [entry["validation"]["loss"] for entry in history]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("accumulated", "in_parts"),
+        pytest.param(("train", "pretrain", "accumulated", "in_parts"), marks=pytest.mark.real),
+    ],
+    ids=["some", "all"],
+)
 def test_two_processes_take_the_steps_of_one(
     tiny: dict[str, Any],
     corpus: Path,  # noqa: F811
     tmp_path: Path,
+    names: tuple[str, ...],
 ) -> None:
     """Whatever the loss is a mean over: rows, or masked pieces, of which the rows have 2 to 7."""
     apart = PRETRAINING | {"data.train": str(corpus)}
-    runs: list[Run] = [
-        ("train", tiny | SETTINGS, tmp_path / "train"),
-        ("pretrain", apart, tmp_path / "pretrain"),
-        ("pretrain", apart | {"training.accumulation": 3}, tmp_path / "accumulated"),
-        ("pretrain", apart | {"training.accumulation": 3, "training.parallel": "fsdp"}, tmp_path / "in_parts"),
-    ]
-    together(runs)
-    train(tiny | SETTINGS, tmp_path / "one" / "train")
-    pretrain(apart, tmp_path / "one" / "pretrain")
-    pretrain(apart | {"training.accumulation": 3}, tmp_path / "one" / "accumulated")
-    for name in ("train", "pretrain", "accumulated", "in_parts"):
+    settings = {
+        "train": tiny | SETTINGS,
+        "pretrain": apart,
+        "accumulated": apart | {"training.accumulation": 3},
+        "in_parts": apart | {"training.accumulation": 3, "training.parallel": "fsdp"},
+    }
+    together([("train" if name == "train" else "pretrain", settings[name], tmp_path / name) for name in names])
+    for name in names:
         alone = tmp_path / "one" / ("accumulated" if name == "in_parts" else name)
+        if not alone.exists():
+            (train if name == "train" else pretrain)(settings[name], alone)
         assert losses(tmp_path / name) == pytest.approx(losses(alone), abs=2e-5), name
         assert training(tmp_path / name)["tokens"] == training(alone)["tokens"]
         assert training(tmp_path / name)["processes"] == 2
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.real)])
 def test_a_lost_worker_costs_a_fresh_start_and_nothing_else(
     corpus: Path,  # noqa: F811
     tmp_path: Path,
@@ -138,6 +157,47 @@ def test_a_lost_worker_costs_a_fresh_start_and_nothing_else(
     given = PRETRAINING | more | {"training.parallel": parallel}
     together([("pretrain", given, tmp_path / "whole")])
     lose_a_worker([("pretrain", given, tmp_path / "killed")])
+    with pytest.raises(UsageError, match="begun with processes: 2, and is resumed with 1"):
+        pretrain(given, tmp_path / "killed", resume=True)
     together([("pretrain", given, tmp_path / "killed")], resume=True)
     found = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert found[0] == found[1]
+
+
+def command(rank: int, port: int, arguments: list[str], said: Path) -> None:
+    """One of two processes of the command line; what it prints goes into a file of its own."""
+    from fusebert.cli import main
+
+    join_as(rank, port)
+    with (said / f"out{rank}").open("w") as out, (said / f"err{rank}").open("w") as err:
+        sys.stdout, sys.stderr = out, err
+        code = main(arguments)
+        out.flush()
+    os._exit(code)
+
+
+@pytest.mark.parametrize(("budget", "code"), [("10s", 0), ("0.01s", 2)])
+def test_one_plan_for_all_and_one_process_speaks(
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    budget: str,
+    code: int,
+) -> None:
+    """A plan that cannot be made is an error in all, in words."""
+    arguments = ["pretrain", str(corpus), "--output", str(tmp_path / "bert"), "--budget", budget, "--json"]
+    started = time.monotonic()
+    processes = start(command, [*arguments, "training.trackers=[]"], tmp_path)
+    for process in processes:
+        process.join(BOUND_SECONDS)
+    assert [process.exitcode for process in processes] == [code, code]
+    first, second = ((tmp_path / f"out{rank}").read_text() for rank in range(2))
+    assert second == ""
+    if code:
+        assert "give more time" in json.loads(first)["error"]
+        return
+    assert time.monotonic() - started < 25
+    found = json.loads(first)
+    assert found["training"]["processes"] == 2
+    assert 0.3 < found["training"]["tokens"] / found["plan"]["tokens"] < 3
+    assert (tmp_path / "err0").read_text().count("The model is in") == 1
+    assert "The model is in" not in (tmp_path / "err1").read_text()

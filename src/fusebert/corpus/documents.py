@@ -14,9 +14,11 @@ TEXT_SUFFIXES = (".txt", ".text")
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 HUB = "hub:"
 MAX_DOCUMENT_CHARACTERS = 2**20
-"""A longer document is read as several, cut between lines: two halves of a book are two documents."""
+"""A longer document is read in numbered pieces, cut between lines."""
 PROBED_ROWS = 20
 PARQUET_ROWS, PARQUET_BUFFER_BYTES = 8, 2**20
+PAGE_ROWS, PAGE_COPIES = 1024, 4
+"""Parquet writers look whether a page is full after so many rows at least; reading one takes up to so many times it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +32,38 @@ class Document:
     piece: int = 0
 
 
-def list_sources(given: Sequence[str]) -> list[str]:
-    """Files and Hub names, folders replaced by what they hold.
+def list_sources(given: Sequence[str], output: Path) -> tuple[list[str], int]:
+    """Files and Hub names, folders replaced by what they hold; and how many files of other kinds they hold.
+
+    Args:
+        output: a folder whose files are no input.
 
     Raises:
-        DataError: one does not exist, is of an unknown kind, or a folder holds nothing to read.
+        DataError: one does not exist, is of an unknown kind, lies in `output`, or a folder holds nothing to read.
     """
-    found = []
+    found, ignored, output = [], 0, output.resolve()
     for name in given:
         path = Path(name)
         if name.startswith(HUB):
             found.append(name)
         elif path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*") if file.is_file() and _is_known(file))
+            files = [file for file in path.rglob("*") if file.is_file() and output not in file.resolve().parents]
+            inside = sorted(str(file) for file in files if _is_known(file))
             if not inside:
                 raise DataError(f"{path} holds no {_kinds()} files")
             found += inside
+            ignored += len(files) - len(inside)
         elif not path.exists():
             raise DataError(f"{path} does not exist")
         elif not path.is_file():
             raise DataError(f"{path} is neither a file nor a folder; write what it gives into a file first")
         elif not _is_known(path):
             raise DataError(f"{path} is not of a known kind ({_kinds()})")
+        elif output in path.resolve().parents:
+            raise DataError(f"{path} lies in the folder that is to be written, {output}; choose another --output")
         else:
             found.append(name)
-    return found
+    return found, ignored
 
 
 def probe(sources: Sequence[str], field: str) -> None:
@@ -64,10 +73,48 @@ def probe(sources: Sequence[str], field: str) -> None:
         RowError: the first row that cannot be read, with its file and line.
     """
     for number, source in enumerate(sources):
-        rows = list(islice(read_documents(source, number, field), PROBED_ROWS))
-        broken = [row for row in rows if isinstance(row, RowError)]
-        if broken and len(broken) == len(rows):
-            raise broken[0]
+        first = None
+        for row in islice(read_documents(source, number, field), PROBED_ROWS):
+            if not isinstance(row, RowError):
+                break
+            first = first or row
+        else:
+            if first is not None:
+                raise first
+
+
+def check_room(sources: Sequence[str], field: str, room_bytes: int) -> None:
+    """Parquet is unpacked a page at a time, which holds many rows; by its row groups' sizes, will that fit?
+
+    Raises:
+        UsageError: a page of the column `field` would take more than `room_bytes`.
+    """
+    for source in sources:
+        if source.lower().endswith(".parquet") and not source.startswith(HUB):
+            needed = _page_bytes(Path(source), field)
+            if needed > room_bytes:
+                more = (2 * (needed - room_bytes) >> 20) + 1
+                raise UsageError(
+                    f"{source}: reading a page of the column {field!r} takes about {needed >> 20} MiB; "
+                    f"raise --max-memory by {more}m, or write the file with smaller pages (pyarrow: write_batch_size)"
+                )
+
+
+def _page_bytes(path: Path, field: str) -> int:
+    """Of a damaged file, 0: whoever reads it will say so."""
+    import pyarrow
+    from pyarrow import parquet
+
+    largest = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for group in map(file.metadata.row_group, range(file.num_row_groups)):
+                columns = map(group.column, range(group.num_columns))
+                size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == field)
+                largest = max(largest, size * min(PAGE_ROWS, group.num_rows) // max(1, group.num_rows))
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return 0
+    return PAGE_COPIES * largest
 
 
 def read_documents(source: str, number: int, field: str) -> Iterator[Document | RowError]:
@@ -95,7 +142,7 @@ def read_documents(source: str, number: int, field: str) -> Iterator[Document | 
 def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
     """Documents stand apart by blank lines; so they do by a line that cannot be read."""
     lines: list[str] = []
-    first, size = 1, 0
+    first, piece, size = 1, 0, 0
     with path.open("rb") as file:
         for line_number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
@@ -109,16 +156,20 @@ def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
                 error = found
             blank = not text.strip()
             if lines and (blank or size + len(text) > MAX_DOCUMENT_CHARACTERS):
-                yield from _pieces("".join(lines), number, first)
+                for document in _pieces("".join(lines), number, first, piece):
+                    yield document
+                    piece = document.piece + 1
                 lines, size = [], 0
+            if blank:
+                piece = 0
             if error is not None:
                 yield error
             elif not blank:
-                first = first if lines else line_number
+                first = first if lines or piece else line_number
                 lines.append(text)
                 size += len(text)
     if lines:
-        yield from _pieces("".join(lines), number, first)
+        yield from _pieces("".join(lines), number, first, piece)
 
 
 def _from_parquet(path: Path, number: int, field: str) -> Iterator[Document | RowError]:
@@ -165,9 +216,9 @@ def _cut(
         yield from _pieces(text, number, row)
 
 
-def _pieces(text: str, number: int, row: int) -> Iterator[Document]:
-    """The text, or parts of a long one that end where a line does."""
-    start = piece = 0
+def _pieces(text: str, number: int, row: int, piece: int = 0) -> Iterator[Document]:
+    """The text, or parts of a long one that end where a line does, numbered from `piece` on."""
+    start = 0
     while len(text) - start > MAX_DOCUMENT_CHARACTERS:
         end = text.rfind("\n", start, start + MAX_DOCUMENT_CHARACTERS) + 1
         end = end if end > start else start + MAX_DOCUMENT_CHARACTERS

@@ -6,7 +6,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context, parent_process
@@ -73,8 +73,15 @@ def _local(workers: int) -> Iterator[Engine]:
         yield _Here()
         return
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+
+    def submit(function: Callable[[Any], Any], item: Any) -> Future[Any]:
+        try:
+            return pool.submit(function, item)
+        except OSError as error:  # "handle is closed": the pool breaks just now
+            raise BrokenProcessPool(str(error)) from None
+
     try:
-        yield _Submitting(pool.submit, lambda future: future.result())
+        yield _Submitting(submit, lambda future: future.result())
     except BrokenProcessPool:
         raise FusebertError(f"a worker process was killed, perhaps for its memory; {GO_ON}") from None
     finally:
@@ -102,21 +109,35 @@ def _ray(workers: int) -> Iterator[Engine]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray warns of; there are no GPUs to hide
     try:
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
     except ImportError:
         raise UsageError("--engine ray needs Ray; pip install 'fusebert[scale]'") from None
     started = not ray.is_initialized()
-    own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "object_store_memory": STORE_BYTES, **LOOPBACK}
+    own = {"address": "local", "num_cpus": workers, "object_store_memory": STORE_BYTES, **LOOPBACK}
     try:
         if started:
-            ray.init(log_to_driver=False, configure_logging=False, **own)
+            _start_ray({} if os.environ.get("RAY_ADDRESS") else own)
         remote = ray.remote(num_cpus=1, max_retries=LOST_WORKERS)(_call)
         yield _Submitting(remote.remote, ray.get)
+    except RayTaskError:  # the function's own failure, not the cluster's
+        raise
     except (RayError, ConnectionError) as error:
         raise FusebertError(f"Ray lost its workers ({' '.join(str(error).split())[:200]}); {GO_ON}") from None
     finally:
         if started:
             ray.shutdown()
+
+
+def _start_ray(given: dict[str, Any]) -> None:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(log_to_driver=False, configure_logging=False, **given)
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        where = os.environ.get("RAY_ADDRESS")
+        todo = f"look at RAY_ADDRESS={where}" if where else "--engine local works without it"
+        raise FusebertError(f"cannot start or reach Ray ({' '.join(str(error).split())[:200]}); {todo}") from None
 
 
 def _call(function: Callable[[Any], Any], item: Any) -> Any:

@@ -13,19 +13,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fusebert.corpus.documents import Document, list_sources, probe, read_documents
+from fusebert.corpus.documents import HUB, Document, check_room, list_sources, probe, read_documents
 from fusebert.corpus.duplicates import Seen
 from fusebert.corpus.engine import Engine, pick_engine
 from fusebert.corpus.process import Bad, Processed, process
 from fusebert.corpus.process import Settings as Settings
-from fusebert.corpus.shards import REPORT, ShardWriter
+from fusebert.corpus.shards import REPORT, ShardWriter, shard_paths
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.storage import write_json, write_lines
 
 STATE, BAD_DOCUMENTS = "state.sqlite", "bad_documents.jsonl"
-READER_BYTES, WORKER_BYTES = 320 * 2**20, 192 * 2**20
+PARTS = ("train", "held_out")
+READER_BYTES, WORKER_BYTES, PAGE_BYTES = 320 * 2**20, 192 * 2**20, 32 * 2**20
 """At most what the process that reads and writes needs, and each that works for it, batches included; measured on
-the worst of `tests/corpus/test_memory.py`. What --max-memory leaves is the cache of what was seen."""
+the worst of `tests/corpus/test_memory.py`. Of what --max-memory leaves, half is the cache of what was seen; the other
+half may unpack pages of Parquet that take more than PAGE_BYTES."""
 DEFAULTS = Settings()
 SHARD_BYTES, BATCH_CHARACTERS, DOCUMENT_CHARACTERS = 2**25, 2**17, 200
 """A batch counts something for each document too: a million tiny ones are no small thing."""
@@ -48,9 +50,9 @@ def prepare_corpus(
 ) -> dict[str, Any]:
     """Write a corpus folder: `train-N.parquet`, `held_out-N.parquet`, and `corpus.json`, which comes last.
 
-    A row of a shard is a document: `id` (source:row:piece), `language`, `sentences`. The bytes do not depend on the
-    number of workers, the engine, or how often the run was stopped. Rows that were skipped are listed in
-    `bad_documents.jsonl`.
+    Only the shards that the report counts belong to the corpus. A row of a shard is a document, or a piece of a very
+    long one: `id` (source:row:piece), `language`, `sentences`. The bytes do not depend on the number of workers, the
+    engine, or how often the run was stopped. Rows and files that were skipped are listed in `bad_documents.jsonl`.
 
     Args:
         inputs: files, folders, `hub:NAME`.
@@ -64,33 +66,47 @@ def prepare_corpus(
     Raises:
         FusebertError: in words; after a kill or an error, `resume` goes on at the last whole shard.
     """
-    sources = list_sources(inputs)
+    if not 0 <= settings.held_out < 1:
+        raise UsageError(f"--held-out must be at least 0 and less than 1, not {settings.held_out:g}")
+    if not 0 <= settings.seed < 2**64:
+        raise UsageError(f"--seed must be at least 0 and less than 2^64, not {settings.seed}")
+    if workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {workers}")
+    sources, ignored = list_sources(inputs, output)
     least = READER_BYTES + workers * WORKER_BYTES
     if max_memory < least:
         raise UsageError(f"--max-memory must be at least {least >> 20}m for {workers} workers")
     if (output / REPORT).exists() or (not resume and output.exists() and any(output.iterdir())):
         raise UsageError(f"{output} already holds files; choose another --output, or --resume a run that was stopped")
-    probe(sources, settings.field)
+    spare = (max_memory - least) // 2
+    check_room(sources, settings.field, PAGE_BYTES + spare)
+    if settings.bad_rows == "refuse":
+        probe(sources, settings.field)
     output.mkdir(parents=True, exist_ok=True)
-    with _explained(output / STATE), closing(_open_state(output / STATE, max_memory - least)) as database:
-        for left_by_a_kill in output.glob(".*.part"):
-            left_by_a_kill.unlink()
-        run = _Run(sources, output, settings, database)
-        try:
-            with pick_engine(engine, workers) as pool:
-                report = run.go(pool, 3 * workers)
-        except BaseException:
-            if not run.shards:  # nothing to go on from: the next try may have other inputs and settings
-                (output / STATE).unlink()
-            raise
-    (output / STATE).unlink()
+    needed = True
+    try:
+        with _explained(output / STATE), closing(_open_state(output / STATE, spare)) as database:
+            run = _Run(sources, output, settings, database)
+            try:
+                run.begin()
+                with pick_engine(engine, workers) as pool:
+                    report = run.go(pool, 3 * workers, ignored)
+                needed = False
+            except BaseException:
+                needed = run.is_begun()
+                if not needed:  # the next try may have other inputs and settings
+                    run.leave_nothing()
+                raise
+    finally:
+        if not needed:
+            (output / STATE).unlink(missing_ok=True)
     return report
 
 
 def _open_state(path: Path, cache_bytes: int) -> sqlite3.Connection:
     """The state, locked against every other run until it is closed."""
     database = sqlite3.connect(path, timeout=0, isolation_level="DEFERRED")
-    database.execute(f"PRAGMA cache_size = -{max(2**22, cache_bytes // 2) >> 10}")
+    database.execute(f"PRAGMA cache_size = -{max(2**22, cache_bytes) >> 10}")
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("BEGIN EXCLUSIVE")
     database.commit()
@@ -103,12 +119,22 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code == sqlite3.SQLITE_BUSY:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise DataError(f"{path.parent} is being written by another run; wait until it has ended") from None
-        if code == sqlite3.SQLITE_FULL or (code or 0) & 0xFF == sqlite3.SQLITE_IOERR:
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             raise DataError(f"{path} cannot be written ({error}); make room and go on with --resume") from None
-        raise DataError(f"{path} is damaged ({error}); remove {path.parent} and start again") from None
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise DataError(f"{path} is damaged ({error}); remove {path.parent} and start again") from None
+        raise DataError(f"{path} cannot be used ({error}); mend that and go on with --resume") from None
+
+
+def _file_state(source: str) -> tuple[str, int, int]:
+    """Name, size, and when it was changed last; a data set of the Hub has but a name."""
+    if not Path(source).is_file():
+        return source, 0, 0
+    found = Path(source).stat()
+    return source, found.st_size, found.st_mtime_ns
 
 
 class _Run:
@@ -119,21 +145,54 @@ class _Run:
         self.seen = Seen(database)
         database.execute("CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT)")
         database.execute("CREATE TABLE IF NOT EXISTS bad (line TEXT)")
-        saved = dict(database.execute("SELECT name, value FROM state"))
-        sizes = [[source, Path(source).stat().st_size if Path(source).is_file() else 0] for source in sources]
-        self.identity = json.dumps([sizes, asdict(settings) | {"bad_rows": "either"}])
-        if saved.get("identity", self.identity) != self.identity:
-            raise UsageError(f"{output} was begun with other inputs or settings; resume with the same ones")
+        saved = self.saved = dict(database.execute("SELECT name, value FROM state"))
+        self.identity = json.dumps(
+            [[_file_state(source) for source in sources], asdict(settings) | {"bad_rows": "either"}]
+        )
         self.position: tuple[int, int, int] = tuple(json.loads(saved.get("position", "[0, 0, 0]")))
         self.resumed_at = self.position
+        self.part: str | None = json.loads(saved.get("part", "null"))
         self.counts: Counter[str] = Counter(json.loads(saved.get("counts", "{}")))
         self.shards: Counter[str] = Counter(json.loads(saved.get("shards", "{}")))
         self.seconds = float(saved.get("seconds", 0))
         self.writers: dict[str, ShardWriter] = {}
         self.bytes = 0
 
-    def go(self, pool: Engine, in_flight: int) -> dict[str, Any]:
-        """Everything, from the last whole shard on."""
+    def is_begun(self) -> bool:
+        """Whether there are shards to go on from."""
+        return bool(json.loads(self.saved.get("shards", "{}")))
+
+    def begin(self) -> None:
+        """Check that the folder is this run's, and remove what a kill left there that no commit speaks of."""
+        if (self.output / REPORT).exists():
+            raise UsageError(f"{self.output} has been finished by another run")
+        if not self.saved and any(self.output.glob("*.parquet")):
+            raise UsageError(f"{self.output} holds shards, but not the state of their run; choose another --output")
+        if self.is_begun() and self.saved["identity"] != self.identity:
+            raise UsageError(f"{self.output} was begun with other inputs or settings; resume with the same ones")
+        whole = [path for part in PARTS for path in shard_paths(self.output, part, self.shards[part])]
+        for path in whole:
+            if not path.exists():
+                raise DataError(f"{path} has been removed since it was written; remove {self.output} and start again")
+        self._remove_all_but(whole)
+        self._save({"identity": self.identity})
+
+    def leave_nothing(self) -> None:
+        """Remove the shards of a run that has committed none; but not those of somebody else."""
+        if self.saved:
+            self._remove_all_but([])
+
+    def _remove_all_but(self, whole: Sequence[Path]) -> None:
+        for path in (*self.output.glob("*.parquet"), *self.output.glob(".*.part")):
+            if path not in whole:
+                path.unlink()
+
+    def go(self, pool: Engine, in_flight: int, ignored: int) -> dict[str, Any]:
+        """Everything, from the last whole shard on.
+
+        Args:
+            ignored: files of other kinds in the folders, which the report mentions.
+        """
         started, before = time.monotonic(), self.seconds
         for done in pool.map(process, self._batches(), in_flight):
             for one in done:
@@ -143,12 +202,16 @@ class _Run:
                     self._commit()
         if not self.counts["documents"]:
             raise DataError(f"{', '.join(self.sources)}: no document could be read")
+        if not self.counts["train_documents"]:
+            kinds = ("documents", "too_short", "exact_duplicates", "near_duplicates", "held_out_documents")
+            found = ", ".join(f"{self.counts[name]} {name.replace('_', ' ')}" for name in kinds)
+            raise DataError(f"no document is left to train on ({found}); see --least-characters and --held-out")
         self.seconds = before + time.monotonic() - started
         self._commit()
         if self.counts["bad"]:
             lines = (line for (line,) in self.database.execute("SELECT line FROM bad ORDER BY rowid"))
             write_lines(self.output / BAD_DOCUMENTS, lines)
-        report = self._report()
+        report = self._report() | {"ignored_files": ignored}
         write_json(self.output / REPORT, report)
         return report
 
@@ -159,8 +222,7 @@ class _Run:
         for number, source in enumerate(self.sources):
             if number < self.resumed_at[0]:
                 continue
-            for found in read_documents(source, number, self.settings.field):
-                one = self._listed(found, number) if isinstance(found, RowError) else found
+            for one in self._read(source, number):
                 if (number, one.row, one.piece) <= self.resumed_at:
                     continue
                 cost = DOCUMENT_CHARACTERS + (len(one.text) if isinstance(one, Document) else 0)
@@ -172,26 +234,43 @@ class _Run:
         if batch:
             yield self.settings, batch
 
-    def _listed(self, error: RowError, source: int) -> Bad:
+    def _read(self, source: str, number: int) -> Iterator[Document | Bad]:
+        """One source; where bad rows are skipped, a damaged file ends with one, and the next file goes on."""
+        row = 0
+        try:
+            for found in read_documents(source, number, self.settings.field):
+                row = found.row
+                yield Bad(number, row, found.problem, found.column) if isinstance(found, RowError) else found
+        except DataError as error:
+            if self.settings.bad_rows == "refuse" or source.startswith(HUB):
+                raise
+            yield Bad(number, row + 1, str(error))
+
+    def _list(self, bad: Bad) -> None:
+        source = self.sources[bad.source]
         if self.settings.bad_rows == "refuse":
+            error = RowError(bad.problem, source, bad.row, bad.column)
             raise DataError(f"{error}. Mend it, or leave out what cannot be read with --bad-rows skip")
-        return Bad.of(error, source)
+        row = {"table": source, "row": bad.row, "column": bad.column, "problem": bad.problem}
+        line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
+        self.database.execute("INSERT INTO bad VALUES (?)", (line,))
+        self.counts["bad"] += 1
 
     def _take(self, one: Processed | Bad) -> None:
+        if (one.source, one.row) != self.position[:2]:
+            self.part = None
         self.position = (one.source, one.row, one.piece)
         if isinstance(one, Bad):
-            line = json.dumps(one.line, ensure_ascii=False).encode(errors="backslashreplace").decode()
-            self.database.execute("INSERT INTO bad VALUES (?)", (line,))
-            self.counts["bad"] += 1
+            self._list(one)
             return
         self.counts["documents"] += 1
         if not one.text:
             self.counts["too_short"] += 1
             return
+        part = self.part = self.part or self._part(one)  # the pieces of a long document follow the first
         if (kind := self.seen.add(one.found)) is not None:
             self.counts[f"{kind}_duplicates"] += 1
             return
-        part = self._part(one)
         if part not in self.writers:
             self.writers[part] = ShardWriter(self.output / f"{part}-{self.shards[part]:05d}.parquet")
         self.writers[part].add(one)
@@ -205,8 +284,7 @@ class _Run:
     def _part(self, one: Processed) -> str:
         """By a hash of the text: the same document is always on the same side."""
         key = hashlib.blake2b(one.found.exact, salt=self.settings.seed.to_bytes(8, "big"), digest_size=4)
-        share = int.from_bytes(key.digest(), "big")
-        return "held_out" if share % 10_000 < 10_000 * self.settings.held_out else "train"
+        return "held_out" if int.from_bytes(key.digest(), "big") < self.settings.held_out * 2**32 else "train"
 
     def _commit(self) -> None:
         """Shards first, each whole or absent; then, at once, all that is known. A kill between the two costs a shard
@@ -216,14 +294,18 @@ class _Run:
             self.shards[part] += 1
         self.writers, self.bytes = {}, 0
         state = {
-            "identity": self.identity,
             "position": json.dumps(self.position),
+            "part": json.dumps(self.part),
             "counts": json.dumps(self.counts),
             "shards": json.dumps(self.shards),
             "seconds": str(self.seconds),
         }
+        self._save(state)
+
+    def _save(self, state: dict[str, str]) -> None:
         self.database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
         self.database.commit()
+        self.saved |= state
 
     def _report(self) -> dict[str, Any]:
         counts = dict(sorted(self.counts.items()))

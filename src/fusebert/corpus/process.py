@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fusebert.corpus.documents import Document
 from fusebert.corpus.duplicates import Fingerprint, fingerprint
 from fusebert.corpus.sentences import clean, language_of, split
-from fusebert.errors import RowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +38,15 @@ class Bad:
     """A row that cannot be read, in its place among the documents.
 
     Args:
-        line: as `bad_documents.jsonl` lists it.
+        problem: what is wrong with it.
+        column: where, if in one.
     """
 
     source: int
     row: int
-    line: dict[str, Any]
+    problem: str
+    column: str | None = None
     piece: int = 0
-
-    @classmethod
-    def of(cls, error: RowError, source: int) -> Bad:
-        line = {"table": str(error.table), "row": error.row, "column": error.column, "problem": error.problem}
-        return cls(source, error.row, line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,18 @@ class Processed:
 def process(work: tuple[Settings, Sequence[Document | Bad]]) -> list[Processed | Bad]:
     """One batch, in order; bad rows pass through."""
     settings, batch = work
-    return [one if isinstance(one, Bad) else _process(one, settings) for one in batch]
+    return [one if isinstance(one, Bad) else _process_or_name(one, settings) for one in batch]
+
+
+def _process_or_name(document: Document, settings: Settings) -> Processed | Bad:
+    """One document that a library cannot take does not stop the others."""
+    try:
+        return _process(document, settings)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of sentencex, which is written in Rust, is no Exception
+        problem = f"the text cannot be processed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return Bad(document.source, document.row, problem, settings.field, document.piece)
 
 
 def _process(document: Document, settings: Settings) -> Processed:

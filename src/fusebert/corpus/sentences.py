@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 
 import sentencex
 
@@ -19,13 +20,29 @@ HAN, KANA = re.compile("[\u4e00-\u9fff]"), re.compile("[\u3040-\u30ff]")
 LANGUAGE_CHARACTERS = 2000
 HAN_SHARE = 0.2
 LONGEST = 2048
-"""Characters of a line that sentencex sees at once: its time grows with their square."""
+"""Characters of a line that sentencex sees at once: its time grows with their square. A longer sentence is cut."""
+MOST_MARKS = 30
+"""Combining characters in a row (Unicode's Stream-Safe Text Format, UAX 15): the time to order them grows with the
+square of their number."""
+MAYBE_MARKS = re.compile(f"[^\0-\u02ff\u3040-\u3098\u309b-\u9fff\uac00-\ud7a3]{{{MOST_MARKS + 1}}}")
+"""None of the characters that most texts are made of combines; to look for those that do takes ten times as long."""
 
 
 def clean(text: str) -> str:
     """NFC, without invisible characters; lines end in \\n, hold no outer spaces, and every run of inner ones is one."""
-    lines = "\n".join(unicodedata.normalize("NFC", text).splitlines())
-    return "\n".join(" ".join(line.split()) for line in INVISIBLE.sub("", lines).split("\n"))
+    visible = INVISIBLE.sub("", "\n".join(text.splitlines()))
+    if MAYBE_MARKS.search(visible):
+        visible = _more_marks().sub(r"\1", visible)
+    normal = unicodedata.normalize("NFC", visible)
+    return "\n".join(" ".join(line.split()) for line in normal.split("\n"))
+
+
+@cache
+def _more_marks() -> re.Pattern[str]:
+    """MOST_MARKS combining characters, and those after them."""
+    planes = map(chr, range(0x300, 0x20000))
+    marks = "".join(mark for mark in planes if unicodedata.combining(unicodedata.normalize("NFD", mark)[0]))
+    return re.compile(f"([{marks}]{{{MOST_MARKS}}})[{marks}]+")
 
 
 def language_of(text: str) -> str:
@@ -46,17 +63,17 @@ def split(text: str, language: str) -> list[str]:
     found = []
     for line in text.split("\n"):
         for part in CHINESE_END.split(line) if language in ("zh", "ja") else [line]:
-            for piece in _pieces(part):
-                found += [sentence.strip() for sentence in sentencex.segment(language, piece) if sentence.strip()]
+            found += [sentence.strip() for sentence in _segment(part, language) if sentence.strip()]
     return found
 
 
-def _pieces(line: str) -> Iterator[str]:
-    """A long line in parts that end where a word does, if one ends at all."""
+def _segment(line: str, language: str) -> Iterator[str]:
+    """Sentences of one line. A long one is seen through a window that ends where a word does, and whose last sentence
+    may go on behind it; so the next window begins with that one, unless it fills the window."""
     start = 0
     while len(line) - start > LONGEST:
         end = line.rfind(" ", start, start + LONGEST) + 1 or start + LONGEST
-        yield line[start:end]
-        start = end
-    if start < len(line):
-        yield line[start:]
+        *whole, last = sentencex.segment(language, line[start:end])
+        yield from whole or [last]
+        start = end - len(last) if whole else end
+    yield from sentencex.segment(language, line[start:])

@@ -52,6 +52,11 @@ class ShardWriter:
         self.rows, self.bytes = [], 0
 
 
+def shard_paths(folder: Path, part: str, count: int) -> list[Path]:
+    """The first `count` shards of a part."""
+    return [folder / f"{part}-{number:05d}.parquet" for number in range(count)]
+
+
 def corpus_report(folder: Path) -> dict[str, Any]:
     """The statistics of a finished corpus. Raises DataError where there is none."""
     try:
@@ -61,11 +66,17 @@ def corpus_report(folder: Path) -> dict[str, Any]:
 
 
 def read_shards(folder: Path, part: str) -> Iterator[dict[str, Any]]:
-    """Documents `{"id", "language", "sentences"}` of a part (train, held_out), one row group in memory at a time."""
-    for path in sorted(folder.glob(f"{part}-*.parquet")):
+    """Documents `{"id", "language", "sentences"}` of a part (train, held_out), one row group in memory at a time.
+
+    Raises:
+        DataError: one of the shards that the report counts is missing or damaged.
+    """
+    for path in shard_paths(folder, part, corpus_report(folder)["shards"].get(part, 0)):
         try:
             with parquet.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     yield from file.read_row_group(group, use_threads=False).to_pylist()
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing; copy the whole folder again, or prepare it again") from None
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} is damaged: {' '.join(str(error).split())}") from None

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from fusebert.corpus.shards import read_shards
+from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.storage import MANIFEST, file_hash, write_folder
 
 CHARACTERS_AT_ONCE = 2**20
@@ -38,6 +39,13 @@ class Tokens:
     def read(cls, folder: Path) -> Self:
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.__annotations__))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Worker processes map the files again, instead of getting a copy of the corpus."""
+        arrays = [getattr(self, name) for name in self.__annotations__]
+        if all(isinstance(array.base, mmap) for array in arrays):  # whole files; of a part of one the base is an array
+            return type(self).read, (Path(arrays[0].filename).parent,)
+        return type(self), tuple(arrays)
+
 
 def tokens_hash(folder: Path, part: str, tokenizer: Tokenizer, chinese_words: bool = False) -> str:
     """SHA-256 of all that `tokenize_corpus` has written for these arguments, which was hashed as it was written."""
@@ -57,7 +65,10 @@ def tokenize_corpus(folder: Path, part: str, tokenizer: Tokenizer, chinese_words
 
 
 def _folder_of(folder: Path, part: str, tokenizer: Tokenizer, chinese_words: bool) -> Path:
-    key = hashlib.sha256(tokenizer.to_str().encode() + bytes([chinese_words])).hexdigest()[:16]
+    """Named after all that it depends on: were the corpus prepared anew in this place, its report would be another."""
+    corpus_report(folder)
+    given = tokenizer.to_str().encode() + bytes([chinese_words]) + (folder / REPORT).read_bytes()
+    key = hashlib.sha256(given).hexdigest()[:16]
     return folder / f"tokens-{key}" / part
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from fusebert.corpus.shards import corpus_report, read_shards
@@ -18,6 +19,7 @@ from fusebert.storage import write_atomically, write_json
 FOLDER = "vocabulary"
 LEAST_SIZE = 200
 MEASURED_DOCUMENTS = 2000
+"""At least so many, evenly over the part, or all of a smaller one."""
 
 
 def make_vocabulary(folder: Path, size: int, lowercase: bool = True, beside: Path | None = None) -> dict[str, Any]:
@@ -33,14 +35,15 @@ def make_vocabulary(folder: Path, size: int, lowercase: bool = True, beside: Pat
     """
     if size < LEAST_SIZE:
         raise UsageError(f"--size must be at least {LEAST_SIZE}, not {size}")
-    corpus_report(folder)
+    counts = corpus_report(folder)["counts"]
     tokenizer = train_tokenizer(_texts(folder, "train"), size, lowercase)
     target = folder / FOLDER
-    part = "held_out" if any(folder.glob("held_out-*.parquet")) else "train"
+    part = "held_out" if counts.get("held_out_documents") else "train"
+    step = max(1, counts[f"{part}_documents"] // MEASURED_DOCUMENTS)
     report: dict[str, Any] = {"size": tokenizer.get_vocab_size(), "lowercase": lowercase, "measured_on": part}
-    report["own"] = measure(tokenizer, islice(_texts(folder, part), MEASURED_DOCUMENTS))
+    report["own"] = measure(tokenizer, islice(_texts(folder, part), 0, None, step))
     if beside is not None:
-        report["beside"] = measure(read_tokenizer(beside), islice(_texts(folder, part), MEASURED_DOCUMENTS))
+        report["beside"] = measure(read_tokenizer(beside), islice(_texts(folder, part), 0, None, step))
     write_json(target / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase})
     write_json(target / "report.json", report)
     write_atomically(target / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
@@ -59,11 +62,12 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
 
     Returns:
         `fertility` pieces a word, `characters_per_piece`, `whole_words` share of words that are one piece,
-        `unknown` share of pieces that are [UNK], `used` share of the vocabulary that occurs.
+        `unknown` share of pieces that are [UNK], `coverage` share of characters (spaces aside) that stand in other
+        pieces, `used` share of the vocabulary that occurs.
     """
     unknown = special_tokens(tokenizer)["[UNK]"]
     counts: Counter[int] = Counter()
-    words = whole = characters = 0
+    words = whole = characters = covered = within = 0
     for text in texts:
         found = tokenizer.encode(text, add_special_tokens=False)
         lengths = Counter(found.word_ids)
@@ -71,12 +75,16 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
         words += len(lengths)
         whole += sum(length == 1 for length in lengths.values())
         characters += len(text)
+        spans = np.array(found.offsets, np.int64).reshape(-1, 2) @ [-1, 1]
+        within += int(spans.sum())
+        covered += int(spans[np.array(found.ids, np.int64) != unknown].sum())
     pieces = max(1, counts.total())
     return {
         "fertility": round(pieces / max(1, words), 4),
         "characters_per_piece": round(characters / pieces, 4),
         "whole_words": round(whole / max(1, words), 4),
         "unknown": round(counts[unknown] / pieces, 6),
+        "coverage": round(covered / max(1, within), 6),
         "used": round(len(counts) / tokenizer.get_vocab_size(), 4),
     }
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -182,7 +183,7 @@ def _parse_json_line(path: Path, number: int, line: bytes, max_characters: int) 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        doubled = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        doubled = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {doubled!r} stands there twice")
     return found
 

@@ -14,9 +14,6 @@ from torch import Tensor
 
 from fusebert.model.trunk import Trunk
 
-QUIET = 0.15
-"""Each layer's two outputs start this much smaller beside what they are added to (Zhang et al. 2019, Bachlechner et al.
-2021), so that all layers at first pass on what they are given."""
 LAYERS = 2
 SHARPNESS = 1.25
 """What the projections of these heads are multiplied with, so that a neighbour is heard among a hundred others."""
@@ -31,10 +28,22 @@ def begin(model: Any, counts: Tensor) -> None:
         counts: int64[V], how often each piece occurs.
     """
     model.head.start_at_frequencies(counts)
-    for layer in model.trunk.encoder.layer:
-        layer.attention.output.dense.weight.mul_(QUIET)
-        layer.output.dense.weight.mul_(QUIET)
+    be_quiet(model.trunk)
     look_at_neighbours(model.trunk)
+
+
+@torch.no_grad()
+def be_quiet(trunk: Trunk) -> None:
+    """Start each layer's two outputs smaller beside what they are added to, the deeper the trunk the more.
+
+    Else each of them, normalised with what it is added to, halves what the embeddings say (Xiong et al. 2020 on why
+    such layers need care; Zhang et al. 2019 on small starts). One of 2 layers does well without, one of 4 does not.
+    """
+    layers: Any = trunk.encoder.layer
+    share = 1 / max(1, len(layers) - 1)
+    for layer in layers:
+        layer.attention.output.dense.weight.mul_(share)
+        layer.output.dense.weight.mul_(share)
 
 
 @torch.no_grad()

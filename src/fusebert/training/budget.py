@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import autocast, to_device
 from fusebert.model.trunk import SIZES
-from fusebert.training.build import build_model, pick_device, pick_precision
+from fusebert.training.build import build_model, compile_layers, pick_compile, pick_device, pick_precision
+from fusebert.training.clock import FORWARD_SPEED
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Silence
 
-FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.0, 0.0, 0.0, 0.0, 0.0
+FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.25, 0.12, 0.34, 0.6, 0.25
 """L / H = FLOOR + BY_SIZE * parameters^-SIZE_POWER + BY_TOKENS * tokens^-TOKENS_POWER, both in millions: the form of
 Hoffmann et al. 2022, eq. 2, fitted by `benchmarks/pretrain_law.py` to short runs on English."""
 REUSE = 15.4
@@ -34,13 +35,16 @@ LONG_FROM_TOKENS = 500_000_000
 """BERT read rows of 128 pieces in the first nine tenths of its training; long ones pay when little else is left."""
 STEPS_WANTED = 5000
 BATCH_TOKENS = (1024, 32_768)
-MASK_SHARE = 0.4
+MASK_SHARE = 0.3
 """A short run learns more from more to guess (Wettig et al. 2023)."""
-SPARE = 1.5
+SPARE = 3
 """The schedule holds so many times the tokens expected; the clock ends it, and a quicker machine reads on."""
-ROUNDS = 6
+ROUNDS, LEAST_HELD_OUT, MOST_HELD_OUT = 6, 20_000, 250_000
+"""Validations, and tokens that each scores."""
 WARM_UP_STEPS, TIMED_STEPS, PROBE_TOKENS = 2, 4, 2048
-SHARE_FOR_PROBES = 0.05
+PROBE_CORPUS_TOKENS = 200_000
+SHARE_TO_PROBE, SHARE_TO_SCORE, SHARE_TO_SAVE = 0.05, 0.04, 0.01
+"""Of the time: for measuring, for validations, for checkpoints and publishing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ class Plan:
         trunk: a size by name, or the BERT to go on from.
         length: pieces of a full row.
         tokens_per_second: measured on this machine, all processes together.
-        tokens, steps: expected within the time.
+        tokens, steps, rounds: expected within the time; a round ends with a validation.
+        held_out_tokens: scored in each validation.
         mlm_loss: expected on held-out text, in nats a piece; None where training goes on from a BERT.
         seconds: of the whole command.
     """
@@ -74,6 +79,8 @@ class Plan:
     tokens_per_second: float
     tokens: int
     steps: int
+    rounds: int
+    held_out_tokens: int
     mlm_loss: float | None
     seconds: float
 
@@ -127,13 +134,14 @@ def make_plan(
 ) -> tuple[dict[str, Any], Plan]:
     """Measure this machine, and choose what is not given.
 
-    Sizes are tried from the smallest on, until the next one promises a higher loss.
+    Sizes are tried from the smallest on, until the next one promises a higher loss; the best is then measured once more
+    as it will be trained.
 
     Args:
         given: dotted settings of the user, which are kept.
         corpus: the training part.
         entropy: cost of its held-out part, guessed by frequency, in nats a piece.
-        build: settings -> their checked recipe and rows.
+        build: settings -> their checked recipe, and rows to measure with.
         processes: that train together, each as quick as this one.
 
     Returns:
@@ -147,30 +155,69 @@ def make_plan(
             f"reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of {budget.seconds:.0f} s; "
             "give more time, or start again (the corpus is kept as it was read)"
         )
-    probes_end = budget.left * (1 - SHARE_FOR_PROBES)
+    probes_end = budget.left * (1 - SHARE_TO_PROBE)
+    rounds = int(given["task.rounds"]) / SPARE if "task.rounds" in given else None
+
+    def measure(settings: Mapping[str, Any], batch_tokens: int, compiled: bool = False) -> float:
+        recipe, prepared = build({"task.mask_share": MASK_SHARE, **settings, "task.passes": 1.0, "task.rounds": 1})
+        return processes * tokens_per_second(recipe, prepared, batch_tokens, compiled)
+
+    def planned(settings: Mapping[str, Any], speed: float) -> Plan:
+        tokens = int(speed * max(0.0, budget.left) * (1 - SHARE_TO_SCORE - SHARE_TO_SAVE))
+        trunk = str(settings["model.trunk"])
+        loss = None if trunk not in SIZES else expected_loss(entropy, layer_parameters(trunk), tokens, len(corpus.ids))
+        length = int(settings.get("task.length", pick_length(corpus, tokens)))
+        batch = int(settings.get("training.tokens_per_batch", pick_batch(tokens)))
+        steps = max(1, tokens // (batch * int(settings.get("training.accumulation", 1))))
+        validations, scored = pick_scoring(tokens / processes, rounds)
+        scored = int(settings.get("task.held_out_tokens", scored))
+        return Plan(
+            trunk, length, batch, round(speed), tokens, steps, math.ceil(validations), scored, loss, budget.seconds
+        )
+
     plans: list[Plan] = []
     for trunk in [str(given["model.trunk"])] if "model.trunk" in given else SIZES:
-        speed = processes * tokens_per_second(
-            *build({"task.length": LENGTH, "task.mask_share": MASK_SHARE, **given, "model.trunk": trunk})
-        )
-        tokens = int(speed * budget.left)
-        loss = None if trunk not in SIZES else expected_loss(entropy, layer_parameters(trunk), tokens, len(corpus.ids))
-        length = int(given.get("task.length", pick_length(corpus, tokens)))
-        batch = int(given.get("training.tokens_per_batch", pick_batch(tokens)))
-        plans.append(Plan(trunk, length, batch, round(speed), tokens, max(1, tokens // batch), loss, budget.seconds))
-        best = min(plans, key=lambda plan: plan.mlm_loss or math.inf)
+        tried = {"task.length": LENGTH, **given, "model.trunk": trunk}
+        plans.append(planned({**given, "model.trunk": trunk}, measure(tried, PROBE_TOKENS)))
+        best = min(plans, key=lambda plan: math.inf if plan.mlm_loss is None else plan.mlm_loss)
         if best is not plans[-1] or budget.left < probes_end:
             break
-    chosen = {
+    chosen = dict(given) | {
         "model.trunk": best.trunk,
         "task.length": best.length,
-        "task.mask_share": MASK_SHARE,
-        "task.passes": SPARE * best.tokens / len(corpus.ids),
-        "task.rounds": math.ceil(SPARE * ROUNDS),
         "training.tokens_per_batch": best.tokens_per_batch,
+    }
+    plan = planned(chosen, measure(chosen, max(1, best.tokens_per_batch // processes), compiled=True))
+    spared = {
+        "task.mask_share": MASK_SHARE,
+        "task.passes": max(1, SPARE * plan.tokens) / len(corpus.ids),
+        "task.rounds": SPARE * plan.rounds,
+        "task.held_out_tokens": plan.held_out_tokens,
         "training.time_limit": budget.seconds,
     }
-    return chosen | dict(given), best
+    return spared | chosen, plan
+
+
+def pick_scoring(tokens: float, rounds: float | None) -> tuple[float, int]:
+    """Validations, and tokens that each scores, so that all take SHARE_TO_SCORE of the time.
+
+    Args:
+        tokens: that one process, which scores alone, could train on in the time.
+        rounds: if they are given.
+    """
+    affordable = SHARE_TO_SCORE * FORWARD_SPEED * tokens
+    rounds = rounds or min(ROUNDS, max(1, int(affordable / LEAST_HELD_OUT)))
+    return rounds, max(1, min(MOST_HELD_OUT, int(affordable / max(1.0, rounds))))
+
+
+def beginning(corpus: Tokens) -> Tokens:
+    """Its first documents, two at least: enough to measure with."""
+    starts = corpus.sentences[corpus.documents]
+    count = max(2, int(np.searchsorted(starts, PROBE_CORPUS_TOKENS)))
+    documents = corpus.documents[: count + 1]
+    sentences = corpus.sentences[: int(documents[-1]) + 1]
+    end = int(sentences[-1])
+    return Tokens(corpus.ids[:end], corpus.inside[:end], sentences, documents)
 
 
 def pick_batch(tokens: float) -> int:
@@ -179,16 +226,23 @@ def pick_batch(tokens: float) -> int:
     return min(most, max(least, 1 << round(math.log2(max(1.0, tokens / STEPS_WANTED)))))
 
 
-def tokens_per_second(recipe: Recipe, prepared: Prepared) -> float:
-    """Training speed of this process, from a few steps of a fresh model."""
+def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, compiled: bool) -> float:
+    """Training speed of this process, from a few steps of a fresh model on batches of so many tokens.
+
+    Args:
+        compiled: whether layers are compiled where the run would compile them, which takes a minute.
+    """
     device = torch.device(pick_device(recipe.training.device))
     model = build_model(recipe, prepared, Silence()).to(device).train()
     precision = pick_precision(recipe.training.precision, device.type, model.config.trunk["hidden_size"])
     optimizer = build_optimizer(model, recipe.training)
+    if compiled and pick_compile(recipe.training.compile, device.type, prepared.task.name):
+        compile_layers(model)
     rows, collator = prepared.splits["train"], Collator(prepared.processors, prepared.task.collate)
-    sampler = TokenBudgetSampler(rows.lengths, PROBE_TOKENS, recipe.training.seed)
+    sampler = TokenBudgetSampler(rows.lengths, batch_tokens, recipe.training.seed)
+    batches = (batch for _ in count() for batch in sampler)
     started, tokens = 0.0, 0
-    for number, batch in enumerate(islice(sampler, WARM_UP_STEPS + TIMED_STEPS)):
+    for number, batch in enumerate(islice(batches, WARM_UP_STEPS + TIMED_STEPS)):
         if number == WARM_UP_STEPS:
             started = time.monotonic()
         inputs = to_device(collator([rows[row] for row in batch]), device)

@@ -29,7 +29,8 @@ class State:
         step: optimizer steps done.
         steps: optimizer steps planned.
         tokens: of all processes so far.
-        seconds: spent so far.
+        seconds: spent so far, validations and saves included.
+        progress: under a time limit, the share of the run that is over.
         processes: that train together.
         loss_sum, loss_rows: of the running epoch.
         best_step: of the best validation score; None before the first, or where damage has cost it.
@@ -47,6 +48,7 @@ class State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    progress: float = 0.0
     processes: int = 1
     loss_sum: float = 0.0
     loss_rows: int = 0
@@ -60,6 +62,11 @@ class State:
     def tokens_per_second(self) -> float:
         """Of each process."""
         return self.tokens / max(self.seconds, 1e-9) / self.processes
+
+    def kept(self) -> dict[str, Any]:
+        """The validation of the weights that are kept: the best, or the last where the best are lost."""
+        of_best = (entry for entry in self.history if entry["step"] == self.best_step)
+        return dict(next(of_best, self.history[-1])["validation"])
 
     def totals(self) -> dict[str, Any]:
         """What a finished run reports of itself, as JSON values."""
@@ -144,6 +151,11 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, pr
     torch.set_rng_state(saved[f"{random}.cpu"])
     if torch.cuda.is_available() and f"{random}.cuda" in saved:
         torch.cuda.set_rng_state(saved[f"{random}.cuda"])
+    return read_state(folder)
+
+
+def read_state(folder: Path) -> State:
+    """Where the run of a checkpoint stands."""
     return State(**read_json(folder / "state.json"))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,31 @@ from fusebert.corpus.shards import corpus_report
 from fusebert.corpus.tokens import Tokens, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.data.collate import Collator
-from fusebert.errors import DataError, UsageError
+from fusebert.errors import DataError, FusebertError, UsageError
 from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.pretrained import find_trunk
 from fusebert.model.start import begin
 from fusebert.model.trunk import SIZES
+from fusebert.storage import read_json, write_json
 from fusebert.tasks.pretraining.masking import Masking
-from fusebert.tasks.pretraining.publish import publish_pretrained
+from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
 from fusebert.tasks.pretraining.rows import PairRows
 from fusebert.tasks.pretraining.task import Task
-from fusebert.training.budget import Budget, Plan, make_plan
+from fusebert.training.budget import Budget, Plan, beginning, make_plan
 from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress, Silence
-from fusebert.training.run import RECIPE, fit, join, look_into
+from fusebert.training.run import PLAN, RECIPE, fit, join, look_into
 
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
     "model.dropout": 0.0,
-    "training.warmup_share": 0.05,
+    "training.warmup_share": 0.1,
     "training.tokens_per_batch": 4096,
 }
 """Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
-HELD_OUT_TOKENS = 250_000
-"""At most so many tokens are scored in each round."""
+COUNTED_AT_ONCE = 2**24
 RATE_TIMES_WIDTH, RATE_TO_GO_ON = 0.256, 1e-4
 HELD_OUT_MASK_SHARE = 0.15
 """BERT's, whatever share is masked in training, so that the losses of all runs can be compared."""
@@ -51,11 +52,17 @@ HELD_OUT_MASK_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus as training reads it."""
+    """A prepared corpus as training reads it.
+
+    Args:
+        counts: int64[V], how often each piece occurs in the training part.
+        unigram_entropy: cost of held-out pieces, guessed by these counts, in nats a piece.
+    """
 
     tokenizer: Tokenizer
     train: Tokens
     held_out: Tokens
+    counts: np.ndarray
     unigram_entropy: float
     data_hash: str
 
@@ -82,8 +89,10 @@ def pretrain(
     started = time.monotonic()
     progress = progress or Silence()
     folder = Path(output)
-    planned = budget is not None and resume and (folder / RECIPE).is_file()
-    recipe = Recipe.read(folder / RECIPE) if planned else pretraining_recipe(settings)
+    if budget is not None and "training.time_limit" in settings:
+        raise UsageError("a budget sets the time limit itself; give the one or the other")
+    kept = _kept_plan(folder, settings, budget) if resume and (folder / RECIPE).is_file() else None
+    recipe = Recipe.read(folder / RECIPE) if kept is not None and budget is not None else pretraining_recipe(settings)
     keep_freed_memory()
     is_first = join(recipe.training.device)
     progress = progress if is_first else Silence()
@@ -92,25 +101,27 @@ def pretrain(
     with PartialState().main_process_first():  # which tokenizes; the others read what it wrote
         corpus = read_corpus(recipe, trunk_folder)
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
-    plan = None
-    if budget is not None and not planned:
+    if is_first and kept is None:
+        (folder / PLAN).unlink(missing_ok=True)  # of a run that was killed before it began
+    if budget is not None and kept is None:
         recipe, plan = _plan(settings, Budget(budget, started), corpus, trunk_folder)
+        kept = {"plan": asdict(plan), "budget": budget, "settings": _plain(settings)}
+        if is_first:
+            write_json(folder / PLAN, kept)
         progress.note(str(plan))
     prepared = prepare_rows(recipe, corpus, trunk_folder)
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
-    if trunk_folder is None:
-        begin(model, piece_counts(corpus.train.ids, model))
+    start(model, corpus.counts, trunk_folder)
     collator = Collator(prepared.processors, prepared.task.collate)
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
-    best = min(state.history, key=lambda entry: entry["validation"]["loss"])
     metrics = {
-        "evaluations": {"held_out": {"metrics": best["validation"]}},
+        "evaluations": {"held_out": {"metrics": state.kept()}},
         "unigram_entropy": corpus.unigram_entropy,
         "training": state.totals(),
     }
-    if plan is not None:
-        metrics["plan"] = asdict(plan)
+    if kept is not None:
+        metrics["plan"] = kept["plan"]
     if is_first:
         publish_pretrained(folder, model, corpus.tokenizer, recipe.flat(), metrics)
     return metrics
@@ -119,16 +130,61 @@ def pretrain(
 def _plan(
     settings: Mapping[str, Any], budget: Budget, corpus: Corpus, trunk_folder: Path | None
 ) -> tuple[Recipe, Plan]:
-    """What to train in the time that is left, the same in every process."""
+    """What to train in the time that is left. All processes measure, at once as they will train; the first decides."""
+    measured_on = replace(corpus, train=beginning(corpus.train), held_out=beginning(corpus.held_out))
 
     def build(tried: Mapping[str, Any]) -> tuple[Recipe, Prepared]:
         recipe = pretraining_recipe(tried)
-        return recipe, prepare_rows(recipe, corpus, trunk_folder)
+        return recipe, prepare_rows(recipe, measured_on, trunk_folder)
 
     processes = PartialState().num_processes
-    found = make_plan(settings, budget, corpus.train, corpus.unigram_entropy, build, processes)
-    chosen, plan = broadcast_object_list([found])[0] if processes > 1 else found
+    found: tuple[dict[str, Any], Plan] | FusebertError
+    try:
+        found = make_plan(settings, budget, corpus.train, corpus.unigram_entropy, build, processes)
+    except FusebertError as error:
+        found = error
+    found = broadcast_object_list([found])[0] if processes > 1 else found
+    if isinstance(found, FusebertError):
+        raise found
+    chosen, plan = found
     return pretraining_recipe(chosen), plan
+
+
+def _kept_plan(folder: Path, settings: Mapping[str, Any], budget: float | None) -> dict[str, Any] | None:
+    """The plan that a run was begun with, if any.
+
+    Raises:
+        UsageError: it was begun with another budget, or with other settings beside it.
+    """
+    kept: dict[str, Any] | None = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
+    if budget is None:
+        return kept
+    if kept is None:
+        raise UsageError(f"{folder} was begun without a budget; resume it without one")
+    if kept["budget"] != budget:
+        raise UsageError(f"{folder} was begun with a budget of {kept['budget']:g} s; resume it with the same one")
+    if kept["settings"] != _plain(settings):
+        raise UsageError(f"{folder} was begun with other settings (see {folder / PLAN}); resume it with the same ones")
+    return kept
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """As they come back from a JSON file."""
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
+def start(model: Any, counts: np.ndarray, trunk_folder: Path | None) -> None:
+    """Starting weights: those of the BERT to go on from, its head's too; else as `begin` sets them.
+
+    Args:
+        counts: int64[V], how often each piece occurs; a head that is not there begins with them.
+    """
+    missing = model.trunk.config.vocab_size - len(counts)
+    every = torch.from_numpy(np.pad(counts, (0, missing)))
+    if trunk_folder is None:
+        begin(model, every)
+    elif not load_head(model, trunk_folder):
+        model.head.start_at_frequencies(every)
 
 
 def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
@@ -137,11 +193,11 @@ def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
     recipe = Recipe.from_flat(DEFAULTS | {"training.learning_rate": peak_rate(trunk)} | dict(settings))
     if recipe.task.get("name") != "pretraining":
         raise UsageError(f"task.name={recipe.task.get('name')!r} is not pre-training; use `fusebert train`")
-    if "training.epochs" in settings:
-        raise UsageError("pre-training counts task.passes over the corpus, with task.rounds validations; not epochs")
     if recipe.data.train is None:
         raise UsageError("data.train is not set: name the folder of a prepared corpus")
     rounds = recipe.task_config().rounds
+    if settings.get("training.epochs", rounds) != rounds:  # a recipe that pre-training has written has them, the same
+        raise UsageError("pre-training counts task.passes over the corpus, with task.rounds validations; not epochs")
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": rounds})})
 
 
@@ -163,21 +219,27 @@ def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
                 f"{folder}: the {part} part has {len(found.documents) - 1} documents; at least two are needed "
                 "(prepare more text, or hold out more with --held-out)"
             )
-    entropy = unigram_entropy(parts["train"].ids, parts["held_out"].ids)
+    counts, scored = (piece_counts(parts[part].ids, tokenizer.get_vocab_size()) for part in ("train", "held_out"))
     data_hash = tokens_hash(folder, "train", tokenizer, chinese_words)
-    return Corpus(tokenizer, parts["train"], parts["held_out"], entropy, data_hash)
+    return Corpus(tokenizer, parts["train"], parts["held_out"], counts, unigram_entropy(counts, scored), data_hash)
+
+
+def piece_counts(ids: np.ndarray, pieces: int) -> np.ndarray:
+    """How often each piece of a vocabulary occurs, int64[V]; counted in portions, lest mapped ids be copied whole."""
+    found = np.zeros(pieces, dtype=np.int64)
+    for first in range(0, len(ids), COUNTED_AT_ONCE):
+        found += np.bincount(ids[first : first + COUNTED_AT_ONCE], minlength=pieces)
+    return found
 
 
 def unigram_entropy(train: np.ndarray, held_out: np.ndarray) -> float:
-    """Mean cost in nats of held-out pieces int[N], coded by their frequency in the training part (plus one)."""
-    size = int(max(train.max(initial=0), held_out.max(initial=0))) + 1
-    counts = np.bincount(train, minlength=size) + 1
-    return float(-np.log(counts / counts.sum())[held_out].mean())
+    """Mean cost in nats of held-out pieces, coded by their frequency in the training part (plus one).
 
-
-def piece_counts(ids: np.ndarray, model: Any) -> torch.Tensor:
-    """How often each piece of the model's vocabulary occurs, int64[V]."""
-    return torch.from_numpy(np.bincount(ids, minlength=model.trunk.config.vocab_size))
+    Args:
+        train, held_out: int64[V], how often each piece occurs.
+    """
+    costs = -np.log((train + 1) / (train + 1).sum())
+    return float((held_out * costs).sum() / held_out.sum())
 
 
 def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> Prepared:
@@ -188,7 +250,7 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
     if kind == "matching":
         raise UsageError("task.next_sentence=matching is for tables; a corpus has nsp, sentence_order, or off")
     special = special_tokens(corpus.tokenizer)
-    held_share = min(1.0, HELD_OUT_TOKENS / max(1, len(corpus.held_out.ids)))
+    held_share = min(1.0, config.held_out_tokens / max(1, len(corpus.held_out.ids)))
     splits = {
         part: PairRows(
             tokens,

@@ -18,14 +18,19 @@ from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError
 from fusebert.modalities.base import present
 from fusebert.model.cpu import keep_freed_memory
-from fusebert.model.start import begin
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.matching import CHINESE, TEXT, MatchingRows
 from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared, prepare
-from fusebert.training.pretrain import piece_counts, pretraining_recipe, unigram_entropy
+from fusebert.training.pretrain import (
+    HELD_OUT_MASK_SHARE,
+    piece_counts,
+    pretraining_recipe,
+    start,
+    unigram_entropy,
+)
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.run import fit, join, look_into
 
@@ -61,18 +66,18 @@ def pretrain_table(
     look_into(folder, recipe, resume)
     prepared = prepare_matching(recipe, folder, strict, progress)
     splits: Any = prepared.splits
-    entropy = unigram_entropy(splits["train"].pieces, splits["validation"].pieces)
+    size = prepared.processors[TEXT].vocabulary_size
+    counts, scored = (piece_counts(splits[part].pieces, size) for part in ("train", "validation"))
+    entropy = unigram_entropy(counts, scored)
     progress.note(f"{len(splits['train'].pieces):,} pieces; guessing by frequency costs {entropy:.3f} nats")
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
-    if prepared.trunk_folder is None:
-        begin(model, piece_counts(splits["train"].pieces, model))
+    start(model, counts, prepared.trunk_folder)
     text_alone = recipe.model.fusion != "one_stream"
     collator = Collator(prepared.processors, prepared.task.collate, text_alone)
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
-    best = min(state.history, key=lambda entry: entry["validation"]["loss"])
     metrics = {
-        "evaluations": {"held_out": {"rows": len(splits["validation"]), "metrics": best["validation"]}},
+        "evaluations": {"held_out": {"rows": len(splits["validation"]), "metrics": state.kept()}},
         "unigram_entropy": entropy,
         "training": state.totals(),
     }
@@ -111,7 +116,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
             f"{table} has text and nothing beside it; name a column with data.columns.COLUMN=image (audio, table), "
             "or set task.next_sentence=off"
         )
-    masking = Masking.of(text.tokenizer, task.config.mask_share, task.config.whole_words)
+    masked = {"train": task.config.mask_share, "validation": HELD_OUT_MASK_SHARE}
     one_stream, seed = recipe.model.fusion == "one_stream", recipe.training.seed
     shares = {"train": task.config.passes / task.config.rounds, "validation": 1.0}
     splits: dict[str, Any] = {}
@@ -121,6 +126,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
             _need_jieba(rows)
         if share * len(rows) < 1:
             raise DataError(f"{table}: a round has no {part} rows; lower task.rounds or raise task.passes")
+        masking = Masking.of(text.tokenizer, masked[part], task.config.whole_words)
         splits[part] = MatchingRows(rows, masking, matching, one_stream, seed, share)
         if matching and not splits[part].differ:
             raise DataError(

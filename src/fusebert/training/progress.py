@@ -67,6 +67,7 @@ class Terminal:
         self.bar.update(
             self.task,
             completed=state.step,
+            total=state.steps,  # which change under a time limit
             loss=loss,
             speed=f"{state.tokens_per_second:,.0f} tokens/s{each}",
             description=f"epoch {state.epoch + 1}",

@@ -25,7 +25,7 @@ from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.trainer import Trainer
 
-RECIPE = "recipe.yaml"
+RECIPE, PLAN = "recipe.yaml", "plan.json"
 RANK_SEED = 1_000_003
 
 
@@ -104,7 +104,7 @@ def fit(
 
     Args:
         started: on the monotonic clock, when the time limit began to count.
-        tokens: of what will be scored after training, for which the time limit leaves room.
+        tokens: of what will be scored after training and its last validation; the time limit leaves room for them.
     """
     settings = recipe.training
     device, trackers = pick_device(settings.device), pick_trackers(settings.trackers, progress)
@@ -119,7 +119,7 @@ def fit(
     state = State(steps=0, precision=precision, data_hash=prepared.data_hash)
     trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state)
     validation = prepared.splits["validation"]
-    trainer.leave_time(time.monotonic() - started, tokens + int(validation.lengths.sum()))
+    trainer.leave_time(time.monotonic() - started, tokens)
     try:
         return trainer.fit(prepared.splits["train"], validation, resume)
     finally:
@@ -138,6 +138,8 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
     if resume and written.is_file():
         if Recipe.read(written) != recipe:
             raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
-    elif folder.exists() and any(path.name != BAD_ROWS and path.suffix != ".part" for path in folder.iterdir()):
+    elif folder.exists() and any(
+        path.name not in (BAD_ROWS, PLAN) and path.suffix != ".part" for path in folder.iterdir()
+    ):
         other = "it holds no run to resume" if resume else "give --resume to go on with its run"
         raise UsageError(f"{folder} is not empty; {other}, or choose another --output")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +23,7 @@ from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
 from fusebert.training.build import compile_layers, pick_compile
 from fusebert.training.checkpoint import State
+from fusebert.training.clock import Clock
 from fusebert.training.optimization import (
     build_optimizer,
     hold_frozen_statistics,
@@ -35,13 +33,13 @@ from fusebert.training.optimization import (
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks
 from fusebert.training.sharding import fill, gather, shard
+from fusebert.training.signals import Signals, leave_interrupts_to_the_parent
 
 TOKENS = "tokens"
 STEPS_BETWEEN_READINGS = 10
 """The loss is read from the device, and shown, this often."""
-WARM_UP_STEPS = 3
-FORWARD_SPEED = 2.0
-"""A forward pass is at least this much faster than a training step: it is a third of its arithmetic."""
+FINEST = 100_000
+"""Under a time limit the learning rate follows the time, in so many steps."""
 
 
 class StoppedError(FusebertError):
@@ -70,8 +68,10 @@ class Trainer:
         self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
         self.accelerator, self.checkpoints, self.ranks = accelerator, folder / "checkpoints", Ranks(accelerator)
         self.model = model.to(accelerator.device)  # whole: it is scored and published
-        in_parts = settings.parallel == "fsdp" and self.ranks.count > 1
-        self.learner = shard(self.model, self.ranks.count) if in_parts else self.model
+        self.in_parts = settings.parallel == "fsdp" and self.ranks.count > 1
+        self.learner = shard(self.model, self.ranks.count) if self.in_parts else self.model
+        if self.in_parts:
+            self.model.to("cpu")  # until it is scored
         self.optimizer = build_optimizer(self.learner, settings)
         if pick_compile(settings.compile, accelerator.device.type, task.name):
             compile_layers(self.learner)
@@ -79,10 +79,9 @@ class Trainer:
         self.state = state
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.recent_loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-        self.deadline, self.tokens_to_evaluate = math.inf, 0
+        self.clock = Clock()
         self._asked_to_stop = False
-        self._steady: tuple[float, int, int] | None = None
-        self._first_step = self._planned = 0
+        self._planned, self._began = 0, 0.0
 
     def fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
         """Train to the end, the time limit, or the early stop; leaves the best weights in the model.
@@ -100,20 +99,21 @@ class Trainer:
         state.steps = planned = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
         if resume:
             state = self._resume()
-        state.processes = self.ranks.count
-        self._first_step, self._planned = state.step, planned
-        started, spent_before = time.monotonic(), state.seconds
+        state.processes, self._planned = self.ranks.count, planned
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        self.clock.expect(int(validation.lengths.sum()), 3 * 4 * weights)  # each with two moments, in fp32
+        self._began = time.monotonic() - state.seconds
         loader: DataLoader[Any] = DataLoader(
             train,  # type: ignore[arg-type]
             batch_sampler=OwnBatches(sampler, self.ranks),
             collate_fn=self.collator,
             num_workers=settings.workers,
             multiprocessing_context="forkserver" if settings.workers else None,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=leave_interrupts_to_the_parent,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
         )
-        with self._signals():
+        with Signals(self._ask_to_stop):
             while state.epoch < settings.epochs and state.stopped is None:
                 train.epoch = state.epoch
                 sampler.start_at(state.epoch, state.batch, train.lengths)
@@ -122,11 +122,12 @@ class Trainer:
                 hold_frozen_statistics(self.learner)
                 while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
                     self._step(group)
-                    state.seconds = spent_before + time.monotonic() - started
+                    state.seconds = time.monotonic() - self._began
                     self._after_step(state)
-                    if self._time_is_up(state):
+                    if self._time_is_up(state, ends_round=state.batch == len(sampler)):
                         state.stopped = f"the time limit of {settings.time_limit:g} s"
                 self._end_epoch(state, validation)
+        self.model.to(self.accelerator.device)
         checkpoint.restore_best(self.checkpoints, self.model, state, self.progress.note)
         self.ranks.wait()  # the first process may remove the checkpoints from here on
         return state
@@ -137,7 +138,8 @@ class Trainer:
         Each part of the loss is the mean over all that the batches hold of it, in all processes.
         """
         settings, state, device = self.settings, self.state, self.accelerator.device
-        set_learning_rate(self.optimizer, learning_rate_factor(state.step, state.steps, settings.warmup_share))
+        place = (int(state.progress * FINEST), FINEST) if self.clock.limited else (state.step, state.steps)
+        set_learning_rate(self.optimizer, learning_rate_factor(*place, settings.warmup_share))
         total = sum(len(rows) for _, rows in group)
         counts = [self._counts(batch, rows) for batch, rows in group]
         names = list(counts[0])
@@ -195,43 +197,36 @@ class Trainer:
         self.recent_loss.zero_()
 
     def leave_time(self, spent_seconds: float, tokens: int) -> None:
-        """Let the time limit count `spent_seconds`, and leave room for forward passes over `tokens` at the end."""
-        if self.settings.time_limit is not None:
-            self.deadline = time.monotonic() + self.settings.time_limit - spent_seconds
-            self.tokens_to_evaluate = tokens
+        """Let the time limit count `spent_seconds`, and leave room for forward passes over `tokens` after training."""
+        self.clock = Clock(self.settings.time_limit, spent_seconds, tokens)
 
     def _resume(self) -> State:
         found = checkpoint.newest_whole(self.checkpoints, self.progress.note)
         if found is None:
             self.progress.note("no whole checkpoint is there yet; starting from the beginning")
             return self.state
-        data_hash = self.state.data_hash
-        self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.number)
-        if self.state.data_hash != data_hash:
+        saved = checkpoint.read_state(found)
+        if saved.data_hash != self.state.data_hash:
             raise UsageError("the data have changed since this run began; put them back, or start again elsewhere")
+        if saved.processes != self.ranks.count:
+            raise UsageError(
+                f"this run was begun with processes: {saved.processes}, and is resumed with {self.ranks.count}; "
+                "resume it with as many, or start again elsewhere"
+            )
+        self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.number)
+        self.clock.deadline -= self.state.seconds
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
         return self.state
 
-    def _time_is_up(self, state: State) -> bool:
-        """Whether what comes after training needs the time that is left. Under a time limit the steps planned become
-        those that the time allows, so that the learning rate has fallen when it ends."""
-        if self.deadline == math.inf:
+    def _time_is_up(self, state: State, ends_round: bool) -> bool:
+        """Whether what comes after training needs the time that is left. Under a time limit the learning rate follows
+        the time, so that it has fallen when the time ends; the steps planned become those that it seems to allow."""
+        if not self.clock.limited:
             return False
-        state.steps, is_up = self.ranks.of_first(self._look_at_the_clock(state))
+        progress, is_up = self.ranks.of_first(self.clock.look(state, ends_round))
+        state.progress = max(progress, state.step / self._planned)
+        state.steps = max(state.step, round(state.step / state.progress))
         return is_up
-
-    def _look_at_the_clock(self, state: State) -> tuple[int, bool]:
-        """Steps that the time allows, and whether it is up."""
-        now = time.monotonic()
-        if self._steady is None and state.step >= self._first_step + WARM_UP_STEPS:
-            self._steady = (now, state.step, state.tokens)
-        started, step_then, tokens_then = self._steady or (now, state.step, state.tokens)
-        steps, tokens = state.step - step_then, state.tokens - tokens_then
-        if steps == 0:
-            return state.steps, now >= self.deadline
-        afterwards = self.tokens_to_evaluate * (now - started) / (tokens * FORWARD_SPEED)
-        left = self.deadline - afterwards - now
-        return min(self._planned, state.step + max(1, int(left * steps / (now - started)))), left <= 0
 
     def _report(self, state: State) -> None:
         loss = state.loss_sum / max(1, state.loss_rows)
@@ -244,9 +239,11 @@ class Trainer:
     def _end_epoch(self, state: State, validation: Dataset) -> None:
         """Validate, remember the best, decide whether to go on, and save."""
         self._read_loss(state)
-        if self.learner is not self.model:
+        began = time.monotonic()
+        if self.in_parts:
             fill(self.model, gather(self.learner.state_dict(), keep=True))
         metrics = self.ranks.of_first(self._score(validation) if self.ranks.is_first else {})
+        scored = time.monotonic()
         entry = {
             "epoch": state.epoch + 1,
             "step": state.step,
@@ -265,44 +262,18 @@ class Trainer:
             state.stopped = f"{state.worse_epochs} epochs without a better {self.task.primary_metric}"
         if state.stopped is None:
             state.epoch, state.batch, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
+        state.seconds = time.monotonic() - self._began
         self._save(state)
+        self.clock.timed(scored - began, time.monotonic() - scored)
         self.progress.epoch(entry)
         self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=state.step)
 
     def _score(self, validation: Dataset) -> dict[str, float]:
+        self.model.to(self.accelerator.device)
         found = score(self.model, self.task, iter(validation), self.collator, self.state.precision)
+        if self.in_parts:
+            self.model.to("cpu")
         return dict(found["metrics"])
-
-    def _signals(self) -> _Signals:
-        return _Signals(self._ask_to_stop)
 
     def _ask_to_stop(self) -> None:
         self._asked_to_stop = True
-
-
-def _leave_interrupts_to_the_parent(_: int) -> None:
-    """Ctrl-C goes to every process of the terminal; a worker that died of it would break the parent's clean stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Signals:
-    """Within it, the first SIGINT or SIGTERM asks for a stop; a second one acts as before."""
-
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self.ask = ask
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: the caller keeps its own handlers
-                return
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        self.ask()
-        signal.signal(number, self.before[number])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

@@ -37,9 +37,10 @@ class Head(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def start_at_frequencies(self, counts: Tensor) -> None:
-        """Begin by guessing pieces by how often each occurs, int64[V], instead of spending steps to learn that."""
+        """Begin by guessing pieces by how often each occurs, int64[V], and pairs evenly: no steps go into that."""
         with torch.no_grad():
             self.bias.weight[0] = torch.log((counts + 1) / (counts + 1).sum())
+            self.seq_relationship.weight.zero_()
 
     def forward(self, encoded: Encoded) -> Tensor:
         """Next-sentence logits float[B, 2]."""

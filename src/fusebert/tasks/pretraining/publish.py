@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from fusebert.errors import ModelError
+from fusebert.model.pretrained import OLD_NAMES
 from fusebert.model.pretrained_modalities import save_modalities
 from fusebert.storage import naming_failures, seal, sync_tree, write_atomically, write_json
 
@@ -71,6 +74,32 @@ def load_hugging_face_weights(model: Any, found: Mapping[str, Tensor]) -> None:
         part.load_state_dict({name: found[prefix + name] for name in part.state_dict()})
     with torch.no_grad():
         head.bias.weight.copy_(found["cls.predictions.bias"][None])
+
+
+def load_head(model: Any, folder: Path) -> bool:
+    """Put the pre-training head of a BERT folder into `model`, as far as it is there; whether it can guess pieces.
+
+    Raises:
+        ModelError: it has other sizes than the trunk.
+    """
+    found = {}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - the file is no mapping
+            if name.startswith("cls."):
+                plain = next((name.replace(old, new) for old, new in OLD_NAMES.items() if old in name), name)
+                found[plain] = file.get_tensor(name)
+    head = model.head
+    parts = {f"{TRANSFORM}.dense.": head.dense, f"{TRANSFORM}.LayerNorm.": head.LayerNorm}
+    parts["cls.seq_relationship."] = head.seq_relationship
+    try:
+        for prefix, part in parts.items():
+            own = {name: found[prefix + name] for name in part.state_dict() if prefix + name in found}
+            part.load_state_dict(own, strict=bool(own))
+        if "cls.predictions.bias" in found:
+            head.bias.load_state_dict({"weight": found["cls.predictions.bias"][None]})
+    except RuntimeError as error:
+        raise ModelError(f"the pre-training head in {folder / 'model.safetensors'} does not fit: {error}") from None
+    return "cls.predictions.bias" in found
 
 
 def _card(name: str, model: Any, recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:

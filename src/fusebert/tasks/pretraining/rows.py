@@ -62,6 +62,10 @@ class PairRows:
             self._drawn = (which, draw_pairs(self.corpus, self.length, self.kind, random))
         return self._drawn[1]
 
+    def __getstate__(self) -> dict[str, object]:
+        """For worker processes, which read this epoch's rows only."""
+        return self.__dict__ | {"_drawn": None}
+
     def __len__(self) -> int:
         return len(self.pairs.labels)
 
@@ -76,6 +80,7 @@ class PairRows:
         spans = [slice(start_a, end_a), slice(start_b, end_b)]
         ids = np.concatenate([self.corpus.ids[span] for span in spans]).astype(np.int64)
         inside = np.concatenate([self.corpus.inside[span] for span in spans])
+        inside[[0, long_a] if long_b else [0]] = False  # the rest of a word that was cut off is a word of its own
         replaced, chosen = self.masking(ids, inside, random)
         separator = self.special["[SEP]"]
         text = np.full(long_a + 1 + (long_b + 1 if long_b else 0), separator)

@@ -1,0 +1,75 @@
+"""Is a pre-trained BERT worth its time? Fine-tuned on clinc150 from its folder, and from random weights of its size.
+
+Both sides have the same tokenizer, size, settings and seeds, chosen on the validation part; `accuracy_gain` is the mean
+test accuracy from the folder minus the mean from random weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel
+
+import common
+from fusebert.storage import read_json
+from fusebert.training.run import train
+
+SETTINGS = {
+    "data.train": "clinc150/train.jsonl",
+    "data.validation": "clinc150/val.jsonl",
+    "data.test": "clinc150/test.jsonl",
+    "data.target": "label",
+    "data.columns": {"text": "text", "domain": "ignore", "id": "ignore"},
+    "text.max_tokens": 48,
+    "task.name": "classification",
+    "task.pooling": "mean",
+    "training.tokens_per_batch": 1024,
+    "training.learning_rate": 5e-4,
+    "training.trackers": [],
+}
+EPOCHS = 5
+
+
+def random_weights(folder: Path, target: Path) -> Path:
+    """A BERT folder of the same size and vocabulary that has learned nothing."""
+    torch.manual_seed(0)
+    BertModel(BertConfig.from_pretrained(folder)).save_pretrained(target)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, target / name)
+    return target
+
+
+def accuracy(trunk: Path, seed: int, epochs: int, room: Path) -> float:
+    """On the test part."""
+    settings = SETTINGS | {"data.root": str(common.data_folder()), "model.trunk": str(trunk)}
+    folder = room / f"{trunk.name}-{seed}"
+    train(settings | {"training.epochs": epochs, "training.seed": seed}, folder)
+    return float(read_json(folder / "metrics.json")["evaluations"]["test"]["metrics"]["accuracy"])
+
+
+def main() -> None:
+    options = common.parser(__doc__.splitlines()[0])
+    options.add_argument("folder", type=Path, help="a pre-trained BERT")
+    options.add_argument("--seeds", type=int, default=3)
+    given = options.parse_args()
+    common.prepare_process()
+    result: dict[str, Any] = {"machine": common.machine(), "folder": str(given.folder)}
+    with tempfile.TemporaryDirectory() as name:
+        room = Path(name)
+        trunks = {"pretrained": given.folder.absolute(), "random": random_weights(given.folder, room / "random")}
+        for side, trunk in trunks.items():
+            seeds = range(1 if given.quick else given.seeds)
+            found = [round(accuracy(trunk, seed, 1 if given.quick else EPOCHS, room), 4) for seed in seeds]
+            result[side] = {"accuracy": found, "mean": round(statistics.mean(found), 4)}
+            common.note(f"  {side}: {result[side]}")
+    result["accuracy_gain"] = round(result["pretrained"]["mean"] - result["random"]["mean"], 4)
+    common.show(result, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A time limit: how far a run has come in it, and when the rest is needed for what follows training."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from fusebert.training.checkpoint import State
+
+WARM_UP_STEPS = 3
+"""The first steps are slower (kernels are picked, code is compiled) and say nothing of the others."""
+FORWARD_SPEED = 2.0
+"""A forward pass is at least this much faster than a training step: it is a third of its arithmetic."""
+BYTES_PER_SECOND = 200e6
+"""Of a checkpoint that is written, hashed and made durable, until one has been timed."""
+SAVES_AT_THE_END = 2
+"""The last checkpoint, and about as much again to read the best one and to publish."""
+
+
+class Clock:
+    """Looked at after each step of a run under a time limit.
+
+    Args:
+        limit: seconds; None for no limit.
+        spent: seconds of it that are gone.
+        tokens_after: that are scored once training is over, the last validation not among them.
+    """
+
+    def __init__(self, limit: float | None = None, spent: float = 0.0, tokens_after: int = 0) -> None:
+        self.limited = limit is not None
+        self.deadline = math.inf if limit is None else time.monotonic() + limit - spent
+        self.tokens_after, self.validation_tokens = tokens_after, 0
+        self.seconds_per_save, self.seconds_per_scored_token = 0.0, math.nan
+        self._looks = 0
+        self._since: tuple[float, int, float] | None = None
+
+    def expect(self, validation_tokens: int, checkpoint_bytes: int) -> None:
+        """What a validation and a save take, until one has been `timed`."""
+        self.validation_tokens, self.seconds_per_save = validation_tokens, checkpoint_bytes / BYTES_PER_SECOND
+
+    def timed(self, validation_seconds: float, save_seconds: float) -> None:
+        """What they took."""
+        self.seconds_per_scored_token = validation_seconds / max(1, self.validation_tokens)
+        self.seconds_per_save = save_seconds
+
+    def look(self, state: State, ends_round: bool) -> tuple[float, bool]:
+        """The share of the run that is over, which never falls, and whether the time for training is up.
+
+        A round that ends when less than two validations' time is left is the last.
+        """
+        now = time.monotonic()
+        self._looks += 1
+        if self._since is None:
+            if self._looks > WARM_UP_STEPS:
+                self._since = (now, state.tokens, state.progress)
+            return state.progress, now >= self.deadline
+        since, tokens, progress = self._since
+        passed = now - since
+        each = self.seconds_per_scored_token
+        if math.isnan(each):  # one process scores alone
+            each = state.processes * passed / ((state.tokens - tokens) * FORWARD_SPEED)
+        validation = self.validation_tokens * each
+        end = self.deadline - validation - self.tokens_after * each - SAVES_AT_THE_END * self.seconds_per_save
+        found = progress + (1 - progress) * min(1.0, passed / max(end - since, 1e-9))
+        needed = validation + self.seconds_per_save if ends_round else passed / (self._looks - WARM_UP_STEPS - 1)
+        return max(state.progress, found), now + needed >= end

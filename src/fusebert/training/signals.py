@@ -1,0 +1,36 @@
+"""SIGINT and SIGTERM in a run: the first asks for a clean stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class Signals:
+    """Within it, the first SIGINT or SIGTERM asks for a stop; a second one acts as before."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self.ask = ask
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not in the main thread: the caller keeps its own handlers
+                return
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.ask()
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def leave_interrupts_to_the_parent(_: int) -> None:
+    """Ctrl-C goes to every process of the terminal; a worker that died of it would break the parent's clean stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

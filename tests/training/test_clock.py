@@ -1,0 +1,88 @@
+"""A time limit holds over interruptions, the learning rate falls with the time, and each validation has its room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusebert.training import trainer
+from fusebert.training.checkpoint import State
+from fusebert.training.clock import WARM_UP_STEPS, Clock
+from fusebert.training.pretrain import pretrain
+from fusebert.training.progress import Silence, Terminal
+from tests.corpus.conftest import corpus, documents  # noqa: F401
+from tests.training.test_ranks import PRETRAINING
+
+LIMIT = 6.0
+
+
+class Stop(Silence):
+    """Breaks a run off after some seconds; keeps what is noted."""
+
+    def __init__(self, seconds: float = float("inf")) -> None:
+        self.seconds, self.lines = seconds, list[str]()
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def step(self, state: State, _: float) -> None:
+        if state.seconds > self.seconds:
+            raise KeyboardInterrupt
+
+
+def test_the_limit_and_the_rate_hold_over_an_interruption(
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates: list[float] = []
+    real = trainer.set_learning_rate
+
+    def noting(optimizer: Any, factor: float) -> None:
+        rates.append(factor)
+        real(optimizer, factor)
+
+    monkeypatch.setattr(trainer, "set_learning_rate", noting)
+    changed = {"data.train": str(corpus), "task.passes": 900.0, "task.rounds": 300, "training.checkpoint_steps": 5}
+    settings = PRETRAINING | changed | {"training.time_limit": LIMIT}
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(settings, tmp_path / "run", progress=Stop(LIMIT / 2))
+    first, said = list(rates), Stop()
+    rates.clear()
+    training = pretrain(settings, tmp_path / "run", resume=True, progress=said)["training"]
+    assert 0.6 * LIMIT < training["seconds"] <= LIMIT
+    assert "time limit" in training["stopped"]
+    (line,) = [line for line in said.lines if line.startswith("resuming after step")]
+    whole = [*first[: int(line.split()[3])], *rates]
+    assert len(whole) == training["steps"]
+    peak = whole.index(max(whole))
+    assert peak < 0.3 * len(whole)
+    assert whole[peak:] == sorted(whole[peak:], reverse=True)
+    assert whole[-1] < 0.05 < 0.8 < whole[peak]
+
+
+def test_a_round_without_time_for_another_validation_is_the_last() -> None:
+    clock, state = Clock(10.0, spent=9.5), State(steps=100, precision="fp32", data_hash="")
+    clock.expect(validation_tokens=1000, checkpoint_bytes=0)
+    clock.timed(validation_seconds=0.3, save_seconds=0.0)
+    for _ in range(WARM_UP_STEPS + 1):
+        state.step, state.tokens = state.step + 1, state.tokens + 100
+        assert clock.look(state, ends_round=True) == (0.0, False)  # nothing is known yet
+    state.tokens += 100
+    progress, is_up = clock.look(state, ends_round=False)
+    assert not is_up
+    assert 0 <= progress < 0.5
+    assert clock.look(state, ends_round=True)[1]
+    state.progress = 0.9
+    assert clock.look(state, ends_round=False)[0] == 0.9
+
+
+def test_the_bar_ends_where_the_time_ends() -> None:
+    shown, state = Terminal(), State(steps=300, precision="fp32", data_hash="", step=10)
+    shown.step(state, 1.0)
+    state.step, state.steps = 20, 90
+    shown.step(state, 1.0)
+    assert (shown.bar.tasks[0].completed, shown.bar.tasks[0].total) == (20, 90)
+    shown.close()
