@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
@@ -72,6 +72,7 @@ def _local(workers: int) -> Iterator[Engine]:
     if workers == 1:
         yield _Here()
         return
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
 
     def submit(function: Callable[[Any], Any], item: Any) -> Future[Any]:
@@ -83,6 +84,8 @@ def _local(workers: int) -> Iterator[Engine]:
     try:
         yield _Submitting(submit, lambda future: future.result())
     except BrokenProcessPool:
+        for worker in set(active_children()) - others:
+            worker.kill()  # the pool forgets one that it was just starting when it broke, and waits for it for ever
         raise FusebertError(f"a worker process was killed, perhaps for its memory; {GO_ON}") from None
     finally:
         pool.shutdown(cancel_futures=True)
