@@ -24,6 +24,7 @@ from transformers import (
     BertConfig,
     BertForPreTraining,
     DataCollatorForLanguageModeling,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -140,6 +141,7 @@ class Race:
         )
         masking = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=given.their_mask_share)
         trainer = TimedTrainer(model, arguments, masking, Unmasked(self.prepared.splits["train"]), callbacks=[clock])
+        trainer.remove_callback(PrinterCallback)  # it writes to stdout
         trainer.clock = clock
         trainer.train()
         return model
