@@ -27,8 +27,8 @@ from fusebert.training.progress import Silence
 
 FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.25, 0.058, 0.34, 0.6, 0.216
 """L / H = FLOOR + BY_SIZE * parameters^-SIZE_POWER + BY_TOKENS * tokens^-TOKENS_POWER, both in millions: the form of
-Hoffmann et al. 2022, eq. 2. The first and the third are taken as given, the others fitted to four short runs of tiny and
-mini on English (docs/log.md, 2026-11-24); `benchmarks/pretrain_law.py` makes such runs. For other sizes it is a guess."""
+Hoffmann et al. 2022, eq. 2. The first and the third are taken as given, the others fitted to four short runs of tiny
+and mini on English (docs/log.md, 2026-11-24), as `benchmarks/pretrain_law.py` makes them. For other sizes: a guess."""
 REUSE = 15.4
 """Tokens read again are worth less: so many passes are the most they can be worth (Muennighoff et al. 2023, eq. 5)."""
 SHORT_LENGTHS, LENGTH, LONG_LENGTH = (32, 64), 128, 512
