@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def join_as(rank: int, port: int) -> None:
     """Be one of two processes, as torchrun starts them."""
     import torch
 
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
 
@@ -171,12 +172,16 @@ def command(rank: int, port: int, arguments: list[str], said: Path) -> None:
     join_as(rank, port)
     with (said / f"out{rank}").open("w") as out, (said / f"err{rank}").open("w") as err:
         sys.stdout, sys.stderr = out, err
-        code = main(arguments)
-        out.flush()
+        code = 1
+        try:
+            code = main(arguments)
+        except BaseException:
+            traceback.print_exc()  # now: the file is closed when this process reports it
+            raise
     os._exit(code)
 
 
-@pytest.mark.parametrize(("budget", "code"), [("10s", 0), ("0.01s", 2)])
+@pytest.mark.parametrize(("budget", "code"), [("20s", 0), ("0.01s", 2)])
 def test_one_plan_for_all_and_one_process_speaks(
     corpus: Path,  # noqa: F811
     tmp_path: Path,
@@ -189,15 +194,16 @@ def test_one_plan_for_all_and_one_process_speaks(
     processes = start(command, [*arguments, "training.trackers=[]"], tmp_path)
     for process in processes:
         process.join(BOUND_SECONDS)
-    assert [process.exitcode for process in processes] == [code, code]
+    said = [(tmp_path / name).read_text() for name in ("out0", "err0", "out1", "err1")]
+    assert [process.exitcode for process in processes] == [code, code], said
     first, second = ((tmp_path / f"out{rank}").read_text() for rank in range(2))
     assert second == ""
     if code:
         assert "give more time" in json.loads(first)["error"]
         return
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 45
     found = json.loads(first)
     assert found["training"]["processes"] == 2
-    assert 0.02 < found["training"]["tokens"] / found["plan"]["tokens"] < 10  # four threads on two cores, or more
+    assert 0.02 < found["training"]["tokens"] / found["plan"]["tokens"] < 10
     assert (tmp_path / "err0").read_text().count("The model is in") == 1
     assert "The model is in" not in (tmp_path / "err1").read_text()

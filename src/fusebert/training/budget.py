@@ -157,14 +157,17 @@ def make_plan(
             "give more time, or start again (the corpus is kept as it was read)"
         )
     probes_end = budget.left * (1 - SHARE_TO_PROBE)
+    probe_seconds = budget.left * SHARE_TO_PROBE
     rounds = int(given["task.rounds"]) / SPARE if "task.rounds" in given else None
 
     def measure(settings: Mapping[str, Any], batch_tokens: int, compiled: bool = False) -> float:
         recipe, prepared = build({"task.mask_share": MASK_SHARE, **settings, "task.passes": 1.0, "task.rounds": 1})
-        return processes * tokens_per_second(recipe, prepared, batch_tokens, compiled)
+        return processes * tokens_per_second(recipe, prepared, batch_tokens, compiled, probe_seconds)
 
     def planned(settings: Mapping[str, Any], speed: float) -> Plan:
-        tokens = int(speed * max(0.0, budget.left) * (1 - SHARE_TO_SCORE - SHARE_TO_SAVE))
+        if budget.left <= 0:
+            raise UsageError(f"measuring this machine took all of the {budget.seconds:g} s; give more time")
+        tokens = max(1, int(speed * budget.left * (1 - SHARE_TO_SCORE - SHARE_TO_SAVE)))
         trunk = str(settings["model.trunk"])
         loss = None if trunk not in SIZES else expected_loss(entropy, layer_parameters(trunk), tokens, len(corpus.ids))
         length = int(settings.get("task.length", pick_length(corpus, tokens)))
@@ -227,11 +230,12 @@ def pick_batch(tokens: float) -> int:
     return min(most, max(least, 1 << round(math.log2(max(1.0, tokens / STEPS_WANTED)))))
 
 
-def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, compiled: bool) -> float:
+def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, compiled: bool, seconds: float) -> float:
     """Training speed of this process, from a few steps of a fresh model on batches of so many tokens.
 
     Args:
         compiled: whether layers are compiled where the run would compile them, which takes a minute.
+        seconds: after which a slow machine has been timed for long enough, if for one step.
     """
     device = torch.device(pick_device(recipe.training.device))
     model = build_model(recipe, prepared, Silence()).to(device).train()
@@ -242,7 +246,8 @@ def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, com
     rows, collator = prepared.splits["train"], Collator(prepared.processors, prepared.task.collate)
     sampler = TokenBudgetSampler(rows.lengths, batch_tokens, recipe.training.seed)
     batches = (batch for _ in count() for batch in sampler)
-    started, tokens = 0.0, 0
+    began = time.monotonic()
+    started, tokens = began, 0
     for number, batch in enumerate(islice(batches, WARM_UP_STEPS + TIMED_STEPS)):
         if number == WARM_UP_STEPS:
             started = time.monotonic()
@@ -254,5 +259,8 @@ def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, com
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()  # waits for the device
-        tokens += sum(inputs["lengths"]) if number >= WARM_UP_STEPS else 0
+        if number >= WARM_UP_STEPS:
+            tokens += sum(inputs["lengths"])
+            if time.monotonic() - began > seconds:
+                break
     return tokens / (time.monotonic() - started)
