@@ -87,6 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--target", metavar="COLUMN")
     check.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")
 
+    compare = command("compare", _compare, "Train a recipe with each fusion and several seeds; one table of all.")
+    compare.add_argument("source", metavar="RECIPE", type=Path, help="further settings are KEY=VALUE, as in recipes")
+    compare.add_argument("--fusion", default="all", help="some of one_stream,concat,two_stream (default: all)")
+    compare.add_argument("--seeds", metavar="N", type=int, default=3)
+    compare.add_argument("--output", metavar="FOLDER", type=Path, help="of all models (default: runs/NAME-compare)")
+
     add_commands(command, _say)
 
     demo = command("demo", _demo, "Generate a small world, train on it, and show what the model learnt.")
@@ -200,6 +206,23 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     return found
 
 
+def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from fusebert.training.compare import FUSIONS, compare
+
+    fusions = FUSIONS if options.fusion == "all" else tuple(options.fusion.split(","))
+    if unknown := [name for name in fusions if name not in FUSIONS]:
+        raise UsageError(f"--fusion: {unknown[0]!r} is not one of all, {', '.join(FUSIONS)}")
+    if options.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
+    output = options.output or Path("runs") / f"{options.source.name.split('.')[0]}-compare"
+    found = compare(options.source, list(_no_flags(rest)), output, fusions, options.seeds, _say)
+    shown = ("mean", "min", "max", "parameters", "seconds", "peak_mebibytes")
+    first = next(iter(found.values()))
+    title = f"{first['metric']} on {first['split']}, {options.seeds} seeds"
+    _table(title, {fusion: {name: row[name] for name in shown} for fusion, row in found.items()})
+    return {"folder": str(output), "fusions": found}
+
+
 def _demo(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _nothing(rest)
     from fusebert.demo import run_demo
@@ -260,8 +283,12 @@ def _table(title: str, rows: dict[str, dict[str, float]]) -> None:
     for name in names:
         table.add_column(name, justify="right")
     for row, scores in rows.items():
-        table.add_row(row, *(f"{scores[name]:.4f}" if name in scores else "" for name in names))
+        table.add_row(row, *(_number(scores[name]) if name in scores else "" for name in names))
     Console(stderr=True).print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _plain(value: Any) -> Any:

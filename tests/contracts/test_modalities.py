@@ -24,6 +24,7 @@ COLUMNS = {
     "image": ["image"],
     "table": ["shapes", "language"],
     "audio": ["audio"],
+    "events": ["history"],
 }
 SMALL = {"image": {"size_pixels": 16, "patch_pixels": 8, "width": 8}}
 MODALITIES = sorted(plugins.names("modalities"))

@@ -9,7 +9,7 @@ import torch
 
 from fusebert.data.collate import Collator
 from fusebert.evaluation.inference import score
-from fusebert.model.start import LAYERS, look_at_neighbours
+from fusebert.model.start import LAYERS, look_at_neighbours, tell_rare_from_common
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.training.build import build_model
 from fusebert.training.pretrain import prepare_rows, pretraining_recipe, read_corpus, start
@@ -36,6 +36,26 @@ def test_heads_look_at_their_neighbours(size: str) -> None:
         looked_at = weights[head, 10:90].argmax(dim=-1)
         share = (looked_at == torch.arange(10, 90) + distance).float().mean()
         assert share > 0.5, (head, distance, float(share))
+
+
+def test_one_direction_says_how_rare_a_word_is() -> None:
+    """And says so in the words only: in the logits, one number shifts all scores from common to rare."""
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkConfig.of_size("tiny", 400))
+    for weight in trunk.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    counts = (1e6 / torch.arange(1, 401) ** 1.1).long()
+    counts[:5] = 0
+    tell_rare_from_common(trunk, counts)
+    words = trunk.embeddings.word_embeddings.weight.detach()
+    rarest, commonest = words[300:].mean(0), words[5:15].mean(0)
+    rare = torch.nn.functional.normalize(rarest - commonest, dim=0)
+    scores = words @ rare
+    ranks = [torch.argsort(torch.argsort(values)).float() for values in (scores[5:], -counts[5:].float())]
+    assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.9
+    assert scores[:5].mean() < scores[5:].median()  # what does not occur, such as [MASK], is not rare
+    others = trunk.embeddings.position_embeddings.weight.detach() @ rare
+    assert others.std() < 0.5 * scores.std()
 
 
 @pytest.mark.parametrize("size", ["tiny", "mini"])

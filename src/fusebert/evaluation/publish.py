@@ -60,7 +60,13 @@ def publish(
     speed = measure_speed(predictor, splits["validation"].samples)
     shown = "test" if "test" in evaluations else "validation"
     worth = ledger(predictor, splits[shown].samples) if len(predictor.processors) > 1 else None
-    metrics = {"evaluations": evaluations, "ledger": worth, "training": dict(training), "speed": speed}
+    metrics = {
+        "evaluations": evaluations,
+        "ledger": worth,
+        "parameters": sum(weight.numel() for weight in predictor.model.parameters()),
+        "training": dict(training),
+        "speed": speed,
+    }
     write_json(folder / "metrics.json", metrics)
     pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], worth)
     examples = _examples(predictor, splits[shown].samples[:EXAMPLES])
@@ -146,7 +152,7 @@ def _card(
         "columns": predictor.columns,
         "data": {name: {"file": files[name], "rows": len(splits[name])} for name in splits},
         "recipe": dict(recipe),
-        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
+        "parameters": metrics["parameters"],
         "training": training,
         "evaluations": metrics["evaluations"],
         "ledger": metrics["ledger"],

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 import numpy as np
 
 from fusebert.errors import InputError
+from fusebert.modalities.values import as_category, as_date, as_number, is_missing
 
 Kind = Literal["number", "date", "category"]
-MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
-"""What people write for a value that is not there, in any case."""
 DATE_EXTRAS = 4
-MAX_MAGNITUDE = 1e100
-LONGEST_CATEGORY = 200
 
 
 @dataclass(frozen=True)
@@ -103,46 +99,6 @@ def kind_of(present: Sequence[Any], share: float = 0.95) -> Kind:
     if sum(isinstance(value, str | date) and as_date(value) is not None for value in present) >= share * len(present):
         return "date"
     return "category"
-
-
-def is_missing(raw: Any) -> bool:
-    """Nothing, not a number, or one of the ways to write that."""
-    return (
-        raw is None
-        or (isinstance(raw, float) and math.isnan(raw))
-        or (isinstance(raw, str) and raw.strip().casefold() in MISSING)
-    )
-
-
-def as_number(raw: Any) -> float:
-    """A finite number. Raises InputError."""
-    try:
-        value = float(raw)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{raw!r:.60} is not a number") from None
-    if not math.isfinite(value) or abs(value) > MAX_MAGNITUDE:
-        raise InputError(f"{raw!r:.60} is not a finite number up to {MAX_MAGNITUDE:g}")
-    return value
-
-
-def as_date(raw: Any) -> datetime | None:
-    """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone;
-    None for anything else."""
-    try:
-        found = datetime.fromisoformat(raw.isoformat() if isinstance(raw, date) else str(raw).strip())
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def as_category(raw: Any) -> str:
-    """A name: text without outer spaces, true and false, whole numbers without a fraction. Raises InputError."""
-    if isinstance(raw, list | dict):
-        raise InputError(f"one value expected, found {type(raw).__name__}")
-    name = str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
-    if len(name) > LONGEST_CATEGORY:
-        raise InputError(f"a category of {len(name):,} characters; is this column text?")
-    return name.lower() if name in ("True", "False", "TRUE", "FALSE") else name
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
-from fusebert.modalities.table.columns import DATE_EXTRAS, Column, fit_column, is_missing, kind_of
+from fusebert.modalities.table.columns import DATE_EXTRAS, Column, fit_column, kind_of
+from fusebert.modalities.values import is_missing
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 

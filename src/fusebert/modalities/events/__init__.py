@@ -1,0 +1,1 @@
+"""What someone did, in order: clicks, views, ratings, purchases."""

@@ -1,0 +1,110 @@
+"""A user's events as they stand in a row -> checked events in order of time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusebert.errors import InputError
+from fusebert.modalities.values import as_category, as_date, as_number, is_missing
+
+MOST_EVENTS, MOST_CHARACTERS = 100_000, 32 << 20
+"""Of one row: more is refused before it is looked at."""
+FIELDS = ("item", "type", "time", "value")
+PLAIN = "event"
+"""The type of an event that names none."""
+LAST_SECOND = 1e11
+"""In the year 5138; a larger number is a time in milliseconds, or not a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a user did with an item.
+
+    Args:
+        seconds: since 1970 in UTC, or None where histories have no times.
+        value: such as a rating or a price; None where it has none.
+    """
+
+    item: str
+    type: str
+    seconds: float | None
+    value: float | None
+
+
+def read_history(raw: Any) -> list[Event]:
+    """The events of a row, the oldest first; those of the same time stay in the order given.
+
+    Args:
+        raw: a list, or JSON text of one; each event is the name of an item, or has `item` and, if known, `type`
+            (click, browse, comment, share, rate, buy, ...), `time` (ISO 8601, or seconds since 1970) and `value`.
+
+    Raises:
+        InputError: an event cannot be read; says which.
+    """
+    if is_missing(raw):
+        return []
+    events = _as_list(raw)
+    if len(events) > MOST_EVENTS:
+        raise InputError(f"a history of {len(events):,} events; {MOST_EVENTS:,} are the most that can be read")
+    found = []
+    for number, event in enumerate(events, start=1):
+        try:
+            found.append(_read_event(event))
+        except InputError as error:
+            raise InputError(f"event {number}: {error}") from None
+    timed = [event.seconds is not None for event in found]
+    if any(timed) and not all(timed):
+        raise InputError(f"event {timed.index(False) + 1} has no time, though others of this row have one")
+    return sorted(found, key=lambda event: event.seconds or 0.0)
+
+
+def _as_list(raw: Any) -> list[Any]:
+    if isinstance(raw, str):
+        if len(raw) > MOST_CHARACTERS:
+            raise InputError(f"a history of {len(raw):,} characters; {MOST_CHARACTERS:,} are the most that can be read")
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise InputError(f'{raw!r:.60} is not a list of events in JSON, such as [{{"item": "a1"}}]') from None
+    if hasattr(raw, "tolist"):  # an array of numpy, as parquet gives lists
+        raw = raw.tolist()
+    if not isinstance(raw, list):
+        raise InputError(f"a list of events expected, found {type(raw).__name__}")
+    return raw
+
+
+def _read_event(event: Any) -> Event:
+    if not isinstance(event, Mapping):
+        return Event(_as_name(event, "item"), PLAIN, None, None)
+    unknown = [name for name in event if name not in FIELDS]
+    if unknown:
+        raise InputError(f"{unknown[0]!r:.60} is not one of {', '.join(FIELDS)}")
+    kind, when, value = (event.get(name) for name in ("type", "time", "value"))
+    return Event(
+        _as_name(event.get("item"), "item"),
+        PLAIN if is_missing(kind) else _as_name(kind, "type"),
+        None if is_missing(when) else _as_seconds(when),
+        None if is_missing(value) else as_number(value),
+    )
+
+
+def _as_name(raw: Any, field: str) -> str:
+    if is_missing(raw):
+        raise InputError(f"it has no {field}")
+    return as_category(raw)
+
+
+def _as_seconds(raw: Any) -> float:
+    when = as_date(raw) if isinstance(raw, str) and not raw.strip().lstrip("-").replace(".", "", 1).isdigit() else None
+    if when is not None:
+        return when.timestamp()
+    try:
+        seconds = as_number(raw)
+    except InputError:
+        raise InputError(f"{raw!r:.60} is not a time such as 2024-05-31T12:00, or seconds since 1970") from None
+    if abs(seconds) > LAST_SECOND:
+        raise InputError(f"a time of {seconds:g} seconds since 1970; is it in milliseconds?")
+    return seconds

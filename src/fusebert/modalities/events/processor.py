@@ -1,0 +1,147 @@
+"""A user's history -> one token an event: what it was about, what was done, and how long after the one before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from fusebert.errors import InputError
+from fusebert.modalities.base import Collated
+from fusebert.modalities.events.history import Event, read_history
+from fusebert.storage import read_json, write_json
+from fusebert.types import Evidence, Features, Sample
+
+UNKNOWN = 0
+"""The code of an item or a type that the training rows do not have; theirs begin at 1."""
+GAPS = 34
+"""Codes of the time since the event before: 0 for none, else 1 + the whole part of log2(seconds + 1), at most 33
+(about 270 years)."""
+FIELDS = ("items", "types", "gaps", "values", "ages", "place")
+
+
+class Config(BaseModel):
+    """How histories are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_events: int = Field(100, ge=1, le=4096, description="of a history, the newest; older ones are left out")
+    max_items: int = Field(
+        50_000, ge=1, le=1_000_000, description="items with a vector of their own, the most frequent"
+    )
+    items: int = Field(0, ge=0, description="filled in by training: items that have a vector")
+    types: int = Field(0, ge=0, description="filled in by training: types of events")
+
+
+class Processor:
+    """Reads the histories of a row; several columns keep their places.
+
+    Args:
+        items, types: names in the training rows, the most frequent first.
+        mean, deviation: of the values of their events.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        columns: Sequence[str],
+        items: Sequence[str],
+        types: Sequence[str],
+        mean: float,
+        deviation: float,
+    ) -> None:
+        self.config = config.model_copy(update={"items": len(items), "types": len(types)})
+        self.columns, self.items, self.types = tuple(columns), tuple(items), tuple(types)
+        self.mean, self.deviation = mean, deviation
+        self._items, self._types = ({name: 1 + code for code, name in enumerate(names)} for names in (items, types))
+
+    @classmethod
+    def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
+        """Items, types, and the scale of values, of the training rows."""
+        items, types, values = Counter[str](), Counter[str](), list[float]()
+        for sample in samples:
+            for name in columns:
+                try:
+                    events = read_history(sample.values.get(name))
+                except InputError:  # such rows are reported by the check of every row
+                    continue
+                items.update(event.item for event in events)
+                types.update(event.type for event in events)
+                values += [event.value for event in events if event.value is not None]
+        ordered = (sorted(found, key=lambda name: (-found[name], name)) for found in (items, types))
+        item_names, type_names = ordered
+        mean = float(np.mean(values)) if values else 0.0
+        deviation = float(np.std(values)) if values else 1.0
+        return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation or 1.0)
+
+    def load(self, sample: Sample) -> Features | None:
+        """Of E events: `items`, `types`, `gaps`, `ages` (0 for the newest) and `place` int64[E], and `values`
+        float32[E, 2], the scaled value and whether there is one."""
+        parts = []
+        for place, name in enumerate(self.columns):
+            try:
+                events = read_history(sample.values.get(name))
+            except InputError as error:
+                raise InputError(f"column {name!r}: {error}") from None
+            if events:
+                parts.append(self._encode(events, place))
+        return {name: np.concatenate([part[name] for part in parts]) for name in FIELDS} if parts else None
+
+    def _encode(self, events: list[Event], place: int) -> dict[str, np.ndarray]:
+        gaps = [_gap(before, event) for before, event in zip([None, *events], events, strict=False)]
+        gaps, events = gaps[-self.config.max_events :], events[-self.config.max_events :]
+        count = len(events)
+        values = np.zeros((count, 2), dtype=np.float32)
+        for number, event in enumerate(events):
+            if event.value is not None:
+                values[number] = (event.value - self.mean) / self.deviation, 1
+        return {
+            "items": np.array([self._items.get(event.item, UNKNOWN) for event in events]),
+            "types": np.array([self._types.get(event.type, UNKNOWN) for event in events]),
+            "gaps": np.array(gaps),
+            "values": values,
+            "ages": np.arange(count)[::-1].copy(),
+            "place": np.full(count, place),
+        }
+
+    def length(self, features: Features) -> int:
+        return len(features["items"])
+
+    def collate(self, rows: Sequence[Features]) -> Collated:
+        return {name: np.concatenate([row[name] for row in rows]) for name in FIELDS}
+
+    def save(self, folder: Path) -> None:
+        saved = {"columns": self.columns, "config": self.config.model_dump(), "mean": self.mean}
+        saved |= {"deviation": self.deviation, "types": self.types, "items": self.items}
+        write_json(folder / "processors" / "events.json", saved)
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        saved = read_json(folder / "processors" / "events.json")
+        scale = saved["mean"], saved["deviation"]
+        return cls(Config(**saved["config"]), saved["columns"], saved["items"], saved["types"], *scale)
+
+
+def matches(values: Sequence[Any]) -> Evidence | None:
+    """A column of lists of events with an item each."""
+    read = [value for value in values if isinstance(value, list) or str(value).startswith("[{")]
+    if len(read) < len(values):
+        return None
+    try:
+        events = [event for value in read[:100] for event in read_history(value)]
+    except InputError:
+        return None
+    named = any(isinstance(event, dict) for value in read if isinstance(value, list) for event in value)
+    if not events or not (named or isinstance(read[0], str)):
+        return None
+    return Evidence("lists of events", 0.95)
+
+
+def _gap(before: Event | None, event: Event) -> int:
+    if before is None or before.seconds is None or event.seconds is None:
+        return 0
+    return min(GAPS - 1, 1 + int(np.log2(event.seconds - before.seconds + 1)))

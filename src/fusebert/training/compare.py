@@ -1,0 +1,101 @@
+"""One recipe with each fusion and several seeds: same rows, each run in a process of its own, one table."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusebert.errors import FusebertError, UsageError
+from fusebert.storage import MANIFEST, read_json, write_json
+
+FUSIONS = ("one_stream", "concat", "two_stream")
+
+
+def compare(
+    source: Path,
+    overrides: Sequence[str],
+    output: Path,
+    fusions: Sequence[str],
+    seeds: int,
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Train every fusion with every seed, one after another; what is finished is not trained again.
+
+    Args:
+        source: a recipe, or a table.
+        overrides: further arguments of `fusebert train`, the same for all.
+        output: its `FUSION-SEED` folders are whole models; `FUSION-SEED.json` say how each was run.
+        seeds: their number; 0, 1, ...
+        say: is told of each run as it begins.
+
+    Returns:
+        By fusion: `metric` (the task's primary one) and `split` it is of (test, where there is one), `mean`, `min`,
+        `max` and `scores` over the seeds; `parameters`; `seconds` of training, the mean; `peak_mebibytes` of a process.
+
+    Raises:
+        UsageError: a folder there was trained in another way.
+        FusebertError: a run failed; its own message stands on stderr.
+    """
+    rows = {}
+    for fusion in fusions:
+        runs = []
+        for seed in range(seeds):
+            folder = output / f"{fusion}-{seed}"
+            say(f"{fusion}, seed {seed}: {folder}")
+            settings = [*overrides, f"model.fusion={fusion}", f"training.seed={seed}"]
+            runs.append(_run(folder, [str(source.absolute()), *settings]))
+        scores = [run["score"] for run in runs]
+        rows[fusion] = {name: runs[0][name] for name in ("metric", "split", "parameters")} | {
+            "mean": statistics.mean(scores),
+            "min": min(scores),
+            "max": max(scores),
+            "scores": scores,
+            "seconds": round(statistics.mean(run["seconds"] for run in runs), 1),
+            "peak_mebibytes": max(run["peak_mebibytes"] for run in runs),
+        }
+    write_json(output / "compare.json", rows)
+    return rows
+
+
+def _run(folder: Path, arguments: list[str]) -> dict[str, Any]:
+    """Train one, unless it is there; a run that was killed goes on."""
+    said = folder.with_name(f"{folder.name}.json")
+    kept: dict[str, Any] = read_json(said) if said.is_file() else {"arguments": arguments, "peak_mebibytes": 0}
+    if kept["arguments"] != arguments:
+        raise UsageError(f"{folder} was trained with {' '.join(kept['arguments'])}; choose another --output")
+    if not (folder / MANIFEST).is_file():
+        write_json(said, kept)
+        resume = ["--resume"] if folder.exists() else []
+        command = [sys.executable, "-m", "fusebert.cli", "train", *arguments, "--output", str(folder), *resume]
+        kept["peak_mebibytes"] = max(kept["peak_mebibytes"], _peak_mebibytes(command, folder))
+        write_json(said, kept)
+    metrics = read_json(folder / "metrics.json")
+    split = "test" if "test" in metrics["evaluations"] else "validation"
+    metric, score = next(iter(metrics["evaluations"][split]["metrics"].items()))
+    return {
+        "metric": metric,
+        "split": split,
+        "score": score,
+        "parameters": metrics["parameters"],
+        "seconds": metrics["training"]["seconds"],
+        "peak_mebibytes": kept["peak_mebibytes"],
+    }
+
+
+def _peak_mebibytes(command: list[str], folder: Path) -> int:
+    """Run a command to its end; the most memory it held."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:  # the run was told too; it saves and ends
+        os.wait4(process.pid, 0)
+        raise
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    if code:
+        raise FusebertError(f"the run in {folder} failed with exit code {code}; what it said stands above")
+    return usage.ru_maxrss >> (20 if sys.platform == "darwin" else 10)

@@ -1,0 +1,137 @@
+"""Histories: what is read, in which order, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusebert.data.columns import guess_columns
+from fusebert.errors import InputError
+from fusebert.modalities.events.history import read_history
+from fusebert.modalities.events.processor import UNKNOWN, Config, Processor
+from fusebert.training.run import train
+from fusebert.types import Sample
+
+HISTORY = [
+    {"item": "tent", "type": "browse", "time": "2024-05-31T12:00", "value": 40},
+    {"item": 7, "type": "buy", "time": "2024-05-31T12:01", "value": 10},
+    {"item": "tent", "type": "buy", "time": 1717243200, "value": None},
+]
+
+
+def sample(**values: Any) -> Sample:
+    return Sample(Path("rows.jsonl"), 1, values, None)
+
+
+def fitted(*histories: Any, config: Config | None = None) -> Processor:
+    return Processor.fit(config or Config(), ["history"], [sample(history=one) for one in histories], None)
+
+
+def load(processor: Processor, history: Any) -> dict[str, np.ndarray]:
+    found = processor.load(sample(history=history))
+    assert found is not None
+    return dict(found)
+
+
+def test_an_event_is_an_item_a_type_a_gap_and_a_value() -> None:
+    processor = fitted(HISTORY)
+    assert (processor.items, processor.types) == (("tent", "7"), ("buy", "browse"))
+    found = load(processor, HISTORY)
+    assert found["items"].tolist() == [1, 2, 1]
+    assert found["types"].tolist() == [2, 1, 1]
+    assert found["gaps"].tolist() == [0, 1 + 5, 1 + 16]  # 60 s, 86,340 s
+    assert found["ages"].tolist() == [2, 1, 0]
+    assert found["values"].tolist() == [[1, 1], [-1, 1], [0, 0]]
+
+
+def test_order_is_by_time_and_the_same_from_text() -> None:
+    processor = fitted(HISTORY)
+    for other in (HISTORY[::-1], json.dumps(HISTORY), np.array(HISTORY, dtype=object)):
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(load(processor, other).values(), load(processor, HISTORY).values(), strict=True)
+        )
+    assert load(processor, ["7", "tent"])["items"].tolist() == [2, 1]
+
+
+def test_old_events_are_left_out_and_new_items_have_one_code() -> None:
+    processor = fitted([{"item": n} for n in range(10)], config=Config(max_events=3, max_items=9))
+    found = load(processor, [{"item": n, "time": n} for n in (5, 6, 9, 11)])
+    assert found["items"].tolist() == [7, UNKNOWN, UNKNOWN]  # 6 has its code, 9 is too rare, 11 was never seen
+    assert found["gaps"].tolist() == [2, 3, 2]  # the first gap is to the event that was left out
+    assert found["ages"].tolist() == [2, 1, 0]
+
+
+def test_rows_without_events() -> None:
+    processor = fitted(HISTORY)
+    for nothing in (None, "", [], "[]", float("nan")):
+        assert processor.load(sample(history=nothing)) is None
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        ("no list", "not a list of events in JSON"),
+        ("[" * 100_000, "not a list of events in JSON"),
+        ({"item": 1}, "a list of events expected, found dict"),
+        ('{"item": 1}', "a list of events expected, found dict"),
+        (5, "a list of events expected, found int"),
+        ([{"type": "buy"}], "event 1: it has no item"),
+        ([{"item": ""}], "event 1: it has no item"),
+        ([{"item": ["a"]}], "event 1: one value expected, found list"),
+        ([{"item": "a" * 300}], "event 1: a category of 300 characters"),
+        ([{"item": 1, "when": 5}], "event 1: 'when' is not one of item, type, time, value"),
+        ([{"item": 1}, {"item": 1, "time": "soon"}], "event 2: 'soon' is not a time"),
+        ([{"item": 1, "time": "2024-02-30"}], "event 1: '2024-02-30' is not a time"),
+        ([{"item": 1, "time": [1]}], "event 1: .* is not a time"),
+        ([{"item": 1, "time": 1717243200000}], "in milliseconds"),
+        ([{"item": 1, "time": float("inf")}], "is not a time"),
+        ([{"item": 1, "time": 5}, {"item": 2}], "event 2 has no time"),
+        ([{"item": 1, "value": "much"}], "event 1: 'much' is not a number"),
+        ([{"item": 1, "value": 1e300}], "event 1: .* is not a finite number"),
+        ([1] * 100_001, "a history of 100,001 events"),
+        ([None], "event 1: it has no item"),
+    ],
+)
+def test_what_cannot_be_read_is_said(history: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_history(history)
+
+
+def test_the_column_is_named_where_a_row_is_refused() -> None:
+    with pytest.raises(InputError, match="column 'history': event 1"):
+        load(fitted(HISTORY), [{"item": None}])
+
+
+def test_columns_of_events_are_known_as_such() -> None:
+    rows = [sample(clicks=HISTORY[: 1 + n % 3], tags=["a", "b"], text=json.dumps(HISTORY)) for n in range(20)]
+    assert [guess.kind for guess in guess_columns(rows, None, {})] == ["events", "ignore", "events"]
+
+
+def test_behaviour_alone_answers_a_question_about_it(tmp_path: Path) -> None:
+    """Whether the last thing bought was bought before: order, type and item all matter."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 1500), ("val", 200), ("test", 200)):
+        rows = []
+        for _ in range(count):
+            items = random.integers(6, size=4).tolist()
+            types = random.choice(["click", "buy"], size=4).tolist()
+            events = [{"item": i, "type": t, "time": 60 * n} for n, (i, t) in enumerate(zip(items, types, strict=True))]
+            rows.append({"history": random.permutation(np.array(events, dtype=object)).tolist(), "answer": types[-1]})
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "data.train": str(tmp_path / "train.jsonl"),
+        "data.validation": str(tmp_path / "val.jsonl"),
+        "data.test": str(tmp_path / "test.jsonl"),
+        "data.target": "answer",
+        "model.trunk": "tiny",
+        "training.epochs": 3,
+        "training.learning_rate": 1e-3,
+        "training.trackers": [],
+    }
+    found = train(settings, tmp_path / "model").evaluate(tmp_path / "test.jsonl")
+    assert found["metrics"]["accuracy"] > 0.95

@@ -1,0 +1,63 @@
+"""Runs side by side: what the table says is what the folders hold, and nothing is trained twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fusebert.cli import main
+from fusebert.errors import UsageError
+from fusebert.training.compare import compare
+
+
+@pytest.fixture
+def recipe(tiny: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in tiny.items() if key != "training.trackers"}))
+    return path
+
+
+def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "compared"
+    command = ["compare", str(recipe), "--fusion", "one_stream,two_stream", "--seeds", "1", "--output", str(folder)]
+    command += ["--json", "training.epochs=1", "training.trackers=[]"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)["fusions"]
+    assert found == json.loads((folder / "compare.json").read_text())
+    for fusion, row in found.items():
+        metrics = json.loads((folder / f"{fusion}-0" / "metrics.json").read_text())
+        assert row["mean"] == row["min"] == row["max"] == metrics["evaluations"]["test"]["metrics"][row["metric"]]
+        card = (folder / f"{fusion}-0" / "README.md").read_text()
+        assert f"{row['parameters']:,} parameters" in card
+        assert 100 < row["peak_mebibytes"] < 8000
+    assert found["two_stream"]["parameters"] > found["one_stream"]["parameters"]
+    written = (folder / "one_stream-0" / "manifest.json").stat().st_mtime_ns
+    assert main(command) == 0  # again: finished runs are read, not trained
+    assert json.loads(capsys.readouterr().out)["fusions"] == found
+    assert (folder / "one_stream-0" / "manifest.json").stat().st_mtime_ns == written
+    with pytest.raises(UsageError, match="was trained with"):
+        compare(recipe, ["training.epochs=2"], folder, ["one_stream"], 1, print)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--fusion", "all,none"], 2, "'all' is not one of all, one_stream, concat, two_stream"),
+        (["--seeds", "0"], 2, "--seeds must be at least 1"),
+        (["--fusion", "concat", "--seeds", "1", "training.epochs=none"], 1, "failed with exit code 2"),
+    ],
+)
+def test_wrong_use_is_said(
+    recipe: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "c"), *arguments]) == code
+    assert said in capsys.readouterr().err
