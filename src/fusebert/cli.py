@@ -82,9 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
     _bad_rows(predict)
 
-    check = command("check", _check, "Look at a table: what each column is, and which rows cannot be used.")
-    check.add_argument("table", metavar="TABLE", type=Path)
+    check = command("check", _check, "Look at tables: what columns are, which rows cannot be used, what may be wrong.")
+    check.add_argument("source", metavar="TABLE|FOLDER", type=Path, help="a table, or a folder of train, val, test")
     check.add_argument("--target", metavar="COLUMN")
+    check.add_argument("--against", metavar="TABLE", type=Path, nargs="+", default=[], help="tables to be scored")
     check.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")
 
     compare = command("compare", _compare, "Train a recipe with each fusion and several seeds; one table of all.")
@@ -189,18 +190,20 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _nothing(rest)
-    from fusebert.data.check import check_table
+    from fusebert.doctor.check import check
 
-    found = check_table(options.table, options.target, options.strict)
+    found, findings = check(options.source, options.target, options.strict, options.against)
     for column in found["columns"]:
         _say(f"{column['column']}: {column['kind']} ({column['why']})" + ("  AMBIGUOUS" if column["ambiguous"] else ""))
     for line in found["problems"]:
-        _say(f"row {line['row']}: {line['problem']}")
-    _say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used")
+        _say(f"{Path(line['table']).name} row {line['row']}: {line['problem']}")
+    for finding in findings:
+        _say(f"{finding.fault}: {finding}")
+    _say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used; {len(findings)} things may be wrong")
     if found["bad_rows"]:
         first = found["problems"][0]
         found["error"] = (
-            f"{options.table}: {found['bad_rows']} of {found['rows']} rows cannot be used; "
+            f"{options.source}: {found['bad_rows']} of {found['rows']} rows cannot be used; "
             f"first: row {first['row']}: {first['problem']}"
         )
     return found

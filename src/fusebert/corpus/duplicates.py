@@ -64,6 +64,12 @@ def fingerprint(text: str, language: str, near: bool = True) -> Fingerprint:
     return Fingerprint(exact, made.hashvalues.tobytes())
 
 
+def nearly(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two texts that share a band are near-duplicates."""
+    signatures = [np.frombuffer(found.signature, np.uint32) for found in (one, other)]
+    return bool((signatures[0] == signatures[1]).mean() >= SIMILAR)
+
+
 def _shingles(text: str, unspaced: bool) -> np.ndarray:
     """uint32[n] hashes of all runs of words, or of characters; what is neither letter nor digit only parts words.
 

@@ -1,0 +1,1 @@
+"""What may be wrong with data, although every row can be read."""

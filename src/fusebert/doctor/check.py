@@ -1,0 +1,144 @@
+"""A look at tables before anything is trained on them: rows that cannot be used, and what else may be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusebert import plugins
+from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns, guess_task
+from fusebert.data.dataset import Preparer
+from fusebert.data.tables import read_table
+from fusebert.doctor import media, rows
+from fusebert.doctor.finding import Finding, Splits
+from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.types import Sample
+
+PROBLEMS_LISTED = 1000
+SPLITS = ("train", "val", "valid", "validation", "dev", "test")
+"""Names of tables in a folder that belong together, before the suffix."""
+
+
+def check(
+    source: Path, target: str | None, strict: bool, against: Sequence[Path] = ()
+) -> tuple[dict[str, Any], list[Finding]]:
+    """What each column is, every row that cannot be used, and what may be wrong although all can be read.
+
+    Args:
+        source: a table of rows to train on; or a folder of tables named train, val, test, or alike.
+        against: tables that are to be scored.
+
+    Returns:
+        `rows`, `bad_rows`, `columns` (column, kind, why, ambiguous; the target's kind is its task), `problems`
+        (table, row, column, problem; the first 1000) and `findings`; and the findings as such.
+    """
+    tables = find_tables(source, against)
+    read = {name: list(read_table(table)) for name, table in tables.items()}
+    problems = [row for found in read.values() for row in found if isinstance(row, RowError)]
+    splits = {name: [row for row in found if isinstance(row, Sample)] for name, found in read.items()}
+    name, samples = next(iter(splits.items()))
+    if not samples:
+        raise problems[0] if problems else DataError(f"{tables[name]} has no rows")
+    if target is not None and target not in column_names(samples):
+        raise UsageError(
+            f"the target column {target!r} does not exist; {tables[name]} has {', '.join(column_names(samples))}"
+        )
+    guesses = guess_columns(samples, target, {})
+    modalities = {
+        kind: [guess.column for guess in guesses if guess.kind == kind]
+        for kind in sorted({guess.kind for guess in guesses} - {IGNORE})
+    }
+    processors = {}
+    for kind, columns in modalities.items():
+        half = plugins.load("modalities", kind, "processor")
+        processors[kind] = half.Processor.fit(half.Config(), columns, samples, None)
+    if target is not None:
+        targets = [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
+        if not targets:
+            raise DataError(f"{tables[name]}: no row has a value in the target column {target!r}")
+        guesses.append(guess_task(target, targets))
+    doubtful = [str(guess) for guess in guesses if guess.ambiguous]
+    if strict and doubtful:
+        raise UsageError(f"--strict: {'; '.join(doubtful)}")
+    preparer = Preparer(processors)
+    for sample in (sample for found in splits.values() for sample in found):
+        made = preparer(sample)
+        if isinstance(made, RowError):
+            problems.append(made)
+        elif target is not None and (wrong := _target_problem(sample, target, guesses[-1].kind)):
+            problems.append(wrong)
+    order = list(tables.values())
+    problems.sort(key=lambda problem: (order.index(problem.table), problem.row))
+    findings = list(_examine(splits, modalities, guesses, target))
+    listed = [
+        {"table": str(p.table), "row": p.row, "column": p.column, "problem": p.problem}
+        for p in problems[:PROBLEMS_LISTED]
+    ]
+    columns_found = [
+        {"column": guess.column, "kind": guess.kind, "why": guess.why, "ambiguous": guess.ambiguous}
+        for guess in guesses
+    ]
+    return {
+        "rows": sum(map(len, read.values())),
+        "bad_rows": len(problems),
+        "columns": columns_found,
+        "problems": listed,
+        "findings": [finding.to_json() for finding in findings],
+    }, findings
+
+
+def find_tables(source: Path, against: Sequence[Path]) -> dict[str, Path]:
+    """The tables to look at, by name of the split; those to train on first.
+
+    Raises:
+        UsageError: two tables would have the same name.
+    """
+    found = {source.name: source}
+    if source.is_dir() and not against:
+        inside = {path.name.split(".")[0]: path for path in sorted(source.iterdir()) if path.is_file()}
+        named = {split: inside[split] for split in SPLITS if split in inside}
+        if "train" in named:
+            found = named
+    for table in against:
+        name = table.name if table.name not in found else str(table)
+        if name in found:
+            raise UsageError(f"{table} is given twice")
+        found[name] = table
+    return found
+
+
+def _examine(
+    splits: Splits, modalities: Mapping[str, Sequence[str]], guesses: Sequence[ColumnGuess], target: str | None
+) -> Iterator[Finding]:
+    """Everything that may be wrong, the worst kinds first."""
+    inputs = [column for columns in modalities.values() for column in columns]
+    every = [guess.column for guess in guesses]
+    task = guesses[-1].kind if target is not None else None
+    texts = modalities.get("text", [])
+    for column in modalities.get("image", []):
+        yield from media.examine_pictures(splits, column)
+    for column in modalities.get("audio", []):
+        yield from media.examine_sounds(splits, column)
+    if texts and not {"image", "audio", "events"} & set(modalities):  # else the same question may be asked of others
+        yield from rows.copied_texts(splits, texts)
+    yield from rows.people_on_both_sides(splits, every)
+    if target is not None:
+        yield from rows.giveaways(splits, [*modalities.get("table", []), *texts], target)
+        yield from rows.label_leaks(splits, texts, target)
+        yield from rows.contradictions(splits, inputs, target)
+        if task == "classification":
+            yield from rows.imbalance(splits, target)
+    yield from rows.constant_columns(splits, inputs)
+    yield from rows.repeated_ids(splits, every)
+
+
+def _target_problem(sample: Sample, target: str, kind: str) -> RowError | None:
+    raw = sample.values.get(target)
+    if raw in (None, ""):
+        return RowError("the target is empty", sample.table, sample.row, target)
+    try:
+        plugins.load("tasks", kind, "task").Task.read(raw)
+    except InputError as error:
+        return RowError(str(error), sample.table, sample.row, target)
+    return None

@@ -1,0 +1,166 @@
+"""Pictures and recordings: silent, clipped, of mixed rates, or nearly the same in two splits."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fusebert.doctor.finding import Finding, Splits
+from fusebert.doctor.similar import most_similar
+from fusebert.errors import InputError
+from fusebert.modalities.audio.signal import MAX_FILE_BYTES, log_mel
+from fusebert.modalities.audio.signal import decode as decode_sound
+from fusebert.modalities.base import media_path
+from fusebert.modalities.image.processor import decode as decode_picture
+from fusebert.types import Sample
+
+SILENT_PEAK = 1e-3
+"""-60 dB of full scale."""
+FLAT_SHARE, FLAT_RUN, LEAST_PEAK = 0.999, 4, 0.1
+"""Clipped: so many samples in a row stand within a thousandth of the peak, which is no rustle ..."""
+CLIPPED_SHARE = 5e-4
+"""... and so great a share of all samples does so."""
+MOST_SECONDS = 600.0
+PICTURE_PIXELS, PICTURE_HASH, PICTURE_COSINE = 64, 16, 0.8
+"""Perceptual hashes of 16 x 16 bits so similar (25 bits may differ) are of one picture."""
+SOUND_BANDS, SOUND_SPANS = 40, 64
+SOUND_FLOOR, SOUND_COSINE = 0.1, 0.985
+"""Spectrograms so similar are of one recording. Of 200 spoken digits of six people, the most similar two had 0.978."""
+PLAIN_DEVIATION = 2.0
+"""Of grey levels in 0..255; a plainer picture has no fingerprint of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What the doctor needs to know of one."""
+
+    sample: Sample
+    rate: int
+    peak: float
+    clipped: float
+    spectrogram: np.ndarray
+
+
+def examine_sounds(splits: Splits, column: str) -> Iterator[Finding]:
+    """Silent and clipped recordings, rarer sampling rates, and copies across splits."""
+    heard = {name: [one for row in rows if (one := _listen(row, column)) is not None] for name, rows in splits.items()}
+    every = [one for found in heard.values() for one in found]
+    silent = tuple(one.sample for one in every if one.peak < SILENT_PEAK)
+    if silent:
+        yield Finding("silent sound", column, f"{len(silent)} recordings hold nothing above -60 dB", silent)
+    clipped = tuple(one.sample for one in every if one.clipped > CLIPPED_SHARE)
+    if clipped:
+        yield Finding("clipped sound", column, f"{len(clipped)} recordings are cut off at their peaks", clipped)
+    rates = Counter(one.rate for one in every)
+    if len(rates) > 1:
+        usual = rates.most_common(1)[0][0]
+        rarer = tuple(one.sample for one in every if one.rate != usual)
+        listed = ", ".join(f"{rate:,} Hz ({count:,})" for rate, count in rates.most_common())
+        yield Finding("mixed rates", column, f"recordings are of {listed}; what a rate tells may be learnt", rarer)
+    loud = {name: [one for one in found if one.peak >= SILENT_PEAK] for name, found in heard.items()}
+    (_, trained), *others = loud.items()
+    for name, found in others:
+        twins = most_similar([one.spectrogram for one in trained], [one.spectrogram for one in found], SOUND_COSINE)
+        pairs = [(one.sample, trained[n].sample) for one, n in zip(found, twins, strict=True) if n is not None]
+        yield from _copies(name, column, "recording", pairs)
+
+
+def examine_pictures(splits: Splits, column: str) -> Iterator[Finding]:
+    """Pictures of one split that are nearly one of the training rows."""
+    seen = {
+        name: [(row, one) for row in rows if (one := _look(row, column)) is not None] for name, rows in splits.items()
+    }
+    (_, trained), *others = seen.items()
+    for name, found in others:
+        twins = most_similar([one for _, one in trained], [one for _, one in found], PICTURE_COSINE)
+        pairs = [(row, trained[n][0]) for (row, _), n in zip(found, twins, strict=True) if n is not None]
+        yield from _copies(name, column, "picture", pairs)
+
+
+def _copies(name: str, column: str, kind: str, pairs: list[tuple[Sample, Sample]]) -> Iterator[Finding]:
+    if not pairs:
+        return
+    row, twin = pairs[0]
+    said = (
+        f"{len(pairs)} rows of {name} have a {kind} that is nearly one of the training rows, such as row "
+        f"{row.row} that of row {twin.row}; scores on them say too much"
+    )
+    yield Finding(f"near-duplicate {kind}", column, said, tuple(row for row, _ in pairs))
+
+
+def _listen(sample: Sample, column: str) -> Recording | None:
+    import soundfile
+
+    data = _bytes(sample.values.get(column), sample)
+    if data is None:
+        return None
+    try:
+        mono = decode_sound(data, MOST_SECONDS)
+    except InputError:  # such rows are reported as unusable
+        return None
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # bounded by the line above
+    peak = float(np.abs(samples).max())
+    return Recording(sample, int(rate), peak, _clipped(samples, peak), _spectrogram(mono))
+
+
+def _clipped(samples: np.ndarray, peak: float) -> float:
+    """Share of float[N, channels] samples that stand in a flat top."""
+    if peak < LEAST_PEAK:
+        return 0.0
+    flat = np.abs(samples) >= FLAT_SHARE * peak
+    if len(flat) < FLAT_RUN:
+        return 0.0
+    runs = np.lib.stride_tricks.sliding_window_view(flat, FLAT_RUN, axis=0).all(axis=-1)
+    return float(runs.sum() / flat.size)
+
+
+def _spectrogram(samples: np.ndarray) -> np.ndarray:
+    """float16[SOUND_BANDS * SOUND_SPANS] of a whole recording, of length one, whatever its length and loudness."""
+    power = np.exp(log_mel(samples))
+    mels = np.log(power + SOUND_FLOOR * power.mean())
+    frames = np.linspace(0, len(mels), SOUND_SPANS + 1).astype(int)
+    spans = np.stack([mels[a : max(b, a + 1)].mean(axis=0) for a, b in pairwise(frames)])
+    bands = np.stack([part.mean(axis=1) for part in np.array_split(spans, SOUND_BANDS, axis=1)], axis=1).ravel()
+    bands -= bands.mean()
+    return (bands / max(float(np.linalg.norm(bands)), 1e-6)).astype(np.float16)
+
+
+def _look(sample: Sample, column: str) -> np.ndarray | None:
+    """float16[PICTURE_HASH^2] of length one; None where there is no picture, or a plain one."""
+    import imagehash
+
+    value = sample.values.get(column)
+    if value in (None, ""):
+        return None
+    try:
+        data = _bytes(value, sample) if isinstance(value, str) else value
+        pixels = decode_picture(data, PICTURE_PIXELS)
+    except InputError:  # such rows are reported as unusable
+        return None
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if np.asarray(picture.convert("L")).std() < PLAIN_DEVIATION:
+        return None
+    bits = np.asarray(imagehash.phash(picture, hash_size=PICTURE_HASH).hash, dtype=np.float16).ravel()
+    return (2 * bits - 1) / PICTURE_HASH
+
+
+def _bytes(value: Any, sample: Sample) -> bytes | None:
+    """Of a media file, or as datasets holds them; None where there is none to read."""
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        path = media_path(value, sample.root)
+        return path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else None
+    except (InputError, OSError):
+        return None

@@ -1,0 +1,186 @@
+"""Columns that say nothing or too much, rare labels, and rows or people that stand on both sides of a split."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
+from fusebert.doctor.finding import Finding, Splits
+from fusebert.modalities.values import is_missing
+from fusebert.types import Sample
+
+LEAST_ROWS = 20
+"""Of fewer rows nothing is said that only many can show."""
+RARE = 50
+"""A label is rare where the most frequent one is so many times as frequent."""
+ONE_SIDED = 0.95
+PURE, PURE_LESS_THAN = 0.99, 0.5
+"""A column gives the answer away where so great a share of rows has a value that always comes with one label, and
+values are at most so many a row (else each row could be its own value)."""
+LEAKED, LEAKED_BEYOND_CHANCE = 0.5, 3.0
+"""A text tells the label where so many rows hold their own, so many times as often as they would hold any row's."""
+PEOPLE = re.compile(
+    r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?", re.I
+)
+CHINESE = re.compile("[一-鿿]")
+
+
+def constant_columns(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
+    """Columns with the same value in every training row that has one."""
+    train = next(iter(splits.values()))
+    for column in columns:
+        values = [_key(row.values.get(column)) for row in train if not is_missing(row.values.get(column))]
+        if len(values) >= LEAST_ROWS and len(set(values)) == 1:
+            yield Finding("constant column", column, f"always {values[0]!r:.60}; it can tell nothing")
+
+
+def imbalance(splits: Splits, target: str) -> Iterator[Finding]:
+    """Labels that are too rare to learn, or one that nearly all rows have."""
+    train = next(iter(splits.values()))
+    counts = Counter(_key(row.values.get(target)) for row in train if not is_missing(row.values.get(target)))
+    if len(train) < LEAST_ROWS or not counts:
+        return
+    usual, most = counts.most_common(1)[0]
+    rare = {label for label, count in counts.items() if count * RARE <= most}
+    if rare:
+        rows = tuple(row for row in train if _key(row.values.get(target)) in rare)
+        names = ", ".join(sorted(rare)[:3])
+        yield Finding("rare labels", target, f"{len(rare)} labels are {RARE} times rarer than {usual!r}: {names}", rows)
+    if most >= ONE_SIDED * counts.total():
+        said = f"{most / counts.total():.1%} of the rows have {usual!r}; accuracy will look high without any skill"
+        yield Finding("one label prevails", target, said)
+
+
+def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
+    """Columns of names or numbers whose value comes with one label only."""
+    train = [row for row in next(iter(splits.values())) if not is_missing(row.values.get(target))]
+    labels = [_key(row.values.get(target)) for row in train]
+    prevailing = max(Counter(labels).values(), default=0)
+    if len(train) < LEAST_ROWS or prevailing > ONE_SIDED * len(train):
+        return
+    for column in columns:
+        by_value: dict[str, Counter[str]] = defaultdict(Counter)
+        for row, label in zip(train, labels, strict=True):
+            if not is_missing(row.values.get(column)):
+                by_value[_key(row.values.get(column))][label] += 1
+        known = sum(counts.total() for counts in by_value.values())
+        pure = sum(counts.most_common(1)[0][1] for counts in by_value.values())
+        if known >= LEAST_ROWS and len(by_value) <= PURE_LESS_THAN * known and pure >= PURE * known:
+            said = (
+                f"its value gives {target!r} away in {pure / known:.1%} of the rows; is it known before the answer is?"
+            )
+            yield Finding("gives the answer away", column, said)
+
+
+def label_leaks(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
+    """Texts that hold the words of their own label far more often than those of other rows' labels."""
+    train = [row for row in next(iter(splits.values())) if isinstance(row.values.get(target), str)]
+    words = [_plain(row.values[target]) for row in train]
+    counts = Counter(words)
+    if len(train) < LEAST_ROWS or len(counts) < 2:
+        return
+    for column in columns:
+        texts = [f" {_plain(row.values.get(column))} " for row in train]
+        held = [bool(label) and f" {label} " in text for label, text in zip(words, texts, strict=True)]
+        own = sum(held) / len(train)
+        if own < LEAKED:
+            continue
+        by_chance = sum(
+            count / len(train) * sum(f" {label} " in text for text in texts) / len(train)
+            for label, count in counts.items()
+            if label
+        )
+        if own >= LEAKED_BEYOND_CHANCE * by_chance:
+            rows = tuple(row for row, there in zip(train, held, strict=True) if there)
+            said = (
+                f"{own:.1%} of the texts name their own {target!r}; will they do so when the answer is not yet known?"
+            )
+            yield Finding("label in the text", column, said, rows)
+
+
+def people_on_both_sides(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
+    """The same speaker, user or patient in the training rows and in others."""
+    (_, train), *others = splits.items()
+    for column in (column for column in columns if PEOPLE.fullmatch(column)):
+        trained = {_key(row.values.get(column)) for row in train if not is_missing(row.values.get(column))}
+        for name, rows in others:
+            found = tuple(row for row in rows if _key(row.values.get(column)) in trained)
+            if found:
+                who = len({_key(row.values.get(column)) for row in found})
+                said = f"{who} of those in the training rows are in {name} too; scores will say nothing of new ones"
+                yield Finding("same people", column, said, found)
+
+
+def repeated_ids(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
+    """An `id` that two rows of one table share."""
+    for column in (column for column in columns if column.lower() in ("id", "row_id")):
+        for name, rows in splits.items():
+            seen: set[str] = set()
+            again = []
+            for row in rows:
+                key = _key(row.values.get(column))
+                again += [row] if key in seen else []
+                seen.add(key)
+            if again:
+                yield Finding("repeated id", column, f"{len(again)} rows of {name} repeat an id", tuple(again))
+
+
+def copied_texts(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
+    """Rows of other splits whose texts are nearly those of a training row."""
+    (_, train), *others = splits.items()
+    exact: dict[bytes, Sample] = {}
+    bands: dict[bytes, list[tuple[Fingerprint, Sample]]] = defaultdict(list)
+    for row in train if others else ():
+        found = _fingerprint(row, columns)
+        if found is not None:
+            exact.setdefault(found.exact, row)
+            for band in found.bands():
+                bands[band].append((found, row))
+    for name, rows in others:
+        pairs = []
+        for row in rows:
+            own = _fingerprint(row, columns)
+            if own is None:
+                continue
+            near = (twin for band in own.bands() for other, twin in bands.get(band, ()) if nearly(own, other))
+            twin = exact.get(own.exact) or next(near, None)
+            if twin is not None:
+                pairs.append((row, twin))
+        if pairs:
+            row, twin = pairs[0]
+            said = (
+                f"{len(pairs)} rows of {name} are nearly a training row, such as row {row.row} row {twin.row}; "
+                "scores on them say too much"
+            )
+            yield Finding("near-duplicate text", ", ".join(columns), said, tuple(row for row, _ in pairs))
+
+
+def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
+    """Training rows that are alike in all that a model may see, and differ in the answer."""
+    by_inputs: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
+    for row in next(iter(splits.values())):
+        by_inputs[tuple(_key(row.values.get(column)) for column in columns)].append(row)
+    found = [rows for rows in by_inputs.values() if len({_key(row.values.get(target)) for row in rows}) > 1]
+    if found:
+        said = f"{len(found)} groups of training rows are alike in every input and differ in the answer"
+        yield Finding("contradiction", target, said, tuple(row for rows in found for row in rows))
+
+
+def _fingerprint(row: Sample, columns: Sequence[str]) -> Fingerprint | None:
+    text = "\n".join(str(row.values[column]) for column in columns if not is_missing(row.values.get(column)))
+    if not text.strip():
+        return None
+    return fingerprint(text, "zh" if CHINESE.search(text) else "en")
+
+
+def _plain(value: Any) -> str:
+    """Words in lower case with one space between; Chinese characters are words of their own."""
+    return " ".join(re.findall(r"[一-鿿]|[^\W_一-鿿]+", str(value).casefold())) if value is not None else ""
+
+
+def _key(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)

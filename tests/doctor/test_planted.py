@@ -1,0 +1,245 @@
+"""Faults are planted in a clean world; the doctor names their rows, and no others."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from fusebert.cli import main
+from fusebert.data.toyworld import write_toyworld
+from fusebert.doctor.check import check
+
+PICTURES = {"train": 60, "val": 10, "test": 30}
+PLANTED = 6
+KEPT = ("id", "image", "audio", "caption", "answer")
+
+Rows = list[dict[str, Any]]
+
+
+class World:
+    """A folder of tables that can be changed: one row a picture, with a melody of its own and a caption."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.chance = folder, Random(0)
+        self.tables: dict[str, Rows] = {}
+        for split in PICTURES:
+            rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+            firsts = {row["image"]: row for row in reversed(rows)}
+            self.tables[split] = [{name: row[name] for name in KEPT} for row in firsts.values()]
+            for row in self.tables[split]:
+                soundfile.write(folder / row["audio"], melody(self.chance), 16_000)
+
+    def some(self, split: str) -> list[int]:
+        """Numbers of PLANTED rows of a table."""
+        return sorted(self.chance.sample(range(len(self.tables[split])), PLANTED))
+
+    def examine(self, target: str = "answer") -> list[Any]:
+        for split, rows in self.tables.items():
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (self.folder / f"{split}.jsonl").write_text(lines)
+        return check(self.folder, target, strict=False)[1]
+
+
+def melody(chance: Random) -> np.ndarray:
+    """Eight tones of a tenth of a second."""
+    time = np.arange(1600) / 16_000
+    tones = [chance.uniform(0.2, 0.6) * np.sin(2 * np.pi * chance.uniform(200, 4000) * time) for _ in range(8)]
+    return np.concatenate(tones) + np.random.default_rng(chance.randrange(2**32)).normal(0, 0.002, 12_800)
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> World:
+    return World(write_toyworld(tmp_path / "world", pictures=PICTURES, sounds=True))
+
+
+def silence(world: World) -> set[tuple[str, int]]:
+    chosen = world.some("train")
+    for number in chosen:
+        soundfile.write(world.folder / world.tables["train"][number]["audio"], np.zeros(9000), 16_000)
+    return {("train", number) for number in chosen}
+
+
+def clip(world: World) -> set[tuple[str, int]]:
+    chosen = world.some("test")
+    for number in chosen:
+        path = world.folder / world.tables["test"][number]["audio"]
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, np.clip(4 * samples / np.abs(samples).max(), -0.9, 0.9), rate)
+    return {("test", number) for number in chosen}
+
+
+def mix_rates(world: World) -> set[tuple[str, int]]:
+    chosen = world.some("train")
+    for number in chosen:
+        path = world.folder / world.tables["train"][number]["audio"]
+        samples, _ = soundfile.read(path)
+        soundfile.write(path, samples[::2], 8_000)
+    return {("train", number) for number in chosen}
+
+
+def copy_pictures(world: World) -> set[tuple[str, int]]:
+    """Smaller, brighter, and as JPEG."""
+    chosen = world.some("test")
+    for number, source in zip(chosen, world.some("train"), strict=True):
+        picture = (
+            Image.open(world.folder / world.tables["train"][source]["image"])
+            .resize((56, 56))
+            .point(lambda grey: min(255, int(grey * 1.05)))
+        )
+        name = f"images/copy{number}.jpg"
+        picture.save(world.folder / name, quality=80)
+        world.tables["test"][number]["image"] = name
+    return {("test", number) for number in chosen}
+
+
+def copy_sounds(world: World) -> set[tuple[str, int]]:
+    """Quieter, with a little noise, and as compressed Vorbis."""
+    chosen, noise = world.some("test"), np.random.default_rng(0)
+    for number, source in zip(chosen, world.some("train"), strict=True):
+        samples, rate = soundfile.read(world.folder / world.tables["train"][source]["audio"])
+        name = f"audio/copy{number}.ogg"
+        soundfile.write(world.folder / name, 0.5 * samples + noise.normal(0, 0.001, len(samples)), rate)
+        world.tables["test"][number]["audio"] = name
+    return {("test", number) for number in chosen}
+
+
+def share_speakers(world: World) -> set[tuple[str, int]]:
+    for split, rows in world.tables.items():
+        for number, row in enumerate(rows):
+            row["speaker"] = f"{split}{number % 7}"
+    chosen = world.some("test")
+    for number in chosen:
+        world.tables["test"][number]["speaker"] = "train3"
+    return {("test", number) for number in chosen}
+
+
+def make_a_label_rare(world: World) -> set[tuple[str, int]]:
+    rows = world.tables["train"]
+    for row in rows:
+        row["answer"] = "usual"
+    chosen = world.some("train")[:1]
+    rows[chosen[0]]["answer"] = "rare"
+    return {("train", number) for number in chosen}
+
+
+def repeat_ids(world: World) -> set[tuple[str, int]]:
+    rows = world.tables["train"]
+    chosen = [number for number in world.some("train") if number]
+    for number in chosen:
+        rows[number]["id"] = rows[0]["id"]
+    return {("train", number) for number in chosen}
+
+
+def tell_the_label(world: World) -> set[tuple[str, int]]:
+    rows = world.tables["train"]
+    for row in rows[: len(rows) * 9 // 10]:
+        row["caption"] += f" ({row['answer']})"
+    for row in rows[len(rows) * 9 // 10 :]:
+        row["caption"] = "nothing is said here"
+    return {("train", number) for number in range(len(rows) * 9 // 10)}
+
+
+def contradict(world: World) -> set[tuple[str, int]]:
+    rows = world.tables["train"]
+    first, second = world.some("train")[:2]
+    rows[second] |= {name: rows[first][name] for name in ("image", "audio", "caption")}
+    rows[first]["answer"], rows[second]["answer"] = "yes", "no"
+    return {("train", first), ("train", second)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "plant"),
+    [
+        ("silent sound", silence),
+        ("clipped sound", clip),
+        ("mixed rates", mix_rates),
+        ("near-duplicate picture", copy_pictures),
+        ("near-duplicate recording", copy_sounds),
+        ("same people", share_speakers),
+        ("rare labels", make_a_label_rare),
+        ("repeated id", repeat_ids),
+        ("label in the text", tell_the_label),
+        ("contradiction", contradict),
+    ],
+)
+def test_planted_rows_are_named_and_no_others(
+    clean: World, fault: str, plant: Callable[[World], set[tuple[str, int]]]
+) -> None:
+    """Precision and recall of one."""
+    before = {finding.fault for finding in clean.examine()}
+    assert fault not in before
+    planted = plant(clean)
+    found = [finding for finding in clean.examine() if finding.fault == fault]
+    named = {(row.table.stem, row.row - 1) for finding in found for row in finding.rows}
+    assert named == planted
+
+
+def test_columns_are_named(clean: World) -> None:
+    for rows in clean.tables.values():
+        for number, row in enumerate(rows):
+            row["camera"] = "one"
+            row["ward"] = f"{row['answer']} {number % 2}"
+    found = {(finding.fault, finding.column) for finding in clean.examine()}
+    assert {("constant column", "camera"), ("gives the answer away", "ward")} <= found
+
+
+def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nearly the same long text, the same short one in other case; not a text on the same matter."""
+    chance = Random(1)
+    words = [f"word{n}" for n in range(500)]
+    texts = [" ".join(chance.choices(words, k=60)) for _ in range(40)] + ["Where is my card?"]
+    near = texts[3].split()
+    near[30] = "else"
+    tests = [" ".join(chance.choices(words, k=60)) for _ in range(20)]
+    tests[4], tests[9] = " ".join(near), "where is  my CARD?"
+    tests.append("where is my purse?")
+    for name, rows in (("train", texts), ("test", tests)):
+        lines = [json.dumps({"text": text, "label": "ab"[n % 2]}) + "\n" for n, text in enumerate(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    assert (
+        main(
+            [
+                "check",
+                str(tmp_path / "train.jsonl"),
+                "--target",
+                "label",
+                "--json",
+                "--against",
+                str(tmp_path / "test.jsonl"),
+            ]
+        )
+        == 0
+    )
+    out = capsys.readouterr()
+    findings = json.loads(out.out)["findings"]
+    copied = [finding for finding in findings if finding["fault"] == "near-duplicate text"]
+    assert [row["row"] for row in copied[0]["rows"]] == [5, 10]
+    assert "near-duplicate text: text: 2 rows of test.jsonl are nearly a training row" in out.err
+    assert main(["check", str(tmp_path), "--target", "label", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["findings"]
+    assert [
+        row["row"] for finding in again if finding["fault"] == "near-duplicate text" for row in finding["rows"]
+    ] == [5, 10]
+
+
+def test_a_clean_world_gives_no_alarm(clean: World) -> None:
+    assert {finding.fault for finding in clean.examine()} <= {"rare labels"}
+
+
+def test_media_that_cannot_be_read_are_rows_not_findings(clean: World) -> None:
+    (clean.folder / clean.tables["train"][0]["audio"]).write_bytes(b"RIFF no sound")
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(buffer, "PNG")
+    (clean.folder / clean.tables["train"][1]["image"]).write_bytes(buffer.getvalue()[:60])
+    clean.examine()
+    found, _ = check(clean.folder, "answer", strict=False)
+    assert [problem["row"] for problem in found["problems"]] == [1, 2]
