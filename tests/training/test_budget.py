@@ -102,6 +102,21 @@ def test_goes_on_with_its_plan(settings: dict[str, Any], pretrained_tiny: Path, 
     assert metrics["training"]["seconds"] <= SECONDS / 2
 
 
+def test_a_machine_too_slow_to_measure_is_an_error_in_words(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = budget.tokens_per_second
+
+    def slow(*given: Any) -> float:
+        found = quick(*given)
+        time.sleep(SECONDS / 2)
+        return found
+
+    monkeypatch.setattr(budget, "tokens_per_second", slow)
+    with pytest.raises(UsageError, match="measuring this machine took all of the 6 s"):
+        pretrain(settings | {"model.trunk": "tiny"}, tmp_path / "bert", budget=SECONDS / 2)
+
+
 @pytest.fixture(scope="module")
 def pretrained_tiny(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = {"model.trunk": "tiny", "task.length": 32, "task.passes": 0.1, "task.rounds": 1}
