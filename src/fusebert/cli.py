@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("source", metavar="RECIPE", type=Path, help="further settings are KEY=VALUE, as in recipes")
     compare.add_argument("--fusion", default="all", help="some of one_stream,concat,two_stream (default: all)")
     compare.add_argument("--seeds", metavar="N", type=int, default=3)
+    compare.add_argument("--metric", metavar="NAME", help="to show (default: the task's primary one)")
     compare.add_argument("--output", metavar="FOLDER", type=Path, help="of all models (default: runs/NAME-compare)")
 
     add_commands(command, _say)
@@ -218,7 +219,7 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
     output = options.output or Path("runs") / f"{options.source.name.split('.')[0]}-compare"
-    found = compare(options.source, list(_no_flags(rest)), output, fusions, options.seeds, _say)
+    found = compare(options.source, list(_no_flags(rest)), output, fusions, options.seeds, _say, options.metric)
     shown = ("mean", "min", "max", "parameters", "seconds", "peak_mebibytes")
     first = next(iter(found.values()))
     title = f"{first['metric']} on {first['split']}, {options.seeds} seeds"

@@ -39,6 +39,13 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(command) == 0  # again: finished runs are read, not trained
     assert json.loads(capsys.readouterr().out)["fusions"] == found
     assert (folder / "one_stream-0" / "manifest.json").stat().st_mtime_ns == written
+    other = compare(recipe, command[-2:], folder, ["one_stream"], 1, print, metric="auroc")
+    assert (
+        other["one_stream"]["mean"]
+        == json.loads((folder / "one_stream-0" / "metrics.json").read_text())["evaluations"]["test"]["metrics"]["auroc"]
+    )
+    with pytest.raises(UsageError, match="'speed' is not one of accuracy"):
+        compare(recipe, command[-2:], folder, ["one_stream"], 1, print, metric="speed")
     with pytest.raises(UsageError, match="was trained with"):
         compare(recipe, ["training.epochs=2"], folder, ["one_stream"], 1, print)
 

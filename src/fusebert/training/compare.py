@@ -23,6 +23,7 @@ def compare(
     fusions: Sequence[str],
     seeds: int,
     say: Callable[[str], None],
+    metric: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Train every fusion with every seed, one after another; what is finished is not trained again.
 
@@ -32,9 +33,10 @@ def compare(
         output: its `FUSION-SEED` folders are whole models; `FUSION-SEED.json` say how each was run.
         seeds: their number; 0, 1, ...
         say: is told of each run as it begins.
+        metric: to show; the task's primary one where not given.
 
     Returns:
-        By fusion: `metric` (the task's primary one) and `split` it is of (test, where there is one), `mean`, `min`,
+        By fusion: `metric` and `split` it is of (test, where there is one), `mean`, `min`,
         `max` and `scores` over the seeds; `parameters`; `seconds` of training, the mean; `peak_mebibytes` of a process.
 
     Raises:
@@ -48,7 +50,7 @@ def compare(
             folder = output / f"{fusion}-{seed}"
             say(f"{fusion}, seed {seed}: {folder}")
             settings = [*overrides, f"model.fusion={fusion}", f"training.seed={seed}"]
-            runs.append(_run(folder, [str(source.absolute()), *settings]))
+            runs.append(_run(folder, [str(source.absolute()), *settings], metric))
         scores = [run["score"] for run in runs]
         rows[fusion] = {name: runs[0][name] for name in ("metric", "split", "parameters")} | {
             "mean": statistics.mean(scores),
@@ -62,7 +64,7 @@ def compare(
     return rows
 
 
-def _run(folder: Path, arguments: list[str]) -> dict[str, Any]:
+def _run(folder: Path, arguments: list[str], metric: str | None) -> dict[str, Any]:
     """Train one, unless it is there; a run that was killed goes on."""
     said = folder.with_name(f"{folder.name}.json")
     kept: dict[str, Any] = read_json(said) if said.is_file() else {"arguments": arguments, "peak_mebibytes": 0}
@@ -76,11 +78,14 @@ def _run(folder: Path, arguments: list[str]) -> dict[str, Any]:
         write_json(said, kept)
     metrics = read_json(folder / "metrics.json")
     split = "test" if "test" in metrics["evaluations"] else "validation"
-    metric, score = next(iter(metrics["evaluations"][split]["metrics"].items()))
+    scores = metrics["evaluations"][split]["metrics"]
+    metric = metric or next(iter(scores))
+    if metric not in scores:
+        raise UsageError(f"--metric: {metric!r} is not one of {', '.join(scores)}")
     return {
         "metric": metric,
         "split": split,
-        "score": score,
+        "score": scores[metric],
         "parameters": metrics["parameters"],
         "seconds": metrics["training"]["seconds"],
         "peak_mebibytes": kept["peak_mebibytes"],
