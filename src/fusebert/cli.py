@@ -109,17 +109,14 @@ def _bad_rows(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.config import Recipe, parse_overrides
+    from fusebert.config import parse_overrides, read_recipe
 
     overrides = parse_overrides(_no_flags(rest))
     if options.target:
         overrides["data.target"] = options.target
     if options.time_limit:
         overrides["training.time_limit"] = options.time_limit
-    if options.source.suffix in (".yaml", ".yml"):
-        recipe = Recipe.read(options.source, overrides)
-    else:
-        recipe = Recipe.from_flat({"data.train": str(options.source.absolute())} | overrides)
+    recipe = read_recipe(options.source, overrides)
     output = options.output or Path("runs") / options.source.name.split(".")[0]
     from fusebert.training.progress import Terminal
     from fusebert.training.run import train

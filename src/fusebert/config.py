@@ -194,6 +194,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_recipe(source: Path, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe of a file, or of a table of training rows. Raises RecipeError."""
+    if source.suffix in (".yaml", ".yml"):
+        return Recipe.read(source, overrides)
+    return Recipe.from_flat({"data.train": str(source.absolute())} | dict(overrides))
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """`["training.epochs=3"]` -> {"training.epochs": 3}."""
     found: dict[str, Any] = {}

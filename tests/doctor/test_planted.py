@@ -231,6 +231,12 @@ def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
     ] == [5, 10]
 
 
+def test_a_table_is_looked_at_once(clean: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else each of its rows would be a copy."""
+    assert main(["check", str(clean.folder), "--against", str(clean.folder / "test.jsonl")]) == 2
+    assert "test.jsonl is given twice" in capsys.readouterr().err
+
+
 def test_a_clean_world_gives_no_alarm(clean: World) -> None:
     assert {finding.fault for finding in clean.examine()} <= {"rare labels"}
 

@@ -55,7 +55,8 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     [
         (["--fusion", "all,none"], 2, "'all' is not one of all, one_stream, concat, two_stream"),
         (["--seeds", "0"], 2, "--seeds must be at least 1"),
-        (["--fusion", "concat", "--seeds", "1", "training.epochs=none"], 1, "failed with exit code 2"),
+        (["--fusion", "concat", "--seeds", "1", "training.epochs=none"], 2, "training.epochs"),
+        (["--fusion", "concat", "--seeds", "1", "data.target=nothing"], 1, "failed with exit code 2"),
     ],
 )
 def test_wrong_use_is_said(
@@ -68,3 +69,4 @@ def test_wrong_use_is_said(
 ) -> None:
     assert main(["compare", str(recipe), "--output", str(tmp_path / "c"), *arguments]) == code
     assert said in capsys.readouterr().err
+    assert "data.target=nothing" in arguments or not (tmp_path / "c").exists()

@@ -92,19 +92,18 @@ def find_tables(source: Path, against: Sequence[Path]) -> dict[str, Path]:
     """The tables to look at, by name of the split; those to train on first.
 
     Raises:
-        UsageError: two tables would have the same name.
+        UsageError: a table is given twice.
     """
     found = {source.name: source}
-    if source.is_dir() and not against:
+    if source.is_dir():
         inside = {path.name.split(".")[0]: path for path in sorted(source.iterdir()) if path.is_file()}
         named = {split: inside[split] for split in SPLITS if split in inside}
         if "train" in named:
             found = named
     for table in against:
-        name = table.name if table.name not in found else str(table)
-        if name in found:
+        if table.resolve() in [one.resolve() for one in found.values()]:
             raise UsageError(f"{table} is given twice")
-        found[name] = table
+        found[table.name if table.name not in found else str(table)] = table
     return found
 
 
@@ -113,7 +112,7 @@ def _examine(
 ) -> Iterator[Finding]:
     """Everything that may be wrong, the worst kinds first."""
     inputs = [column for columns in modalities.values() for column in columns]
-    every = [guess.column for guess in guesses]
+    every = [guess.column for guess in guesses if guess.column != target]
     task = guesses[-1].kind if target is not None else None
     texts = modalities.get("text", [])
     for column in modalities.get("image", []):
@@ -126,8 +125,8 @@ def _examine(
     if target is not None:
         yield from rows.giveaways(splits, [*modalities.get("table", []), *texts], target)
         yield from rows.label_leaks(splits, texts, target)
-        yield from rows.contradictions(splits, inputs, target)
         if task == "classification":
+            yield from rows.contradictions(splits, inputs, target)
             yield from rows.imbalance(splits, target)
     yield from rows.constant_columns(splits, inputs)
     yield from rows.repeated_ids(splits, every)

@@ -23,6 +23,8 @@ PURE, PURE_LESS_THAN = 0.99, 0.5
 values are at most so many a row (else each row could be its own value)."""
 LEAKED, LEAKED_BEYOND_CHANCE = 0.5, 3.0
 """A text tells the label where so many rows hold their own, so many times as often as they would hold any row's."""
+MOST_LABELS = 1000
+"""Of more, each text would have to be searched for too many."""
 PEOPLE = re.compile(
     r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?", re.I
 )
@@ -81,7 +83,7 @@ def label_leaks(splits: Splits, columns: Sequence[str], target: str) -> Iterator
     train = [row for row in next(iter(splits.values())) if isinstance(row.values.get(target), str)]
     words = [_plain(row.values[target]) for row in train]
     counts = Counter(words)
-    if len(train) < LEAST_ROWS or len(counts) < 2:
+    if len(train) < LEAST_ROWS or not 2 <= len(counts) <= MOST_LABELS:
         return
     for column in columns:
         texts = [f" {_plain(row.values.get(column))} " for row in train]
@@ -121,7 +123,7 @@ def repeated_ids(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
         for name, rows in splits.items():
             seen: set[str] = set()
             again = []
-            for row in rows:
+            for row in (row for row in rows if not is_missing(row.values.get(column))):
                 key = _key(row.values.get(column))
                 again += [row] if key in seen else []
                 seen.add(key)
@@ -162,7 +164,8 @@ def copied_texts(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
 def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
     """Training rows that are alike in all that a model may see, and differ in the answer."""
     by_inputs: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
-    for row in next(iter(splits.values())):
+    train = next(iter(splits.values()))
+    for row in (row for row in train if not is_missing(row.values.get(target))):
         by_inputs[tuple(_key(row.values.get(column)) for column in columns)].append(row)
     found = [rows for rows in by_inputs.values() if len({_key(row.values.get(target)) for row in rows}) > 1]
     if found:

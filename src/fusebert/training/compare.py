@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fusebert.config import parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
 from fusebert.storage import MANIFEST, read_json, write_json
 
@@ -40,9 +41,11 @@ def compare(
         `max` and `scores` over the seeds; `parameters`; `seconds` of training, the mean; `peak_mebibytes` of a process.
 
     Raises:
+        RecipeError: a setting is wrong.
         UsageError: a folder there was trained in another way.
         FusebertError: a run failed; its own message stands on stderr.
     """
+    read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
     rows = {}
     for fusion in fusions:
         runs = []
