@@ -81,7 +81,7 @@ class Encoded:
     """What the trunk makes of a batch.
 
     Args:
-        last_hidden_state: float[N, D], packed.
+        last_hidden_state: float[N, D], packed; or float[M, D], where the head reads M tokens only.
         pooler_output: float[B, D].
         layout: where each row lies.
     """
@@ -91,7 +91,7 @@ class Encoded:
     layout: Layout
 
     def mean(self) -> Tensor:
-        """float[B, D], the mean of each row's tokens, in float32."""
+        """float[B, D], the mean of all of each row's tokens, in float32."""
         hidden, lengths = self.last_hidden_state.float(), self.layout.cumulative.diff()
         rows = lengths.new_tensor(range(len(lengths))).repeat_interleave(lengths, output_size=len(hidden))
         sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, rows, hidden)

@@ -55,6 +55,31 @@ def test_a_batch_gives_the_numbers_of_its_rows(fusion: str, processors: dict[str
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
+def test_tokens_that_are_not_read_change_nothing(
+    fusion: str, processors: dict[str, Any], samples: list[Sample]
+) -> None:
+    model = model_with(processors, fusion)
+    made = [Preparer(processors)(row) for row in mixed(samples)]
+    batch = Collator(processors, lambda targets, _: targets)([one for one in made if isinstance(one, Example)])
+    given = {name: value for name, value in batch.items() if name != "labels"}
+    places = torch.tensor([5, 1, 2])
+
+    def read(only: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        encoded = model.encode(**given, places=only)
+        states = encoded.last_hidden_state if only is not None else encoded.last_hidden_state[places]
+        found = torch.cat([states, encoded.pooler_output])
+        model.zero_grad()
+        found.square().sum().backward()
+        return found, {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+    (some, learned), (every, wanted) = read(places), read(None)
+    torch.testing.assert_close(some, every, rtol=0, atol=1e-5)
+    assert learned.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(learned[name], gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_part_learns(fusion: str, processors: dict[str, Any], samples: list[Sample]) -> None:
     model = model_with(processors, fusion).train()
     made = [Preparer(processors)(row) for row in mixed(samples)]

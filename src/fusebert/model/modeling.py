@@ -105,8 +105,13 @@ class FusebertModel(PreTrainedModel):
         cumulative: Tensor,
         lengths: list[int],
         counts: Mapping[str, Sequence[int]] | None = None,
+        places: Tensor | None = None,
     ) -> Encoded:
-        """What the trunk makes of a collated batch; see `data.collate` for the arguments."""
+        """What the trunk makes of a collated batch; see `data.collate` for the arguments.
+
+        Args:
+            places: int64[M], the packed tokens whose last states are read; None for all.
+        """
         first = torch.full_like(cumulative[:-1], self.config.cls_token_id, dtype=torch.long)
         zeros = torch.zeros_like(first)
         start = self.trunk.embeddings(first, zeros, zeros)
@@ -119,11 +124,11 @@ class FusebertModel(PreTrainedModel):
                 tokens[name] = found
         if self.config.fusion == "one_stream":
             layout = Layout(cumulative, tuple(lengths))
-            return self.trunk(one_stream([start, *tokens.values()], order), layout)  # type: ignore[no-any-return]
-        return self._encode_text_and(start, tokens, counts or {})
+            return self.trunk(one_stream([start, *tokens.values()], order), layout, places=places)  # type: ignore[no-any-return]
+        return self._encode_text_and(start, tokens, counts or {}, places)
 
     def _encode_text_and(
-        self, start: Tensor, tokens: dict[str, Tensor], counts: Mapping[str, Sequence[int]]
+        self, start: Tensor, tokens: dict[str, Tensor], counts: Mapping[str, Sequence[int]], places: Tensor | None
     ) -> Encoded:
         """The trunk reads the text alone; the others come after it (concat) or from beside it (two_stream)."""
         device, rows = start.device, len(start)
@@ -135,16 +140,16 @@ class FusebertModel(PreTrainedModel):
         others = {name: found for name, found in tokens.items() if name != TEXT}
         numbers = {name: torch.tensor(counts[name], device=device) for name in others}
         if isinstance(self.fusion, Concat):
-            encoded = self.trunk(read, layout)
+            encoded = self.trunk(read, layout, places=places)
             pooled = self.fusion(encoded.pooler_output, others, numbers)
             return Encoded(encoded.last_hidden_state, pooled, layout)
         if not others:
-            return self.trunk(read, layout)  # type: ignore[no-any-return]
+            return self.trunk(read, layout, places=places)  # type: ignore[no-any-return]
         order, found = interleave([np.array(counts[name]) for name in others])
         beside = one_stream(list(others.values()), torch.from_numpy(order).to(device))
         given = (torch.from_numpy(lengths).to(device), beside, torch.from_numpy(found).to(device))
         between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]
-        return self.trunk(read, layout, between)  # type: ignore[no-any-return]
+        return self.trunk(read, layout, between, places)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -157,7 +162,7 @@ class FusebertModel(PreTrainedModel):
         **_: Any,
     ) -> dict[str, Tensor]:
         """Logits; with `labels`, what the head's `loss` gives: the loss and its named parts."""
-        encoded = self.encode(inputs, order, cumulative, lengths, counts)
+        encoded = self.encode(inputs, order, cumulative, lengths, counts, self.head.reads(cumulative, labels))
         if labels is None:
             return {"logits": self.head(encoded)}
         return self.head.loss(encoded, labels)  # type: ignore[no-any-return]
@@ -172,7 +177,8 @@ class FusebertModel(PreTrainedModel):
         labels: Any,
     ) -> Tensor:
         """What the head counts of each row with its labels, where logits would be too many to keep: float[B, K]."""
-        return self.head.statistics(self.encode(inputs, order, cumulative, lengths, counts), labels)  # type: ignore[no-any-return]
+        encoded = self.encode(inputs, order, cumulative, lengths, counts, self.head.reads(cumulative, labels))
+        return self.head.statistics(encoded, labels)  # type: ignore[no-any-return]
 
 
 def _cross(layer: nn.Module, given: tuple[Tensor, Tensor, Tensor], hidden: Tensor) -> Tensor:

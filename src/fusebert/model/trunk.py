@@ -150,8 +150,11 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = Output(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        return self.output(self.self(hidden, layout), hidden)  # type: ignore[no-any-return]
+    def forward(self, hidden: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
+        found = self.self(hidden, layout)
+        if places is not None:
+            found, hidden = found.index_select(0, places), hidden.index_select(0, places)
+        return self.output(found, hidden)  # type: ignore[no-any-return]
 
 
 class Intermediate(nn.Module):
@@ -175,8 +178,9 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Output(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        hidden = self.attention(hidden, layout)
+    def forward(self, hidden: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
+        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places` only."""
+        hidden = self.attention(hidden, layout, places)
         return self.output(self.intermediate(hidden), hidden)  # type: ignore[no-any-return]
 
 
@@ -187,12 +191,28 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden: Tensor, layout: Layout, between: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
-        """float[N, D] -> float[N, D]. `between` has nothing, or for each layer what happens to its output."""
-        for number, layer in enumerate(self.layer):
+    def forward(
+        self,
+        hidden: Tensor,
+        layout: Layout,
+        between: Sequence[Callable[[Tensor], Tensor]] = (),
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places`.
+
+        Where nothing comes after it, the last layer's feed-forward network runs on those tokens only.
+
+        Args:
+            between: nothing, or for each layer what happens to its output.
+        """
+        *below, last = self.layer
+        for number, layer in enumerate(below):
             hidden = layer(hidden, layout)
             hidden = between[number](hidden) if between else hidden
-        return hidden
+        if not between:
+            return last(hidden, layout, places)  # type: ignore[no-any-return]
+        hidden = between[-1](last(hidden, layout))
+        return hidden if places is None else hidden.index_select(0, places)
 
 
 class Pooler(nn.Module):
@@ -216,7 +236,21 @@ class Trunk(nn.Module):
         self.encoder = Encoder(config)
         self.pooler = Pooler(config)
 
-    def forward(self, tokens: Tensor, layout: Layout, between: Sequence[Callable[[Tensor], Tensor]] = ()) -> Encoded:
-        """float[N, D] packed tokens, the first of each row being [CLS] -> Encoded."""
-        hidden = self.encoder(tokens, layout, between)
-        return Encoded(hidden, self.pooler(hidden.index_select(0, layout.cumulative[:-1])), layout)
+    def forward(
+        self,
+        tokens: Tensor,
+        layout: Layout,
+        between: Sequence[Callable[[Tensor], Tensor]] = (),
+        places: Tensor | None = None,
+    ) -> Encoded:
+        """float[N, D] packed tokens, the first of each row being [CLS] -> Encoded.
+
+        Args:
+            places: int64[M], the tokens whose last states are read; None for all.
+        """
+        first = layout.cumulative[:-1]
+        if places is None:
+            hidden = self.encoder(tokens, layout, between)
+            return Encoded(hidden, self.pooler(hidden.index_select(0, first)), layout)
+        hidden = self.encoder(tokens, layout, between, torch.cat([first, places]))
+        return Encoded(hidden[len(first) :], self.pooler(hidden[: len(first)]), layout)

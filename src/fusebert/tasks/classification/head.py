@@ -29,6 +29,10 @@ class Head(nn.Module):
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(config.get("weights", [1.0] * config["outputs"])))
 
+    def reads(self, cumulative: Tensor, labels: Any) -> Tensor | None:
+        """Beside the first token of each row: all, for their mean, or none."""
+        return None if self.pooling == "mean" else cumulative[:0]
+
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, C]."""
         pooled = encoded.mean() if self.pooling == "mean" else encoded.pooler_output

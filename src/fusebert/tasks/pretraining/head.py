@@ -42,20 +42,23 @@ class Head(nn.Module):
             self.bias.weight[0] = torch.log((counts + 1) / (counts + 1).sum())
             self.seq_relationship.weight.zero_()
 
+    def reads(self, cumulative: Tensor, labels: Mapping[str, Tensor] | None) -> Tensor | None:
+        """Beside the first token of each row: the masked ones."""
+        return cumulative[:0] if labels is None else labels["places"]
+
     def forward(self, encoded: Encoded) -> Tensor:
         """Next-sentence logits float[B, 2]."""
         return self.seq_relationship(encoded.pooler_output)  # type: ignore[no-any-return]
 
-    def pieces(self, encoded: Encoded, places: Tensor) -> Tensor:
-        """Logits float[M, V] of the pieces at int64[M] packed places."""
-        hidden = encoded.last_hidden_state.index_select(0, places)
-        hidden = self.LayerNorm(self.activation(self.dense(hidden)))
+    def pieces(self, encoded: Encoded) -> Tensor:
+        """Logits float[M, V] of the masked pieces."""
+        hidden = self.LayerNorm(self.activation(self.dense(encoded.last_hidden_state)))
         return linear(hidden, self._words[0].weight, self.bias.weight[0])
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum of the two losses, each a mean over its `counts`, and both by name."""
         pieces = labels["pieces"]
-        mlm = F.cross_entropy(self.pieces(encoded, labels["places"]).float(), pieces, reduction="sum")
+        mlm = F.cross_entropy(self.pieces(encoded).float(), pieces, reduction="sum")
         mlm = mlm / max(1, len(pieces))
         if not self.asks_next_sentence:
             return {"loss": mlm, "mlm_loss": mlm}
@@ -74,7 +77,7 @@ class Head(nn.Module):
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
         """float[B, 6]: of each row, what `task.STATISTICS` names."""
         places, pieces, following = labels["places"], labels["pieces"], labels["next_sentence_label"]
-        logits = self.pieces(encoded, places).float()
+        logits = self.pieces(encoded).float()
         rows = torch.searchsorted(encoded.layout.cumulative, places.to(torch.int32), right=True) - 1
         found = torch.zeros(len(following), 6, device=logits.device)
         each = torch.stack(

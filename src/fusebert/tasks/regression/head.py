@@ -18,6 +18,10 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
         self.regressor = nn.Linear(trunk.hidden_size, 1)
 
+    def reads(self, cumulative: Tensor, labels: Any) -> Tensor | None:
+        """Nothing beside the first token of each row."""
+        return cumulative[:0]
+
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, 1]."""
         return self.regressor(self.dropout(encoded.pooler_output))  # type: ignore[no-any-return]
