@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusebert import __version__
-from fusebert.cli_corpus import add_commands
+from fusebert import __version__, cli_corpus, cli_vectors
 from fusebert.errors import FusebertError, RowError, UsageError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
@@ -95,7 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--metric", metavar="NAME", help="to show (default: the task's primary one)")
     compare.add_argument("--output", metavar="FOLDER", type=Path, help="of all models (default: runs/NAME-compare)")
 
-    add_commands(command, _say)
+    cli_corpus.add_commands(command, _say)
+    cli_vectors.add_commands(command, _say, _row, _print)
 
     demo = command("demo", _demo, "Generate a small world, train on it, and show what the model learnt.")
     demo.add_argument("--output", metavar="FOLDER", type=Path, default=Path("demo"))

@@ -21,19 +21,19 @@ MANIFEST = "manifest.json"
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either its old content or all of the new."""
-    with _whole_or_absent(path) as file:
+    with whole_or_absent(path) as file:
         file.write(data)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines as they come; `path` appears once all are there."""
-    with _whole_or_absent(path) as file:
+    with whole_or_absent(path) as file:
         for line in lines:
             file.write(line.encode() + b"\n")
 
 
 @contextmanager
-def _whole_or_absent(path: Path) -> Iterator[BinaryIO]:
+def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` at the end; a device or a pipe is written as it stands, a link is followed."""
     try:
         if path.exists() and not path.is_file():

@@ -17,8 +17,8 @@ from fusebert.types import Sample
 from tests.contracts.test_modalities import model_of, processor_of
 
 TARGETS = {"classification": ["answer", "colours"], "regression": ["shapes"]}
-FROM_A_CORPUS = {"pretraining"}
-"""Tasks without a target column; tests/corpus tries them."""
+WITHOUT_TARGET = {"pretraining", "matching"}
+"""tests/corpus and tests/evaluation/test_matching.py try them."""
 TASKS = [(name, column) for name, columns in TARGETS.items() for column in columns]
 
 
@@ -37,7 +37,7 @@ def gold_logits(task: Any, targets: np.ndarray) -> np.ndarray:
 
 
 def test_every_task_is_tried_here() -> None:
-    assert set(plugins.names("tasks")) == set(TARGETS) | FROM_A_CORPUS, "give the new task a column in TARGETS"
+    assert set(plugins.names("tasks")) == set(TARGETS) | WITHOUT_TARGET, "give the new task a column in TARGETS"
 
 
 @pytest.mark.parametrize(("name", "column"), TASKS)

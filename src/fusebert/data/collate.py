@@ -20,12 +20,18 @@ class Example:
     Args:
         features: by modality; a modality the row lacks is not there.
         target: as the task makes it; None where the table has none.
-        length: tokens in the trunk's sequence, [CLS] included.
+        length: tokens in the trunk's sequence, [CLS] included; of all sides together.
+        sides: where the trunk reads the sides of a row apart, each of them; `features` is then empty.
     """
 
     features: Mapping[str, Features]
     target: Any
     length: int
+    sides: tuple[Example, ...] = ()
+
+    def packed(self) -> tuple[Example, ...]:
+        """What becomes a packed row each."""
+        return self.sides or (self,)
 
 
 class Collator:
@@ -53,12 +59,13 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         inputs: dict[str, dict[str, torch.Tensor]] = {}
         counts: dict[str, list[int]] = {}
-        sources = [np.ones(len(examples), dtype=np.int64)]
+        packed = [one for example in examples for one in example.packed()]
+        sources = [np.ones(len(packed), dtype=np.int64)]
         for name, processor in self.processors.items():
-            rows = [example.features[name] for example in examples if name in example.features]
+            rows = [one.features[name] for one in packed if name in one.features]
             if rows:
                 inputs[name] = {field: torch.from_numpy(array) for field, array in processor.collate(rows).items()}
-                counts[name] = [self._length(name, example) for example in examples]
+                counts[name] = [self._length(name, one) for one in packed]
                 sources.append(np.array(counts[name], dtype=np.int64))
         order, lengths = interleave(sources)
         starts = np.concatenate([[0], lengths.cumsum()])
@@ -72,7 +79,7 @@ class Collator:
         targets = [example.target for example in examples if example.target is not None]
         if len(targets) == len(examples):
             if self.text_alone:
-                starts = np.concatenate([[0], np.cumsum([1 + self._length("text", example) for example in examples])])
+                starts = np.concatenate([[0], np.cumsum([1 + self._length("text", one) for one in packed])])
             labels = self.collate_targets(targets, starts[:-1])
             if isinstance(labels, Mapping):
                 batch["labels"] = {name: torch.from_numpy(array) for name, array in labels.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from fusebert.data.collate import Example
 from fusebert.errors import DataError, InputError, RowError
 from fusebert.modalities.base import Processor
 from fusebert.storage import write_atomically
-from fusebert.types import Sample
+from fusebert.types import Features, Sample
 
 if TYPE_CHECKING:
     from fusebert.tasks.base import Task
@@ -28,26 +29,27 @@ class Preparer:
         processors: by modality.
         task: with `target`, reads the targets; a row without one is then an error.
         target: the target column; None to leave targets alone.
+        sides: columns of each side, where the trunk reads them apart. With a task, a row needs all of them.
     """
 
     def __init__(
-        self, processors: Mapping[str, Processor], task: Task | None = None, target: str | None = None
+        self,
+        processors: Mapping[str, Processor],
+        task: Task | None = None,
+        target: str | None = None,
+        sides: Sequence[Sequence[str]] = (),
     ) -> None:
-        self.processors, self.task, self.target = processors, task, target
+        self.processors, self.task, self.target, self.sides = processors, task, target, sides
 
     def __call__(self, sample: Sample) -> Example | RowError:
-        features = {}
-        for name, processor in self.processors.items():
-            try:
-                found = processor.load(sample)
-            except InputError as error:
-                return RowError(str(error), sample.table, sample.row, _culprit(processor, sample))
-            if found is not None:
-                features[name] = found
+        if self.sides:
+            return self._apart(sample)
+        features = self._features(sample)
+        if isinstance(features, RowError):
+            return features
         if not features:
-            columns = ", ".join(column for processor in self.processors.values() for column in processor.columns)
-            return RowError(f"nothing to read: all of {columns} are empty", sample.table, sample.row)
-        length = 1 + sum(self.processors[name].length(found) for name, found in features.items())
+            return self._nothing(sample, [column for one in self.processors.values() for column in one.columns])
+        length = self._length(features)
         if self.task is None or self.target is None:
             return Example(features, None, length)
         raw = sample.values.get(self.target)
@@ -57,6 +59,39 @@ class Preparer:
             return Example(features, self.task.target(raw), length)
         except InputError as error:
             return RowError(str(error), sample.table, sample.row, self.target)
+
+    def _apart(self, sample: Sample) -> Example | RowError:
+        sides = []
+        for columns in self.sides:
+            values = {column: sample.values.get(column) for column in columns}
+            features = self._features(replace(sample, values=values))
+            if isinstance(features, RowError):
+                return features
+            if self.task is not None and not features:
+                return self._nothing(sample, columns)
+            sides.append(Example(features, None, self._length(features)))
+        if not any(side.features for side in sides):
+            return self._nothing(sample, [column for columns in self.sides for column in columns])
+        target = None if self.task is None else self.task.target(sample.values)
+        return Example({}, target, sum(side.length for side in sides), tuple(sides))
+
+    def _length(self, features: Mapping[str, Features]) -> int:
+        return 1 + sum(self.processors[name].length(found) for name, found in features.items())
+
+    def _nothing(self, sample: Sample, columns: Sequence[str]) -> RowError:
+        which = f"all of {', '.join(columns)} are" if len(columns) > 1 else f"{columns[0]} is"
+        return RowError(f"nothing to read: {which} empty", sample.table, sample.row)
+
+    def _features(self, sample: Sample) -> dict[str, Features] | RowError:
+        features = {}
+        for name, processor in self.processors.items():
+            try:
+                found = processor.load(sample)
+            except InputError as error:
+                return RowError(str(error), sample.table, sample.row, _culprit(processor, sample))
+            if found is not None:
+                features[name] = found
+        return features
 
 
 def _culprit(processor: Processor, sample: Sample) -> str:
@@ -97,7 +132,7 @@ class Dataset:
         example = self.preparer(self.samples[number])
         if isinstance(example, RowError):  # the file changed since it was checked
             raise example
-        return self._hide(example, number) if self.modality_dropout else example
+        return self._hide(example, number) if self.modality_dropout and not example.sides else example
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))

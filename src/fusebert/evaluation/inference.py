@@ -85,7 +85,8 @@ def windows(items: Iterable[Item], example_of: Callable[[Item], Any]) -> Iterato
 
 
 def _arrays(example: Example) -> Iterator[np.ndarray]:
-    return (array for features in example.features.values() for array in features.values())
+    parts = (features for one in example.packed() for features in one.features.values())
+    return (array for features in parts for array in features.values())
 
 
 def _bytes(array: np.ndarray) -> int:

@@ -55,6 +55,10 @@ class Predictor:
         """Each input column and its modality."""
         return {column: name for name, processor in self.processors.items() for column in processor.columns}
 
+    @property
+    def _sides(self) -> Sequence[Sequence[str]]:
+        return getattr(self.task, "sides", ())
+
     def predict(self, rows: Any, top: int = 1) -> Any:
         """Answers to rows.
 
@@ -78,7 +82,7 @@ class Predictor:
 
     def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
-        preparer = Preparer(self.processors)
+        preparer = Preparer(self.processors, sides=self._sides)
         pairs = ((row, self._prepare(preparer, row)) for row in rows)
         for window in windows(pairs, lambda pair: pair[1]):
             good = [example for _, example in window if isinstance(example, Example)]
@@ -121,7 +125,7 @@ class Predictor:
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
         bad: list[RowError] = []
-        examples = self._examples(rows, Preparer(self.processors, self.task, self.target), bad)
+        examples = self._examples(rows, Preparer(self.processors, self.task, self.target, self._sides), bad)
         first = next(examples, None)
         if first is None:
             settle(bad, len(bad), "refuse", listed_in)

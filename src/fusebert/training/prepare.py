@@ -66,8 +66,12 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     if not samples:
         settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
         raise DataError(f"{recipe.table(data.train)} has no rows")
+    task = task or _without_target(recipe)
     target = _target(data.target, samples) if task is None or data.target is not None else None
     columns = guess_columns(samples, target, data.columns)
+    sides = getattr(task, "sides", ())
+    if sides:
+        columns, target = _only(columns, sides, samples), " and ".join(", ".join(side) for side in sides)
     kind, targets = [], target if task is None else None
     if task is None:
         try:  # on the whole table: a label may be so rare that all of it is held out
@@ -94,8 +98,38 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
     splits["train"] = [*unreadable, *samples]
-    checked = _check(splits, Preparer(processors, task, targets), recipe, folder, progress)
+    checked = _check(splits, Preparer(processors, task, targets, sides), recipe, folder, progress)
     return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked))
+
+
+def _without_target(recipe: Recipe) -> Task | None:
+    """The task that the recipe names, if it is one that asks for no target."""
+    named = recipe.task.get("name")
+    kind = plugins.load("tasks", named, "task").Task if named else None
+    if kind is None or getattr(kind, "needs_target", True):
+        return None
+    if recipe.data.target is not None:
+        raise UsageError(f"data.target is set, but task.name={named} asks for no target; leave one of them out")
+    if recipe.model.modality_dropout:
+        raise UsageError(f"task.name={named} needs both sides of a row whole; leave out model.modality_dropout")
+    fitted: Task = kind.fit(recipe.task_config(), [])
+    return fitted
+
+
+def _only(
+    columns: Sequence[ColumnGuess], sides: Sequence[Sequence[str]], samples: Sequence[Sample]
+) -> list[ColumnGuess]:
+    """The columns of the sides as they were taken, all others ignored."""
+    kinds = {guess.column: guess for guess in columns}
+    for name in (name for side in sides for name in side):
+        if name not in kinds:
+            raise UsageError(
+                f"task.left and task.right: {samples[0].table} has no column {name!r}, only {', '.join(kinds)}"
+            )
+        if kinds[name].kind == IGNORE:
+            raise UsageError(f"{kinds[name]}; say what it is with data.columns.{name}=MODALITY")
+    named = {name for side in sides for name in side}
+    return [g if g.column in named else ColumnGuess(g.column, IGNORE, "on neither side") for g in columns]
 
 
 def _hash(datasets: Mapping[str, Dataset]) -> str:

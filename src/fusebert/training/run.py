@@ -64,6 +64,8 @@ def train(
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
     prepared = prepare(recipe, folder, strict, progress)
+    if hasattr(prepared.task, "sides") and PartialState().num_processes > 1:
+        raise UsageError("task.name=matching compares all rows of a batch; train it in one process")
     torch.manual_seed(settings.seed)
     model = build_model(recipe, prepared, progress)
     splits = prepared.splits

@@ -16,7 +16,7 @@ from fusebert.config import TrainingSettings
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Dataset
 from fusebert.data.sampler import TokenBudgetSampler
-from fusebert.errors import DivergedError, FusebertError, UsageError
+from fusebert.errors import DataError, DivergedError, FusebertError, UsageError
 from fusebert.evaluation.inference import autocast, score, to_device
 from fusebert.model.modeling import FusebertModel
 from fusebert.tasks.base import Task
@@ -252,6 +252,10 @@ class Trainer:
             "validation": metrics,
         }
         state.history.append(entry)
+        if self.task.primary_metric not in metrics:
+            raise DataError(
+                f"the validation rows are too much alike to tell {self.task.primary_metric}; choose another task.metric"
+            )
         value = metrics[self.task.primary_metric]
         better = state.best_score is None or (value > state.best_score) == self.task.higher_is_better
         if better and value != state.best_score:

@@ -16,10 +16,9 @@ from sklearn.metrics import (
 )
 
 from fusebert.spill import chunks
+from fusebert.tasks.classification.task import MOST_CURVES
 
 CALIBRATION_BINS = 10
-MANY_CLASSES = 1000
-"""From here on no confusion matrix is made and no area under a curve a class: both would take minutes and gigabytes."""
 
 
 def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any]) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
         if len(seen)
         else 0.0,
     }
-    few = len(labels) <= MANY_CLASSES
+    few = len(labels) <= MOST_CURVES
     if few:
         scores |= _auroc((probabilities[:, c], targets == c) for c in ([1] if len(labels) == 2 else classes))
     scores["expected_calibration_error"] = error
@@ -78,7 +77,7 @@ def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence
         "f1_macro": float(f1.mean()),
         "accuracy": exact / len(targets),
     }
-    if len(labels) <= MANY_CLASSES:
+    if len(labels) <= MOST_CURVES:
         scores |= _auroc((probabilities[:, c], targets[:, c] >= 0.5) for c in range(len(labels)))
     rows = true_positive + false_negative
     return {"metrics": scores, "per_class": _table(labels, precision, recall, f1, rows)}

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import expit, log_softmax, softmax
 
-from fusebert.errors import DataError, InputError
+from fusebert.errors import DataError, InputError, UsageError
 from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
@@ -21,6 +21,8 @@ Label = str | int | bool
 UNSEEN = -1
 """Target of a label that training never saw: always wrong."""
 MAX_CLASSES = 100_000
+MOST_CURVES = 1000
+"""Of more classes no area under a curve each is computed, and no confusion matrix: minutes and gigabytes."""
 CALIBRATION_ROWS = 20_000
 
 
@@ -39,6 +41,9 @@ class Config(BaseModel):
         "first", description="what stands for a row: BERT's pooler over [CLS], or the mean of all its tokens"
     )
     ignore_case: bool = Field(False, description="labels that differ only in case or outer spaces are one")
+    metric: Literal["accuracy", "f1_macro", "f1_micro", "auroc"] | None = Field(
+        None, description="chooses the epoch whose weights are kept: accuracy, or f1_micro for lists of labels"
+    )
     unseen_labels: Literal["refuse", "wrong"] = Field(
         "refuse", description="labels outside train in validation or test: refuse the row, or count its answer as wrong"
     )
@@ -67,7 +72,7 @@ class Task:
     ) -> None:
         self.config, self.labels, self.multi_label = config, list(labels), multi_label
         self.weights, self.temperature = list(weights), temperature
-        self.primary_metric = "f1_micro" if multi_label else "accuracy"
+        self.primary_metric = config.metric or ("f1_micro" if multi_label else "accuracy")
         self._class = {_fold(_key(label), config.ignore_case): number for number, label in enumerate(self.labels)}
 
     @staticmethod
@@ -95,6 +100,12 @@ class Task:
         if len(found) < 2:
             raise DataError(
                 f"the target has {len(found)} label{'' if len(found) == 1 else 's'}; classification needs at least two"
+            )
+        if config.metric == "f1_micro" and not lists:
+            raise UsageError("task.metric=f1_micro is for lists of labels; of single ones it is the accuracy")
+        if config.metric == "auroc" and len(found) > MOST_CURVES:
+            raise UsageError(
+                f"task.metric=auroc: the target has {len(found):,} labels; at most {MOST_CURVES:,} have it"
             )
         if len(found) > MAX_CLASSES:
             raise DataError(f"the target has {len(found):,} labels; at most {MAX_CLASSES:,} can be learnt")
@@ -202,6 +213,8 @@ class Task:
             losses.append(self._losses(logits[part] / self.temperature, np.asarray(targets[part])))
         report = metrics.multi_label if self.multi_label else metrics.single_label
         found = report(probabilities.array(), targets, self.labels)
+        if self.primary_metric in found["metrics"]:
+            found["metrics"] = {self.primary_metric: 0.0} | found["metrics"]  # the first one stands for all
         found["metrics"]["loss"] = float(np.concatenate(losses).mean()) if any(map(len, losses)) else 0.0
         unseen = targets[:, -1].sum() if self.multi_label else (targets == UNSEEN).sum()
         if unseen:

@@ -1,0 +1,59 @@
+"""The two sides of each row -> two vectors, pulled together and away from those of all other rows of the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusebert.types import Encoded
+
+FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
+"""Of cosines in the loss: where it starts, and what it may learn (Radford et al. 2021, 2.5)."""
+
+
+class Head(nn.Module):
+    """A projection for each side, over one trunk that reads both.
+
+    Args:
+        config: the task's `head_config`.
+        trunk: the trunk's configuration.
+    """
+
+    def __init__(self, config: dict[str, Any], trunk: Any) -> None:
+        super().__init__()
+        self.pooling = config["pooling"]
+        self.left = nn.Linear(trunk.hidden_size, config["vector_size"], bias=False)
+        self.right = nn.Linear(trunk.hidden_size, config["vector_size"], bias=False)
+        self.log_scale = nn.Embedding(1, 1)  # transformers leaves a bare parameter uninitialised
+        self.log_scale.starts_at_zero = True  # type: ignore[assignment]
+
+    def reads(self, cumulative: Tensor, labels: Any) -> Tensor | None:
+        """Beside the first token of each packed row: all, for their mean, or none."""
+        return None if self.pooling == "mean" else cumulative[:0]
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """float[B, 2 * vector_size]: both vectors of each row, of length 1, from 2 B packed rows."""
+        pooled = encoded.mean() if self.pooling == "mean" else encoded.pooler_output
+        vectors = [self.left(pooled[0::2]), self.right(pooled[1::2])]
+        return torch.cat([F.normalize(vector.float(), dim=1) for vector in vectors], dim=1)
+
+    def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
+        """Which right belongs to each left of the batch, and which left to each right (InfoNCE, van den Oord et al.
+        2018, both ways as in Radford et al. 2021).
+
+        Args:
+            labels: int64[B, 2], equal for equal contents; what has the content of either side of a row is not held
+                against it.
+        """
+        both = self(encoded)
+        left, right = both.chunk(2, dim=1)
+        scale = (FIRST_SCALE * self.log_scale.weight[0, 0].exp()).clamp(max=LARGEST_SCALE)
+        scores = scale * left @ right.T
+        same = (labels[:, None] == labels[None]).any(dim=2).fill_diagonal_(False)
+        scores = scores.masked_fill(same, -math.inf)
+        own = torch.arange(len(scores), device=scores.device)
+        return {"loss": (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2, "logits": both}

@@ -1,0 +1,134 @@
+"""Which of many belongs to this one? Two vectors a row, one for each side; what belongs together lies close."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fusebert.modalities.base import present
+from fusebert.storage import read_json, write_json
+from fusebert.types import Answer
+
+AT = (1, 5, 10)
+"""Recall is the share of queries whose match is among the first so many."""
+QUERIES_AT_ONCE = 256
+
+
+class Config(BaseModel):
+    """What belongs together, and how it is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    left: tuple[str, ...] = Field(min_length=1, description="columns of one side, such as a picture")
+    right: tuple[str, ...] = Field(min_length=1, description="columns of the other side, such as its name")
+    vector_size: int = Field(128, ge=2, le=4096, description="numbers in a vector")
+    pooling: Literal["first", "mean"] = Field(
+        "mean", description="what stands for a side: BERT's pooler over [CLS], or the mean of all its tokens"
+    )
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if both := set(self.left) & set(self.right):
+            raise ValueError(f"task.left and task.right both name {', '.join(sorted(both))}")
+        return self
+
+
+class Task:
+    """Matching. It needs no target column: the two sides of a row belong together, and no two rows else."""
+
+    name = "matching"
+    needs_target = False
+    primary_metric = "recall_at_10"
+    higher_is_better = True
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.sides = (config.left, config.right)
+
+    @staticmethod
+    def read(raw: Any) -> Any:
+        """Matching has no targets to read."""
+        return raw
+
+    @classmethod
+    def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
+        return cls(config)
+
+    @property
+    def head_config(self) -> dict[str, Any]:
+        return {"name": self.name, "vector_size": self.config.vector_size, "pooling": self.config.pooling}
+
+    def target(self, raw: Mapping[str, Any]) -> np.ndarray:
+        """int64[2], equal for equal contents of a side, from a row's values: one picture may have several names."""
+        return np.array([_content(present(raw, columns)) for columns in self.sides])
+
+    @staticmethod
+    def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
+        """The targets, one under the other: int64[B, 2] of 2 B packed rows, left and right in turn."""
+        return np.stack(targets)
+
+    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
+        """Nothing: a similarity is no probability."""
+
+    def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
+        """The cosine of the two sides, in [-1, 1], from float[B, 2 * vector_size]."""
+        left, right = np.split(logits.astype(np.float64), 2, axis=1)
+        return [Answer(round(float(value), 6)) for value in (left * right).sum(axis=1)]
+
+    def is_right(self, raw: Any, answer: Any) -> bool | None:
+        """A similarity is more or less right."""
+        return None
+
+    def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """Recall, mean reciprocal rank and NDCG of finding each row's other side among all rows', both ways.
+
+        A query's rank counts what is more similar than the best of what belongs to it; ties count as more similar.
+
+        Args:
+            logits: float[B, 2 * vector_size], vectors of length 1.
+            targets: int64[B, 2], contents of the sides.
+        """
+        left, right = np.split(np.asarray(logits), 2, axis=1)
+        ways = {"left_to_right": _ranks(left, right, targets), "right_to_left": _ranks(right, left, targets[:, ::-1])}
+        ranks = np.concatenate(list(ways.values()))
+        metrics = {"recall_at_10": float((ranks <= 10).mean())}
+        metrics |= {f"recall_at_{most}": float((ranks <= most).mean()) for most in AT}
+        metrics["mrr"] = float((1 / ranks).mean())
+        metrics["ndcg_at_10"] = float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())
+        metrics |= {f"{way}_recall_at_10": float((found <= 10).mean()) for way, found in ways.items()}
+        metrics["chance_recall_at_10"] = min(1.0, 10 / len(logits))
+        return {"metrics": metrics}
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / "task.json", {"config": self.config.model_dump()})
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        return cls(Config(**read_json(folder / "task.json")["config"]))
+
+
+def _content(values: Sequence[tuple[int, Any]]) -> int:
+    digest = hashlib.blake2b(repr(values).encode(errors="backslashreplace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.ndarray:
+    """int64[B] from 1: of each query, the rank of the best row that belongs to it.
+
+    Args:
+        queries, found: float[B, D].
+        contents: int64[B, 2], of the query and of what is to be found.
+    """
+    ranks = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        some = slice(start, start + QUERIES_AT_ONCE)
+        scores = queries[some] @ found.T
+        belongs = (contents[some, None, 0] == contents[None, :, 0]) | (contents[some, None, 1] == contents[None, :, 1])
+        best = np.where(belongs, scores, -np.inf).max(axis=1, keepdims=True)
+        ranks.append(1 + ((scores >= best) & ~belongs).sum(axis=1))
+    return np.concatenate(ranks)

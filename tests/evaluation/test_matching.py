@@ -1,0 +1,178 @@
+"""Matching: what belongs together lies close, in training, in files of vectors, and in an index on disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from fusebert.cli import main
+from fusebert.data.tables import read_table, rows_from_memory
+from fusebert.errors import FusebertError, ModelError, RowError, UsageError
+from fusebert.evaluation.predictor import Predictor, load
+from fusebert.evaluation.vectors import Index, embed, write_index, write_vectors
+from fusebert.storage import read_json
+from fusebert.tasks.matching.task import Config, Task
+from fusebert.training.run import train
+
+SIDES = {"task.name": "matching", "task.left": ["image"], "task.right": ["caption"], "task.vector_size": 16}
+
+
+def settings(tiny: dict[str, Any]) -> dict[str, Any]:
+    columns = {"image": "image", "caption": "text"}
+    kept = {key: value for key, value in tiny.items() if key != "data.target"}
+    return kept | SIDES | {"data.columns": columns, "training.epochs": 12}
+
+
+@pytest.fixture(scope="module")
+def matching(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return train(settings(tiny), tmp_path_factory.mktemp("matching") / "model")
+
+
+def test_ranks_are_those_of_a_plain_search(random: np.random.Generator) -> None:
+    vectors = random.normal(size=(40, 2, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    targets = np.stack([np.arange(40) // 2, np.arange(40) + 100], axis=1)  # two names for each of twenty pictures
+    found = Task(Config(left=("a",), right=("b",))).evaluate(vectors.reshape(40, 16), targets)["metrics"]
+    ranks = []
+    for way in (0, 1):
+        scores = vectors[:, way] @ vectors[:, 1 - way].T
+        for query in range(40):
+            order = np.argsort(-scores[query], kind="stable")
+            right = targets[order, 0] == targets[query, 0]
+            ranks.append(1 + int((~right[: right.argmax()]).sum()))
+    assert found["recall_at_5"] == pytest.approx(np.mean(np.array(ranks) <= 5))
+    assert found["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)))
+    assert found["chance_recall_at_10"] == 0.25
+
+
+def test_gold_is_perfect_and_shuffled_at_chance(random: np.random.Generator) -> None:
+    left = random.normal(size=(200, 32)).astype(np.float32)
+    left /= np.linalg.norm(left, axis=1, keepdims=True)
+    targets = np.arange(400).reshape(200, 2)
+    task = Task(Config(left=("a",), right=("b",)))
+    perfect = task.evaluate(np.concatenate([left, left], axis=1), targets)["metrics"]
+    assert {perfect[name] for name in ("recall_at_1", "mrr", "ndcg_at_10")} == {1.0}
+    lost = task.evaluate(np.concatenate([left, random.permutation(left)], axis=1), targets)["metrics"]
+    assert abs(lost["recall_at_10"] - lost["chance_recall_at_10"]) < 0.06
+
+
+def test_pictures_find_their_captions(matching: Predictor) -> None:
+    scores = read_json(matching.folder / "metrics.json")["evaluations"]
+    assert next(iter(scores["test"]["metrics"])) == "recall_at_10"
+    assert scores["validation"]["metrics"]["recall_at_10"] > scores["validation"]["metrics"]["chance_recall_at_10"]
+
+
+def test_a_side_alone_has_the_vector_it_has_in_its_row(matching: Predictor, world: Path) -> None:
+    rows = list(read_table(world / "test.jsonl"))[:6]
+    for side, column in (("left", "image"), ("right", "caption")):
+        whole = [vector for _, vector in embed(matching, iter(rows), side)]
+        alone = [
+            next(embed(matching, rows_from_memory({column: _placed(row.values[column], world, column)}), side))[1]
+            for row in rows  # type: ignore[union-attr]
+        ]
+        np.testing.assert_allclose(np.stack(whole), np.stack(alone), atol=1e-5)  # type: ignore[arg-type]
+        np.testing.assert_allclose(np.linalg.norm(np.stack(whole), axis=1), 1, atol=1e-5)  # type: ignore[arg-type]
+
+
+def _placed(value: str, world: Path, column: str) -> str:
+    return str(world / value) if column == "image" else value
+
+
+def test_it_loads_and_answers_with_a_similarity(matching: Predictor, world: Path) -> None:
+    row = next(iter(read_table(world / "test.jsonl")))
+    values = {**row.values, "image": str(world / row.values["image"])}  # type: ignore[union-attr]
+    ours, theirs = (one.predict(values) for one in (matching, load(matching.folder)))
+    assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+    assert -1 <= ours.value <= 1
+
+
+def test_vectors_are_written_whole(matching: Predictor, world: Path, tmp_path: Path) -> None:
+    rows = embed(matching, read_table(world / "test.jsonl"), "left")
+    count = write_vectors(tmp_path / "vectors.parquet", rows)  # type: ignore[arg-type]
+    table = parquet.read_table(tmp_path / "vectors.parquet")
+    assert table.num_rows == count > 0
+    assert len(table["vector"][0]) == 16
+
+    def broken() -> Any:
+        yield from embed(matching, read_table(world / "test.jsonl"), "left")
+        raise RowError("gone", world / "test.jsonl", 1)
+
+    with pytest.raises(RowError):
+        write_vectors(tmp_path / "half.parquet", broken())
+    assert not [path for path in tmp_path.iterdir() if "half" in path.name]
+
+
+def test_an_index_finds_what_a_plain_search_finds(matching: Predictor, world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    rows = list(embed(matching, read_table(world / "test.jsonl"), "right"))
+    assert write_index(matching, tmp_path / "index", "right", iter(rows)) == len(rows)  # type: ignore[arg-type]
+    index = Index(matching, tmp_path / "index")
+    picture = str(world / rows[3][0].values["image"])  # type: ignore[union-attr]
+    found = index.find({"image": picture}, 5)
+    query = next(embed(matching, rows_from_memory({"image": picture}), "left"))[1]
+    scores = np.stack([vector for _, vector in rows]) @ query  # type: ignore[arg-type]
+    np.testing.assert_allclose([one["similarity"] for one in found], np.sort(scores)[::-1][:5], atol=1e-5)
+    assert found[0]["values"].keys() == rows[0][0].values.keys()  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="exists already"):
+        write_index(matching, tmp_path / "index", "right", iter(rows))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one side of a row"):
+        index.find({"image": picture, "caption": "a red circle"})
+
+
+def test_an_index_is_bound_to_its_model(matching: Predictor, trained: Path, world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    rows = embed(matching, read_table(world / "test.jsonl"), "right")
+    write_index(matching, tmp_path / "index", "right", rows)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="another model"):
+        Index(load(trained), tmp_path / "index")
+    damaged = next((tmp_path / "index" / "store").rglob("*.lance"))
+    target = damaged if damaged.is_file() else next(path for path in damaged.rglob("*") if path.is_file())
+    target.write_bytes(target.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="changed"):
+        Index(matching, tmp_path / "index")
+
+
+def test_commands(matching: Predictor, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lancedb")
+    model, table, index = str(matching.folder), str(world / "test.jsonl"), str(tmp_path / "index")
+    assert main(["embed", model, table, "--side", "left", "--output", str(tmp_path / "left.parquet"), "--json"]) == 0
+    assert main(["index", model, table, "--side", "left", "--output", index, "--json"]) == 0
+    capsys.readouterr()
+    assert main(["find", model, index, "--caption", "a red circle", "--top", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["find", model, index, "--colour", "red"]) == 2
+    assert main(["index", model, table, "--side", "left", "--output", index]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"task.left": ["picture"]}, "no column 'picture'"),
+        ({"task.left": ["caption"]}, "both name caption"),
+        ({"data.target": "answer"}, "asks for no target"),
+        ({"model.modality_dropout": 0.1}, "modality_dropout"),
+        ({"data.columns": {"image": "image", "caption": "ignore"}}, "caption"),
+    ],
+)
+def test_wrong_settings_are_refused(tiny: dict[str, Any], tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(FusebertError, match=words):
+        train(settings(tiny) | change, tmp_path / "model")
+
+
+def test_a_model_of_answers_makes_no_vectors(trained: Path, world: Path) -> None:
+    with pytest.raises(UsageError, match="makes no vectors"):
+        next(embed(load(trained), read_table(world / "test.jsonl"), "left"))
+
+
+def test_rows_without_a_side_are_named(tiny: dict[str, Any], world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "world")
+    lines = (world / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[2] = lines[2].replace('"caption": "', '"caption": "", "was": "')
+    (tmp_path / "world" / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(FusebertError, match=r"row 3.*caption is empty"):
+        train(settings(tiny) | {"data.root": str(tmp_path / "world")}, tmp_path / "model")
