@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from mmap import mmap
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
+from tokenizers.normalizers import BertNormalizer, Sequence
 
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.storage import MANIFEST, file_hash, write_folder
 
-CHARACTERS_AT_ONCE = 2**20
+CHARACTERS_AT_ONCE = 2**19
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,64 @@ def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokeniz
         pieces = sentences = 0
         for name in ("sentences", "documents"):
             files[name](np.zeros(1, np.int64))
-        for some in _portions(documents):
-            texts = [sentence for document in some for sentence in document]
-            encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            ids = np.concatenate([np.array(found.ids, np.int32) for found in encoded])
+        for some, encoded in _encoded_ahead(_portions(documents), _Encoder(tokenizer)):
+            found = [one.ids for one in encoded]
+            lengths = np.array([len(one) for one in found], np.int64)
+            ids = np.fromiter(chain.from_iterable(found), np.int32, lengths.sum())
             inside = joins[ids]
             if chinese_words:
+                texts = (sentence for document in some for sentence in document)
                 inside |= np.concatenate([inside_chinese(tokenizer, text) for text in texts])
             files["ids"](ids)
             files["inside"](inside)
-            files["sentences"](pieces + np.cumsum([len(found) for found in encoded]))
+            files["sentences"](pieces + lengths.cumsum())
             files["documents"](sentences + np.cumsum([len(document) for document in some]))
-            pieces, sentences = pieces + len(ids), sentences + len(texts)
+            pieces, sentences = pieces + len(ids), sentences + len(lengths)
+
+
+class _Encoder:
+    """Sentences -> their encodings.
+
+    Plain ASCII, which most of English is, goes past BERT's normalizer: all that it would do there is to lower the case,
+    and to say so letter by letter takes it a third of the whole time.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        self.short: Tokenizer | None = None
+        self.lower = False
+        if isinstance(tokenizer.normalizer, BertNormalizer):
+            self.lower = tokenizer.normalizer.lowercase
+            self.short = Tokenizer.from_str(tokenizer.to_str())
+            self.short.normalizer = Sequence([])
+
+    def __call__(self, texts: list[str]) -> list[Encoding]:
+        plain = [self._is_plain(text) for text in texts]
+        some = [text.lower() if self.lower else text for text, is_plain in zip(texts, plain, strict=True) if is_plain]
+        rest = [text for text, is_plain in zip(texts, plain, strict=True) if not is_plain]
+        quick = iter(self.short.encode_batch_fast(some, add_special_tokens=False) if self.short else ())
+        whole = iter(self.tokenizer.encode_batch_fast(rest, add_special_tokens=False))
+        return [next(quick if is_plain else whole) for is_plain in plain]
+
+    def _is_plain(self, text: str) -> bool:
+        is_ascii = self.short is not None and text.isascii() and text.isprintable()
+        return is_ascii and not any(token in text for token in self.special)
+
+
+def _encoded_ahead(
+    portions: Iterable[list[list[str]]], encode: Callable[[list[str]], list[Encoding]]
+) -> Iterator[tuple[list[list[str]], list[Encoding]]]:
+    """Portions of documents and the encodings of their sentences; the next ones are made while these are used."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead: tuple[list[list[str]], Future[list[Encoding]]] | None = None
+        for some in portions:
+            begun = some, thread.submit(encode, [sentence for document in some for sentence in document])
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = begun
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
 
 
 def _portions(documents: Iterable[dict[str, Any]]) -> Iterator[list[list[str]]]:
@@ -129,7 +179,7 @@ def _array_file(path: Path, kind: type[np.generic]) -> Iterator[Callable[[np.nda
         header()
 
 
-def borders(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
+def borders(lengths: np.ndarray | SequenceOf[int]) -> np.ndarray:
     """Starts of runs of these lengths, and the end: int64[n + 1]."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
