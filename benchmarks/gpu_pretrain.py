@@ -6,13 +6,10 @@ All sides start from the same weights and take whole steps in bf16 autocast (for
 on the same sentence pairs, whose batches lie ready on the host: ours packed; theirs padded to the full length, so that
 torch.compile meets one shape. Each masks 15 % of the pieces for itself. fusebert runs with and without compiled
 layers; transformers compiled, with `sdpa` and, where the package is there, `flash_attention_2`; on a CPU nothing is
-compiled. `share` is a step's operations in a second / those of the best large bf16 product of torch. Operations of all
-sides are counted alike, for the real tokens only:
-
-    6 * P * N  +  12 * layers * D * sum(L_i ** 2)  +  6 * (D ** 2 + D * V) * M
-
-as in matrix_rate.py, and for the language model's head on the M masked pieces. `--minutes 20` then trains the best
-model that it can in that time, and gives its held-out losses.
+compiled. `share` is a step's operations in a second / those of the best large bf16 product of torch. What a step needs
+is counted alike for all sides, as `pretraining.operations` does: not the padding, nor what comes after attention in the
+last layer for tokens that nothing reads, both of which transformers computes. `--minutes 20` then trains a base BERT
+for that long, and gives its held-out losses.
 """
 
 from __future__ import annotations

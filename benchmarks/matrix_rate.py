@@ -73,7 +73,9 @@ def training_step(precision: str, quick: bool) -> tuple[Work, float, dict[str, i
     modalities = {"text": {"columns": 1, "config": {"max_tokens": LONGEST}}}
     model = FusebertModel(
         FusebertConfig(
-            trunk=trunk.model_copy(update={"attention_probs_dropout_prob": 0.0}).model_dump(), modalities=modalities
+            trunk=trunk.model_copy(update={"attention_probs_dropout_prob": 0.0}).model_dump(),
+            modalities=modalities,
+            task={"name": "classification", "outputs": 2, "pooling": "mean"},  # which reads all tokens
         )
     ).train()
     optimizer = build_optimizer(model, Recipe.from_flat({}).training)

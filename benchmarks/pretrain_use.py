@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ RATES = (2e-4, 5e-4, 1e-3, 2e-3)
 TUNING_SEED = 100
 
 
-def random_weights(folder: Path, target: Path) -> Path:
+def random_weights(folder: Path, target: Path, seed: int) -> Path:
     """A BERT folder of the same size and vocabulary that has learned nothing."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     BertModel(BertConfig.from_pretrained(folder)).save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / name, target / name)
@@ -55,13 +56,14 @@ def accuracy(trunk: Path, rate: float, seed: int, epochs: int, room: Path) -> di
     return {part: round(float(found[part]["metrics"]["accuracy"]), 4) for part in ("validation", "test")}
 
 
-def measure(trunk: Path, given: Any, room: Path) -> dict[str, Any]:
+def measure(trunk_of: Callable[[int], Path], given: Any, room: Path) -> dict[str, Any]:
     """One side: its rate, then its seeds."""
     epochs, rates = (1, RATES[1:2]) if given.quick else (EPOCHS, RATES)
+    trunk = trunk_of(TUNING_SEED)
     tried = {rate: accuracy(trunk, rate, TUNING_SEED, epochs, room)["validation"] for rate in rates}
     rate = max(tried, key=lambda one: tried[one])
     seeds = range(1 if given.quick else given.seeds)
-    found = [accuracy(trunk, rate, seed, epochs, room)["test"] for seed in seeds]
+    found = [accuracy(trunk_of(seed), rate, seed, epochs, room)["test"] for seed in seeds]
     return {"rate": rate, "validation_by_rate": tried, "accuracy": found, "mean": round(statistics.mean(found), 4)}
 
 
@@ -74,9 +76,12 @@ def main() -> None:
     result: dict[str, Any] = {"machine": common.machine(), "folder": str(given.folder)}
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
-        trunks = {"pretrained": given.folder.absolute(), "random": random_weights(given.folder, room / "random")}
-        for side, trunk in trunks.items():
-            result[side] = measure(trunk, given, room)
+        sides: dict[str, Callable[[int], Path]] = {
+            "pretrained": lambda _: given.folder.absolute(),
+            "random": lambda seed: random_weights(given.folder, room / f"random-{seed}", seed),
+        }
+        for side, trunk_of in sides.items():
+            result[side] = measure(trunk_of, given, room)
             common.note(f"  {side}: {result[side]}")
     result["accuracy_gain"] = round(result["pretrained"]["mean"] - result["random"]["mean"], 4)
     common.show(result, given.json)

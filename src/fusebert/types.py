@@ -16,6 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+ALL, FIRST = "all", "first"
+"""What a head may say that it reads, instead of naming tokens: the last states of all, or of the first of each row."""
 Features = Mapping[str, np.ndarray]
 """What one modality's processor makes of one row, by field name."""
 
@@ -91,8 +93,10 @@ class Encoded:
     layout: Layout
 
     def mean(self) -> Tensor:
-        """float[B, D], the mean of all of each row's tokens, in float32."""
+        """float[B, D], the mean of all of each row's tokens, in float32; for heads that read ALL."""
         hidden, lengths = self.last_hidden_state.float(), self.layout.cumulative.diff()
+        if len(hidden) != sum(self.layout.lengths):
+            raise ValueError(f"a mean needs the states of all tokens, but the head reads {len(hidden)}")
         rows = lengths.new_tensor(range(len(lengths))).repeat_interleave(lengths, output_size=len(hidden))
         sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, rows, hidden)
         return sums / lengths[:, None]

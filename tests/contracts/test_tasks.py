@@ -13,7 +13,8 @@ import torch
 from fusebert import plugins
 from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Preparer
-from fusebert.types import Sample
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.types import ALL, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 
 TARGETS = {"classification": ["answer", "colours"], "regression": ["shapes"]}
@@ -69,6 +70,24 @@ def test_gold_decodes_to_the_raw_target(name: str, column: str, samples: list[Sa
             assert answer.value == pytest.approx(wanted, abs=1e-5)
         else:
             assert answer.value == wanted
+
+
+@pytest.mark.parametrize("fusion", ["one_stream", "concat", "two_stream"])
+@pytest.mark.parametrize(("name", "column"), TASKS)
+def test_what_a_head_does_not_read_changes_nothing(
+    name: str, column: str, fusion: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(name, column, samples)
+    processors = {modality: processor_of(modality, samples) for modality in ("text", "image")}
+    config = model_of(processors, task.head_config).config.to_dict()
+    torch.manual_seed(0)
+    model = FusebertModel(FusebertConfig(**{**config, "fusion": fusion})).eval()
+    preparer = Preparer(processors, task, column)
+    examples = [example for sample in samples[:6] if isinstance(example := preparer(sample), Example)]
+    batch = Collator(processors, task.collate)(examples)
+    found = model(**batch)["loss"]
+    monkeypatch.setattr(type(model.head), "reads", lambda *_: ALL)
+    torch.testing.assert_close(found, model(**batch)["loss"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "column"), TASKS)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fusebert.corpus.tokens import Tokens, borders
+from fusebert.corpus.tokens import Tokens
 
 SUBJECTS = ("The king", "A ship", "The river", "Her brother", "The city", "An old clock", "The senate", "A painter")
 VERBS = ("saw", "crossed", "left", "built", "forgot", "painted", "found", "ruled")
 OBJECTS = ("the harbour", "a mountain", "the bridge", "two islands", "an army", "the garden", "a letter", "the tower")
 ENDS = ("in the morning", "before the war", "after a long winter", "without a word", "for many years", "again")
 CHINESE = ("国王看见了港口。", "那条河流过城市。", "1970年他离开了家乡。", "画家忘记了那封信。", "老钟停了很多年！")
+
+
+def borders(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
+    """Starts of runs of these lengths, and the end: int64[n + 1]."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def document(random: np.random.Generator, sentences: int) -> str:

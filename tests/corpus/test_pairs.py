@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from fusebert.corpus.pairs import IS_NEXT, NOT_NEXT, NextSentence, Pairs, draw_pairs
-from fusebert.corpus.tokens import Tokens, borders, tokenize_corpus
+from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
+from tests.corpus.conftest import borders
 
 LENGTH = 64
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fusebert.model.cpu import Dropout, _OneDnnLinear
+from fusebert.model.cpu import Dropout, _OneDnnLinear, linear
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN")
@@ -22,6 +22,14 @@ def test_onednn_products_have_the_same_values_and_gradients() -> None:
     (wanted * weights).sum().backward()
     for ours_leaf, torchs_leaf in zip(ours, torchs, strict=True):
         torch.testing.assert_close(ours_leaf.grad, torchs_leaf.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_nothing_gives_no_gradient() -> None:
+    weight, bias = torch.randn(50, 8, requires_grad=True), torch.zeros(50, requires_grad=True)
+    linear(torch.zeros(0, 8, requires_grad=True), weight, bias).sum().backward()
+    assert weight.grad is not None and bias.grad is not None  # noqa: PT018
+    assert not weight.grad.any()
+    assert not bias.grad.any()
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.9])

@@ -12,7 +12,7 @@ import pytest
 from transformers import BertForPreTraining
 
 from fusebert.config import read_settings
-from fusebert.corpus.tokens import Tokens, borders, tokenize_corpus
+from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import UsageError
 from fusebert.training import budget
@@ -28,6 +28,7 @@ from fusebert.training.budget import (
 )
 from fusebert.training.pretrain import pretrain
 from tests.corpus.conftest import *  # noqa: F403 - the corpus fixture
+from tests.corpus.conftest import borders
 from tests.training.test_clock import Stop
 
 SECONDS = 12.0

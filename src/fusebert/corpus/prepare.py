@@ -26,8 +26,10 @@ STATE, BAD_DOCUMENTS = "state.sqlite", "bad_documents.jsonl"
 PARTS = ("train", "held_out")
 READER_BYTES, WORKER_BYTES, PAGE_BYTES = 320 * 2**20, 192 * 2**20, 32 * 2**20
 """At most what the process that reads and writes needs, and each that works for it, batches included; measured on
-the worst of `tests/corpus/test_memory.py`. Of what --max-memory leaves, half is the cache of what was seen; the other
-half may unpack pages of Parquet that take more than PAGE_BYTES."""
+the worst of `tests/corpus/test_memory.py`. What --max-memory leaves may unpack pages of Parquet that take more than
+PAGE_BYTES."""
+MOST_CACHED = 2**25
+"""Bytes of what was seen that this process keeps, lest its memory grow with the corpus; the system keeps the file."""
 DEFAULTS = Settings()
 SHARD_BYTES, BATCH_CHARACTERS, DOCUMENT_CHARACTERS = 2**25, 2**17, 200
 """A batch counts something for each document too: a million tiny ones are no small thing."""
@@ -78,14 +80,14 @@ def prepare_corpus(
         raise UsageError(f"--max-memory must be at least {least >> 20}m for {workers} workers")
     if (output / REPORT).exists() or (not resume and output.exists() and any(output.iterdir())):
         raise UsageError(f"{output} already holds files; choose another --output, or --resume a run that was stopped")
-    spare = (max_memory - least) // 2
-    check_room(sources, settings.field, PAGE_BYTES + spare)
+    cached = min(MOST_CACHED, (max_memory - least) // 2)
+    check_room(sources, settings.field, PAGE_BYTES + max_memory - least - cached)
     if settings.bad_rows == "refuse":
         probe(sources, settings.field)
     output.mkdir(parents=True, exist_ok=True)
     needed = True
     try:
-        with _explained(output / STATE), closing(_open_state(output / STATE, spare)) as database:
+        with _explained(output / STATE), closing(_open_state(output / STATE, cached)) as database:
             run = _Run(sources, output, settings, database)
             try:
                 run.begin()

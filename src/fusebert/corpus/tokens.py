@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
-from tokenizers.normalizers import BertNormalizer, Sequence
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.storage import MANIFEST, file_hash, write_folder
@@ -111,10 +109,10 @@ class _Encoder:
         self.special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self.short: Tokenizer | None = None
         self.lower = False
-        if isinstance(tokenizer.normalizer, BertNormalizer):
+        if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
             self.lower = tokenizer.normalizer.lowercase
             self.short = Tokenizer.from_str(tokenizer.to_str())
-            self.short.normalizer = Sequence([])
+            self.short.normalizer = normalizers.Sequence([])
 
     def __call__(self, texts: list[str]) -> list[Encoding]:
         plain = [self._is_plain(text) for text in texts]
@@ -177,11 +175,6 @@ def _array_file(path: Path, kind: type[np.generic]) -> Iterator[Callable[[np.nda
         header()
         yield append
         header()
-
-
-def borders(lengths: np.ndarray | SequenceOf[int]) -> np.ndarray:
-    """Starts of runs of these lengths, and the end: int64[n + 1]."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def continuations(tokenizer: Tokenizer) -> np.ndarray:

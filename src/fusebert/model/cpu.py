@@ -60,6 +60,7 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`values @ weight.T + bias`, float[N, in] -> float[N, out]."""
     if (
         values.dtype == torch.float32
+        and values.numel() > 0  # of which oneDNN makes no gradient
         and values.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()  # the compiler picks for itself

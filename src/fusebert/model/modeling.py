@@ -15,7 +15,7 @@ from fusebert import plugins
 from fusebert.data.collate import interleave
 from fusebert.model.fusion import Concat, TwoStream, one_stream
 from fusebert.model.trunk import Trunk, TrunkConfig
-from fusebert.types import Encoded, Layout
+from fusebert.types import ALL, FIRST, Encoded, Layout
 
 TEXT = "text"
 
@@ -151,6 +151,13 @@ class FusebertModel(PreTrainedModel):
         between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]
         return self.trunk(read, layout, between, places)  # type: ignore[no-any-return]
 
+    def _places(self, cumulative: Tensor, labels: Any) -> Tensor | None:
+        """The tokens that the head says it reads beside the first of each row; None for all."""
+        found = self.head.reads(labels) if hasattr(self.head, "reads") else ALL
+        if isinstance(found, Tensor):
+            return found
+        return cumulative[:0] if found == FIRST else None
+
     def forward(
         self,
         inputs: Mapping[str, Mapping[str, Tensor]],
@@ -162,7 +169,7 @@ class FusebertModel(PreTrainedModel):
         **_: Any,
     ) -> dict[str, Tensor]:
         """Logits; with `labels`, what the head's `loss` gives: the loss and its named parts."""
-        encoded = self.encode(inputs, order, cumulative, lengths, counts, self.head.reads(cumulative, labels))
+        encoded = self.encode(inputs, order, cumulative, lengths, counts, self._places(cumulative, labels))
         if labels is None:
             return {"logits": self.head(encoded)}
         return self.head.loss(encoded, labels)  # type: ignore[no-any-return]
@@ -177,7 +184,7 @@ class FusebertModel(PreTrainedModel):
         labels: Any,
     ) -> Tensor:
         """What the head counts of each row with its labels, where logits would be too many to keep: float[B, K]."""
-        encoded = self.encode(inputs, order, cumulative, lengths, counts, self.head.reads(cumulative, labels))
+        encoded = self.encode(inputs, order, cumulative, lengths, counts, self._places(cumulative, labels))
         return self.head.statistics(encoded, labels)  # type: ignore[no-any-return]
 
 

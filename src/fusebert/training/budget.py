@@ -160,8 +160,13 @@ def make_plan(
     probe_seconds = budget.left * SHARE_TO_PROBE
     rounds = int(given["task.rounds"]) / SPARE if "task.rounds" in given else None
 
+    per_pass = 1.0  # tokens that a pass reads, for each of the corpus: half of all pairs read some anew
+
     def measure(settings: Mapping[str, Any], batch_tokens: int, compiled: bool = False) -> float:
+        nonlocal per_pass
         recipe, prepared = build({"task.mask_share": MASK_SHARE, **settings, "task.passes": 1.0, "task.rounds": 1})
+        rows: Any = prepared.splits["train"]
+        per_pass = float(rows.lengths.sum()) / len(rows.corpus.ids)
         return processes * tokens_per_second(recipe, prepared, batch_tokens, compiled, probe_seconds)
 
     def planned(settings: Mapping[str, Any], speed: float) -> Plan:
@@ -194,7 +199,7 @@ def make_plan(
     plan = planned(chosen, measure(chosen, max(1, best.tokens_per_batch // processes), compiled=True))
     spared = {
         "task.mask_share": MASK_SHARE,
-        "task.passes": max(1, SPARE * plan.tokens) / len(corpus.ids),
+        "task.passes": max(1, SPARE * plan.tokens) / (per_pass * len(corpus.ids)),
         "task.rounds": SPARE * plan.rounds,
         "task.held_out_tokens": plan.held_out_tokens,
         "training.time_limit": budget.seconds,

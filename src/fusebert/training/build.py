@@ -112,7 +112,8 @@ def pick_compile(wanted: bool | None, device: str, task: str) -> bool:
 def compile_layers(model: Any) -> None:
     """Fewer and larger kernels in each layer of the trunk (torch.compile), for batches of any size.
 
-    All layers are the same code, which is compiled once. On a CPU attention stays as it is.
+    All layers are the same code, which is compiled once, and once more for the last one, which computes fewer tokens.
+    On a CPU attention stays as it is.
     """
     for layer in model.trunk.encoder.layer:
         layer.compile(dynamic=True)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,8 @@ def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
                 "(prepare more text, or hold out more with --held-out)"
             )
     counts, scored = (piece_counts(parts[part].ids, tokenizer.get_vocab_size()) for part in ("train", "held_out"))
-    data_hash = tokens_hash(folder, "train", tokenizer, chinese_words)
+    hashes = [tokens_hash(folder, part, tokenizer, chinese_words) for part in parts]
+    data_hash = sha256("".join(hashes).encode()).hexdigest()
     return Corpus(tokenizer, parts["train"], parts["held_out"], counts, unigram_entropy(counts, scored), data_hash)
 
 

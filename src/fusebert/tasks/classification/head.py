@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusebert.types import Encoded
+from fusebert.types import ALL, FIRST, Encoded
 
 
 class Head(nn.Module):
@@ -29,9 +29,9 @@ class Head(nn.Module):
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(config.get("weights", [1.0] * config["outputs"])))
 
-    def reads(self, cumulative: Tensor, labels: Any) -> Tensor | None:
-        """Beside the first token of each row: all, for their mean, or none."""
-        return None if self.pooling == "mean" else cumulative[:0]
+    def reads(self, labels: Any) -> str:
+        """All tokens, for their mean, or the first of each row."""
+        return ALL if self.pooling == "mean" else FIRST
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, C]."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusebert.types import Encoded
+from fusebert.types import ALL, FIRST, Encoded
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
 """Of cosines in the loss: where it starts, and what it may learn (Radford et al. 2021, 2.5)."""
@@ -31,9 +31,9 @@ class Head(nn.Module):
         self.log_scale = nn.Embedding(1, 1)  # transformers leaves a bare parameter uninitialised
         self.log_scale.starts_at_zero = True  # type: ignore[assignment]
 
-    def reads(self, cumulative: Tensor, labels: Any) -> Tensor | None:
-        """Beside the first token of each packed row: all, for their mean, or none."""
-        return None if self.pooling == "mean" else cumulative[:0]
+    def reads(self, labels: Any) -> str:
+        """All tokens, for their mean, or the first of each row."""
+        return ALL if self.pooling == "mean" else FIRST
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, 2 * vector_size]: both vectors of each row, of length 1, from 2 B packed rows."""

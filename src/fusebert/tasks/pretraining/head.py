@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 
 from fusebert.model.cpu import Linear, linear
 from fusebert.tasks.pretraining.task import IGNORED
-from fusebert.types import Encoded
+from fusebert.types import FIRST, Encoded
 
 
 class Head(nn.Module):
@@ -42,9 +42,9 @@ class Head(nn.Module):
             self.bias.weight[0] = torch.log((counts + 1) / (counts + 1).sum())
             self.seq_relationship.weight.zero_()
 
-    def reads(self, cumulative: Tensor, labels: Mapping[str, Tensor] | None) -> Tensor | None:
-        """Beside the first token of each row: the masked ones."""
-        return cumulative[:0] if labels is None else labels["places"]
+    def reads(self, labels: Mapping[str, Tensor] | None) -> str | Tensor:
+        """The first token of each row, and the masked ones int64[M]."""
+        return FIRST if labels is None else labels["places"]
 
     def forward(self, encoded: Encoded) -> Tensor:
         """Next-sentence logits float[B, 2]."""

@@ -21,6 +21,8 @@ from fusebert.storage import naming_failures, seal, sync_tree, write_atomically,
 
 WORKING_FOLDERS = ("checkpoints", "logs")
 TRANSFORM = "cls.predictions.transform"
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+"""BERT's, for whoever fine-tunes it in transformers; pre-training mostly goes without."""
 
 
 def publish_pretrained(
@@ -36,7 +38,7 @@ def publish_pretrained(
     Args:
         processors: by modality, where rows had more than text: what was learnt of it goes into files of its own.
     """
-    config = model.trunk.config.to_hugging_face() | {"architectures": ["BertForPreTraining"]}
+    config = model.trunk.config.to_hugging_face() | {"architectures": ["BertForPreTraining"]} | DROPOUT
     write_json(folder / "config.json", config)
     with naming_failures(folder):
         save_file(hugging_face_weights(model), folder / "model.safetensors", metadata={"format": "pt"})

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusebert.types import Encoded
+from fusebert.types import FIRST, Encoded
 
 
 class Head(nn.Module):
@@ -18,9 +18,9 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
         self.regressor = nn.Linear(trunk.hidden_size, 1)
 
-    def reads(self, cumulative: Tensor, labels: Any) -> Tensor | None:
-        """Nothing beside the first token of each row."""
-        return cumulative[:0]
+    def reads(self, labels: Any) -> str:
+        """The first token of each row."""
+        return FIRST
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, 1]."""
