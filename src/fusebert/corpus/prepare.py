@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fusebert.corpus.engine import Engine, pick_engine
 from fusebert.corpus.process import Bad, Processed, process
 from fusebert.corpus.process import Settings as Settings
 from fusebert.corpus.shards import REPORT, ShardWriter, shard_paths
+from fusebert.corpus.state import in_words, open_state
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.storage import write_json, write_lines
 
@@ -87,7 +88,7 @@ def prepare_corpus(
     output.mkdir(parents=True, exist_ok=True)
     needed = True
     try:
-        with _explained(output / STATE), closing(_open_state(output / STATE, cached)) as database:
+        with in_words(output / STATE), closing(open_state(output / STATE, cached)) as database:
             run = _Run(sources, output, settings, database)
             try:
                 run.begin()
@@ -103,32 +104,6 @@ def prepare_corpus(
         if not needed:
             (output / STATE).unlink(missing_ok=True)
     return report
-
-
-def _open_state(path: Path, cache_bytes: int) -> sqlite3.Connection:
-    """The state, locked against every other run until it is closed."""
-    database = sqlite3.connect(path, timeout=0, isolation_level="DEFERRED")
-    database.execute(f"PRAGMA cache_size = -{max(2**22, cache_bytes) >> 10}")
-    database.execute("PRAGMA locking_mode = EXCLUSIVE")
-    database.execute("BEGIN EXCLUSIVE")
-    database.commit()
-    return database
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """SQLite's errors, in words."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise DataError(f"{path.parent} is being written by another run; wait until it has ended") from None
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            raise DataError(f"{path} cannot be written ({error}); make room and go on with --resume") from None
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise DataError(f"{path} is damaged ({error}); remove {path.parent} and start again") from None
-        raise DataError(f"{path} cannot be used ({error}); mend that and go on with --resume") from None
 
 
 def _file_state(source: str) -> tuple[str, int, int]:
