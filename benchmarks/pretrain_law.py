@@ -19,7 +19,14 @@ from scipy.optimize import least_squares
 import common
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.vocabulary import make_vocabulary
-from fusebert.training.budget import FLOOR, MASK_SHARE, SIZE_POWER, layer_parameters, pick_batch
+from fusebert.training.budget import (
+    FLOOR,
+    MASK_SHARE,
+    NEXT_SENTENCE_WEIGHT,
+    SIZE_POWER,
+    layer_parameters,
+    pick_batch,
+)
 from fusebert.training.pretrain import pretrain, pretraining_recipe, read_corpus
 
 VOCABULARY, QUICK_VOCABULARY = 8000, 500
@@ -35,6 +42,7 @@ def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, An
         "task.passes": tokens / len(read_corpus(pretraining_recipe(settings), None).train.ids),
         "task.rounds": 1,
         "task.mask_share": MASK_SHARE,
+        "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
         "training.tokens_per_batch": pick_batch(tokens),
         "training.trackers": [],
     }

@@ -38,6 +38,8 @@ STEPS_WANTED = 5000
 BATCH_TOKENS = (1024, 32_768)
 MASK_SHARE = 0.3
 """A short run learns more from more to guess (Wettig et al. 2023)."""
+NEXT_SENTENCE_WEIGHT = 0.3
+"""Until it begins to be learned, its gradient is noise to the words, and they have to come first (docs/log.md)."""
 SPARE = 3
 """The schedule holds so many times the tokens expected; the clock ends it, and a quicker machine reads on."""
 ROUNDS, LEAST_HELD_OUT, MOST_HELD_OUT = 6, 20_000, 250_000
@@ -199,6 +201,7 @@ def make_plan(
     plan = planned(chosen, measure(chosen, max(1, best.tokens_per_batch // processes), compiled=True))
     spared = {
         "task.mask_share": MASK_SHARE,
+        "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
         "task.passes": max(1, SPARE * plan.tokens) / (per_pass * len(corpus.ids)),
         "task.rounds": SPARE * plan.rounds,
         "task.held_out_tokens": plan.held_out_tokens,

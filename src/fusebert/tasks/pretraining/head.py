@@ -29,6 +29,7 @@ class Head(nn.Module):
         self.bias = nn.Embedding(1, trunk.vocab_size)  # transformers leaves a bare parameter uninitialised
         self.seq_relationship = nn.Linear(trunk.hidden_size, 2)
         self.asks_next_sentence = bool(config["next_sentence"])
+        self.next_sentence_weight = float(config.get("next_sentence_weight", 1.0))
         self._words: tuple[nn.Embedding, ...] = ()
 
     def tie(self, trunk: Any) -> None:
@@ -56,7 +57,7 @@ class Head(nn.Module):
         return linear(hidden, self._words[0].weight, self.bias.weight[0])
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sum of the two losses, each a mean over its `counts`, and both by name."""
+        """The sum of the two losses, each a mean over its `counts`, the second weighted; and both by name."""
         pieces = labels["pieces"]
         mlm = F.cross_entropy(self.pieces(encoded).float(), pieces, reduction="sum")
         mlm = mlm / max(1, len(pieces))
@@ -65,6 +66,7 @@ class Head(nn.Module):
         asked = labels["next_sentence_label"]
         following = F.cross_entropy(self(encoded).float(), asked, ignore_index=IGNORED, reduction="sum")
         following = following / (asked != IGNORED).sum().clamp(min=1)  # stays on the device
+        following = self.next_sentence_weight * following
         return {"loss": mlm + following, "mlm_loss": mlm, "next_sentence_loss": following}
 
     def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:

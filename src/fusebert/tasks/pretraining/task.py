@@ -33,6 +33,7 @@ class Config(BaseModel):
         description="nsp: does B follow A (BERT); sentence_order: are A and B in order (ALBERT); matching: does a "
         "table's text belong to what stands beside it",
     )
+    next_sentence_weight: float = Field(1.0, gt=0, description="of its loss in training; BERT adds the two as they are")
     rounds: int = Field(10, ge=1, le=10_000, description="validations, spread evenly over the run")
     passes: float = Field(10.0, gt=0, description="how often the corpus is read")
     held_out_tokens: int = Field(250_000, ge=1, description="of a corpus: at most so many are scored in each round")
@@ -74,7 +75,11 @@ class Task:
 
     @property
     def head_config(self) -> dict[str, Any]:
-        return {"name": self.name, "next_sentence": self.config.next_sentence != "off"}
+        return {
+            "name": self.name,
+            "next_sentence": self.config.next_sentence != "off",
+            "next_sentence_weight": self.config.next_sentence_weight,
+        }
 
     @staticmethod
     def collate(targets: Sequence[Target], starts: np.ndarray) -> dict[str, np.ndarray]:
