@@ -13,6 +13,7 @@ from pyarrow import parquet
 from fusebert.cli import main
 from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import FusebertError, ModelError, RowError, UsageError
+from fusebert.evaluation import vectors
 from fusebert.evaluation.predictor import Predictor, load
 from fusebert.evaluation.vectors import Index, embed, write_index, write_vectors
 from fusebert.storage import read_json
@@ -162,6 +163,33 @@ def test_commands(matching: Predictor, world: Path, tmp_path: Path, capsys: pyte
 def test_wrong_settings_are_refused(tiny: dict[str, Any], tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(FusebertError, match=words):
         train(settings(tiny) | change, tmp_path / "model")
+
+
+def test_one_side_has_no_similarity(matching: Predictor) -> None:
+    with pytest.raises(RowError, match="image is empty"):
+        matching.predict({"caption": "a red circle"})
+
+
+def test_a_bad_row_far_down_is_said_in_words(
+    matching: Predictor,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.setattr(vectors, "ROWS_AT_ONCE", 2)
+    lines = (world / "test.jsonl").read_text(encoding="utf-8").splitlines()[:8]
+    lines[6] = lines[6].replace("images/", "missing/")
+    table = tmp_path / "test.jsonl"
+    shutil.copytree(world / "images", tmp_path / "images")
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    given = ["index", str(matching.folder), str(table), "--side", "left", "--output", str(tmp_path / "index")]
+    assert main(given) == 1
+    assert "row 7" in capsys.readouterr().err
+    assert not (tmp_path / "index").exists()
+    assert main([*given, "--bad-rows", "skip", "--json"]) == 0
+    assert '"rows": 7, "bad_rows": 1' in capsys.readouterr().out
 
 
 def test_a_model_of_answers_makes_no_vectors(trained: Path, world: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from transformers import AutoModel, Trainer, TrainingArguments
 
 import fusebert
 from fusebert.data.dataset import Dataset, Preparer, check
-from fusebert.model.modeling import FusebertModel
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
 
 
@@ -69,3 +71,13 @@ def test_peft_adapts_it(trained: Path, dataset: Dataset) -> None:
     learns = [name for name, parameter in adapted.named_parameters() if parameter.grad is not None]
     assert learns
     assert all("lora_" in name for name in learns)
+
+
+def test_a_copied_head_reads_out_with_its_trunk() -> None:
+    trunk = TrunkConfig.of_size("tiny", 50).model_dump()
+    model = FusebertModel(FusebertConfig(trunk=trunk, task={"name": "pretraining", "next_sentence": True}))
+    alone, whole = copy.deepcopy(model.head), copy.deepcopy(model)
+    assert alone._words[0] is model.trunk.embeddings.word_embeddings
+    assert alone.dense.weight is not model.head.dense.weight  # type: ignore[union-attr]
+    assert whole.head._words[0] is whole.trunk.embeddings.word_embeddings  # type: ignore[union-attr]
+    assert whole.trunk.embeddings.word_embeddings is not model.trunk.embeddings.word_embeddings

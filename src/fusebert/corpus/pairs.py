@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,8 +47,7 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
         length: tokens of a full row, [CLS] and [SEP] included.
     """
     most = length - (2 if kind == "off" else 3)
-    spans: list[tuple[int, int, int, int]] = []
-    labels: list[int] = []
+    spans, labels = array("q"), array("q")  # a pass over a large corpus has many millions
     count = len(corpus.documents) - 1
     documents = corpus.documents.tolist()
     for number in random.permutation(count).tolist():
@@ -60,7 +60,7 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
             while stop < end and starts[stop] - starts[here] < target:
                 stop += 1
             if kind == "off":
-                spans.append((*_fit(starts[here], starts[stop], target, random), 0, 0))
+                spans.extend((*_fit(starts[here], starts[stop], target, random), 0, 0))
                 labels.append(IS_NEXT)
                 here = stop
                 continue
@@ -75,9 +75,9 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
             if b[0] < b[1] and a[0] < a[1]:
                 if kind == "sentence_order" and random.random() < RANDOM_SHARE:
                     a, b, label = b, a, NOT_NEXT
-                spans.append(_fit_pair(a, b, most, random))
+                spans.extend(_fit_pair(a, b, most, random))
                 labels.append(label)
-    return Pairs(np.array(spans, dtype=np.int64).reshape(-1, 4), np.array(labels, dtype=np.int64))
+    return Pairs(np.array(spans).reshape(-1, 4), np.array(labels))
 
 
 def _elsewhere(corpus: Tokens, number: int, wanted: int, random: np.random.Generator) -> tuple[int, int]:

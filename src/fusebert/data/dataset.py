@@ -29,7 +29,7 @@ class Preparer:
         processors: by modality.
         task: with `target`, reads the targets; a row without one is then an error.
         target: the target column; None to leave targets alone.
-        sides: columns of each side, where the trunk reads them apart. With a task, a row needs all of them.
+        sides: columns of each side, where the trunk reads them apart; a side without columns is not looked at.
     """
 
     def __init__(
@@ -67,11 +67,9 @@ class Preparer:
             features = self._features(replace(sample, values=values))
             if isinstance(features, RowError):
                 return features
-            if self.task is not None and not features:
+            if columns and not features:
                 return self._nothing(sample, columns)
             sides.append(Example(features, None, self._length(features)))
-        if not any(side.features for side in sides):
-            return self._nothing(sample, [column for columns in self.sides for column in columns])
         target = None if self.task is None else self.task.target(sample.values)
         return Example({}, target, sum(side.length for side in sides), tuple(sides))
 

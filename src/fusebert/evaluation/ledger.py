@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from fusebert.errors import DataError
+from fusebert.evaluation.plots import metric_name, metric_text, primary_metric
 from fusebert.evaluation.predictor import Predictor
 
 Ledger = dict[str, dict[str, float]]
+SHUFFLED = " shuffled"
+NO_SHARE = 0.01
+"""A score that is no share, such as an error, differs where it differs by this part of itself."""
 
 
 def ledger(predictor: Predictor, table: Any) -> Ledger:
@@ -26,7 +32,7 @@ def ledger(predictor: Predictor, table: Any) -> Ledger:
         variants: dict[str, Any] = {}
         if others:
             variants[f"without {name}"] = {"without": [name]}
-        variants[f"{name} shuffled"] = {"shuffle": [name]}
+        variants[f"{name}{SHUFFLED}"] = {"shuffle": [name]}
         if len(others) > 1:
             variants[f"{name} alone"] = {"without": others}
         for label, change in variants.items():
@@ -35,3 +41,37 @@ def ledger(predictor: Predictor, table: Any) -> Ledger:
             except DataError:  # no row has anything left to read
                 continue
     return found
+
+
+def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_better: bool) -> list[str]:
+    """In words: modalities that are not used, and those that do as well alone as all together.
+
+    A score in [0, 1] is taken for a share of the rows, and is worse where it is so by more than two standard errors.
+
+    Args:
+        found: of `ledger`.
+        rows: that were scored.
+    """
+    metric = primary_metric(found["all"])
+    whole = found["all"][metric]
+    is_share = 0 <= whole <= 1
+    margin = max(2 * math.sqrt(whole * (1 - whole) / rows), 1 / rows) if is_share else NO_SHARE * abs(whole)
+    names = [label.removesuffix(SHUFFLED) for label in found if label.endswith(SHUFFLED)]
+
+    def as_good(label: str) -> str | None:
+        """Its score, if it is no worse."""
+        score = found.get(label, {}).get(metric)
+        if score is None or (whole - score if higher_is_better else score - whole) > margin:
+            return None
+        return f"{metric_name(metric)} is {metric_text(score)}, {metric_text(whole)} with all"
+
+    said = []
+    for name in names:
+        if (score := as_good(f"{name}{SHUFFLED}")) is not None:
+            said.append(f"{name} is not used: dealt out to other rows, {score}")
+    for name in names:
+        others = [other for other in names if other != name]
+        alone = f"without {others[0]}" if len(others) == 1 else f"{name} alone"
+        if others and (score := as_good(alone)) is not None:
+            said.append(f"{name} alone does as well as all together: {score}")
+    return said

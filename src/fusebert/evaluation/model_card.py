@@ -36,7 +36,9 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
         ),
         "Training": _training(card),
         "Results": _results(card["evaluations"]),
-        "What each modality contributes": _contributions(card["ledger"]) if card.get("ledger") else "",
+        "What each modality contributes": _contributions(card["ledger"], card.get("warnings", ()))
+        if card.get("ledger")
+        else "",
         "Speed": _speed(card["speed"]) if card.get("speed") else "",
         "Calibration": _calibration(card["evaluations"]),
         "Limits": "\n".join(f"- {_escaped(limit)}" for limit in card["limits"]),
@@ -119,7 +121,7 @@ def _results(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     return _table(heads, rows)
 
 
-def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
+def _contributions(ledger: Mapping[str, Mapping[str, float]], warnings: Sequence[str]) -> str:
     best = primary_metric(ledger["all"])
     shown = [metric for metric in ledger["all"] if metric not in LEFT_OUT_OF_LEDGER]
     rows = [
@@ -127,7 +129,8 @@ def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
         for name, metrics in ledger.items()
     ]
     heads = ["the model sees", *map(_name, shown), f"change in {metric_name(best)}"]
-    return "The same rows, scored again with one modality hidden or swapped between rows:\n\n" + _table(heads, rows)
+    table = "The same rows, scored again with one modality hidden or swapped between rows:\n\n" + _table(heads, rows)
+    return "\n\n".join([table, *(f"**{_escaped(warning)}**" for warning in warnings)])
 
 
 def _change(metrics: Mapping[str, float], whole: Mapping[str, float], metric: str) -> str:

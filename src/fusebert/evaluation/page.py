@@ -65,6 +65,7 @@ tr:first-child .bar span { background: var(--main); }
 .row dd { margin: 0 0 0.5rem; }
 .row dd:last-child { margin: 0; font-weight: 600; }
 .row .verdict { margin: auto 0 0; padding: 0.45rem 1rem; font-weight: 600; font-size: 0.875rem; }
+.warning { color: var(--wrong); margin: 0.5rem 0 0; }
 .right { color: var(--right); background: var(--right-bg); }
 .wrong { color: var(--wrong); background: var(--wrong-bg); }
 """
@@ -77,11 +78,13 @@ def write_page(
     ledger: Mapping[str, Mapping[str, float]] | None,
     examples: Sequence[Mapping[str, Any]],
     pictures: Sequence[Path],
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write a page that needs nothing but itself: no scripts, no network, pictures inside."""
     parts = [_scores(evaluation["metrics"])]
     if ledger:
         parts.append(_ledger(ledger))
+        parts += [f'<p class="warning">{escape(warning)}</p>' for warning in warnings]
     plots = [path for path in pictures if not (ledger and path.stem == "modality_bars")]  # the table shows its bars
     if plots:
         parts.append('<h2>Plots</h2>\n<div class="plots">' + "".join(map(_plot, plots)) + "</div>")

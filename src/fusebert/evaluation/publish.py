@@ -16,7 +16,7 @@ from fusebert import __version__
 from fusebert.data.dataset import Dataset
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import score
-from fusebert.evaluation.ledger import ledger
+from fusebert.evaluation.ledger import ledger, warnings
 from fusebert.evaluation.model_card import write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
@@ -60,9 +60,11 @@ def publish(
     speed = measure_speed(predictor, splits["validation"].samples)
     shown = "test" if "test" in evaluations else "validation"
     worth = ledger(predictor, splits[shown].samples) if len(predictor.processors) > 1 else None
+    said = warnings(worth, evaluations[shown]["rows"], predictor.task.higher_is_better) if worth else []
     metrics = {
         "evaluations": evaluations,
         "ledger": worth,
+        "warnings": said,
         "parameters": sum(weight.numel() for weight in predictor.model.parameters()),
         "training": dict(training),
         "speed": speed,
@@ -71,7 +73,13 @@ def publish(
     pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], worth)
     examples = _examples(predictor, splits[shown].samples[:EXAMPLES])
     write_page(
-        folder / "report.html", f"{predictor.target}: {shown} results", evaluations[shown], worth, examples, pictures
+        folder / "report.html",
+        f"{predictor.target}: {shown} results",
+        evaluations[shown],
+        worth,
+        examples,
+        pictures,
+        said,
     )
     write_model_card(folder / "README.md", _card(predictor, splits, files, recipe, metrics))
     for left in folder.glob(".*.part"):  # of a save that was killed
@@ -156,6 +164,7 @@ def _card(
         "training": training,
         "evaluations": metrics["evaluations"],
         "ledger": metrics["ledger"],
+        "warnings": metrics["warnings"],
         "speed": metrics["speed"],
         "limits": list(LIMITS),
         "version": __version__,

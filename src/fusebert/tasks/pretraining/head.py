@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,15 @@ class Head(nn.Module):
         """Read out with the trunk's word embeddings. Kept in a tuple, so that they stay the trunk's parameters only."""
         self._words = (trunk.embeddings.word_embeddings,)
         nn.init.zeros_(self.bias.weight)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Head:
+        """A copy of the head alone, as peft makes one, reads out with the same trunk; one of the whole model, with the
+        copied trunk."""
+        for words in self._words:
+            memo.setdefault(id(words), words)
+        made = copy.copy(self)
+        made.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return made
 
     def start_at_frequencies(self, counts: Tensor) -> None:
         """Begin by guessing pieces by how often each occurs, int64[V], and pairs evenly: no steps go into that."""

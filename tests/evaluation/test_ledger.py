@@ -1,0 +1,69 @@
+"""What the ledger warns of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fusebert.cli import main
+from fusebert.evaluation.ledger import warnings
+from fusebert.storage import read_json
+
+ROWS = 400
+
+
+def ledger_of(metric: str = "accuracy", **scores: float) -> dict[str, dict[str, float]]:
+    labels = {name.replace("_", " "): {metric: score, "loss": 1.0} for name, score in scores.items()}
+    return {"all": labels.pop("all")} | labels
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted"),
+    [
+        ({"all": 0.9, "without_image": 0.6, "image_shuffled": 0.5, "without_text": 0.4, "text_shuffled": 0.3}, []),
+        (
+            {"all": 0.67, "without_image": 0.66, "image_shuffled": 0.66, "without_text": 0.2, "text_shuffled": 0.2},
+            ["image is not used", "text alone does as well"],
+        ),
+        ({"all": 0.9, "image_shuffled": 0.86, "text_shuffled": 0.3}, []),
+        ({"all": 0.9, "image_shuffled": 0.875, "text_shuffled": 0.3}, ["image is not used"]),
+        (
+            {"all": 0.9, "audio_shuffled": 0.5, "audio_alone": 0.9, "image_shuffled": 0.4, "text_shuffled": 0.3},
+            ["audio alone does as well"],
+        ),
+        ({"all": 1.0, "image_shuffled": 1.0}, ["image is not used"]),
+    ],
+)
+def test_warnings(scores: dict[str, float], wanted: list[str]) -> None:
+    said = warnings(ledger_of(**scores), ROWS, higher_is_better=True)
+    assert len(said) == len(wanted)
+    assert all(line.startswith(start) for line, start in zip(said, wanted, strict=True))
+
+
+def test_an_error_is_better_when_it_is_lower() -> None:
+    scores = {"all": 5.0, "image_shuffled": 5.02, "table_shuffled": 7.0}
+    said = warnings(ledger_of("mae", **scores), ROWS, higher_is_better=False)
+    assert [line.split()[0] for line in said] == ["image"]
+
+
+def test_blank_pictures_are_noticed(
+    tiny: dict[str, Any], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank = shutil.copytree(world, tmp_path / "world")
+    for path in (blank / "images").iterdir():
+        Image.new("RGB", (64, 64), "white").save(path)
+    settings = [
+        f"{key}={value}" for key, value in tiny.items() if key not in ("data.columns", "data.root", "data.train")
+    ]
+    columns = [f"data.columns.{column}={kind}" for column, kind in tiny["data.columns"].items()]
+    folder = tmp_path / "model"
+    given = ["train", str(blank / "train.jsonl"), "--output", str(folder), f"data.root={blank}", *columns, *settings]
+    assert main(given) == 0
+    assert "Warning: image is not used" in capsys.readouterr().err
+    assert any("image is not used" in line for line in read_json(folder / "metrics.json")["warnings"])
+    for name in ("report.html", "README.md"):
+        assert "image is not used" in (folder / name).read_text(encoding="utf-8")
