@@ -2,7 +2,8 @@
 
 Both sides read the same JSON lines with two processes, clean and split by the same rules, tokenize all of it with the
 same vocabulary (TOKENIZERS_PARALLELISM is true for both) to int32, and leave files; fusebert also drops duplicates and
-holds documents out. `datasets` takes the better of two batch sizes, tried on a part. Each side runs in a process of its
+holds documents out. It runs twice: as users have it (`fusebert`), and without the fingerprints for near-duplicates
+(`same_work`), of which the other side makes none: `ratio_wall_same_work`. `datasets` takes the better of two batch sizes, tried on a part. Each side runs in a process of its
 own, whose memory (with its children's, shared pages divided among them: PSS) is sampled. `ratio_wall` is their seconds
 / ours, `ratio_memory` their peak / ours. In the end fusebert alone reads ten times as much: copies whose words are
 shuffled within each sentence, so that all are kept; peak memory should not follow (`peak_growth`).
@@ -40,8 +41,9 @@ from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.modalities.text.processor import read_tokenizer
 if __name__ == "__main__":
-    source, folder, trunk = sys.argv[1:4]
-    prepare_corpus([source], Path(folder), Settings(held_out=0.01, least_characters=1), workers={WORKERS})
+    source, folder, trunk, near = sys.argv[1:5]
+    settings = Settings(held_out=0.01, least_characters=1, near_duplicates=near == "near")
+    prepare_corpus([source], Path(folder), settings, workers={WORKERS})
     tokenizer = read_tokenizer(Path(trunk))
     parts = [tokenize_corpus(Path(folder), part, tokenizer) for part in ("train", "held_out")]
     ended = time.time()
@@ -156,20 +158,24 @@ def main() -> None:
         result["tokenizers_parallelism"] = ENVIRONMENT["TOKENIZERS_PARALLELISM"]
         source = articles(Path(room), documents, 1)
         megabytes = source.stat().st_size / 1e6
-        rounds: dict[str, list[dict[str, float]]] = {"fusebert": [], "datasets": []}
+        sides = {"fusebert": (OURS, "near"), "same_work": (OURS, "exact"), "datasets": (THEIRS, str(batch))}
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         for repeat in range(1 if given.quick else min(3, given.repeats)):
             for name in sorted(rounds, reverse=bool(repeat % 2)):
-                side = run(OURS, source) if name == "fusebert" else run(THEIRS, source, str(batch))
-                rounds[name].append(side)
+                program, argument = sides[name]
+                rounds[name].append(side := run(program, source, argument))
                 common.note(f"  {name}: {side}")
-        check_same_work(rounds["fusebert"][0], rounds["datasets"][0])
+        for name in ("fusebert", "same_work"):
+            check_same_work(rounds[name][0], rounds["datasets"][0])
         for name, found in rounds.items():
             middle = sorted(found, key=lambda one: one["wall_seconds"])[len(found) // 2]
             result[name] = middle | {"mb_per_second": round(megabytes / middle["wall_seconds"], 2)}
         result["megabytes"] = round(megabytes, 1)
         result["ratio_wall"] = round(result["datasets"]["wall_seconds"] / result["fusebert"]["wall_seconds"], 3)
+        same = result["same_work"]["wall_seconds"]
+        result["ratio_wall_same_work"] = round(result["datasets"]["wall_seconds"] / same, 3)
         result["ratio_memory"] = round(result["datasets"]["peak_mb"] / result["fusebert"]["peak_mb"], 3)
-        many = run(OURS, articles(Path(room), documents, given.copies))
+        many = run(OURS, articles(Path(room), documents, given.copies), "near")
         kept = many["documents"] / result["fusebert"]["documents"]
         assert kept > 0.95 * given.copies, f"only {kept:.1f} times the documents were kept; the copies must differ"
         result["copies"] = many | {"copies": given.copies}

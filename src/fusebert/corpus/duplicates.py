@@ -56,7 +56,7 @@ def fingerprint(text: str, language: str, near: bool = True) -> Fingerprint:
     plain = text.casefold()
     exact = _digest(" ".join(plain.split()).encode(), 16)
     hashes = _shingles(plain, language in UNSPACED) if near else np.zeros(0, np.uint32)
-    if len(np.unique(hashes[:HASHES_AT_ONCE])) < LEAST_SHINGLES:
+    if all(len(np.unique(hashes[:some])) < LEAST_SHINGLES for some in (4 * LEAST_SHINGLES, HASHES_AT_ONCE)):
         return Fingerprint(exact, b"")
     made = MinHash(PERMUTATIONS, hashfunc=lambda some: some, permutations=_permutations(), scheme=SCHEME)
     for start in range(0, len(hashes), HASHES_AT_ONCE):

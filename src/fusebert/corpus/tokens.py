@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer, normalizers
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.storage import MANIFEST, file_hash, write_folder
 
-CHARACTERS_AT_ONCE = 2**19
+CHARACTERS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
