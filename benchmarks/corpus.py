@@ -2,11 +2,12 @@
 
 Both sides read the same JSON lines with two processes, clean and split by the same rules, tokenize all of it with the
 same vocabulary (TOKENIZERS_PARALLELISM is true for both) to int32, and leave files; fusebert also drops duplicates and
-holds documents out. It runs twice: as users have it (`fusebert`), and without the fingerprints for near-duplicates
-(`same_work`), of which the other side makes none: `ratio_wall_same_work`. `datasets` takes the better of two batch sizes, tried on a part. Each side runs in a process of its
-own, whose memory (with its children's, shared pages divided among them: PSS) is sampled. `ratio_wall` is their seconds
-/ ours, `ratio_memory` their peak / ours. In the end fusebert alone reads ten times as much: copies whose words are
-shuffled within each sentence, so that all are kept; peak memory should not follow (`peak_growth`).
+holds documents out. It runs twice: as users have it (`fusebert`), and without the fingerprints for near-duplicates,
+which the other side does not make either (`same_work`, `ratio_wall_same_work`). `datasets` takes the better of two
+batch sizes, tried on a part. Each side runs in a process of its own, whose memory (with its children's, shared pages
+divided among them: PSS) is sampled. `ratio_wall` is their seconds / ours, `ratio_memory` their peak / ours. In the end
+fusebert alone reads ten times as much: copies whose words are shuffled within each sentence, so that all are kept; peak
+memory should not follow (`peak_growth`).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ READER_BYTES, WORKER_BYTES, PAGE_BYTES = 320 * 2**20, 192 * 2**20, 32 * 2**20
 """At most what the process that reads and writes needs, and each that works for it, batches included; measured on
 the worst of `tests/corpus/test_memory.py`. What --max-memory leaves may unpack pages of Parquet that take more than
 PAGE_BYTES."""
-MOST_CACHED = 2**25
+MOST_CACHED = 2**23
 """Bytes of what was seen that this process keeps, lest its memory grow with the corpus; the system keeps the file."""
 DEFAULTS = Settings()
 SHARD_BYTES, BATCH_CHARACTERS, DOCUMENT_CHARACTERS = 2**25, 2**17, 200
