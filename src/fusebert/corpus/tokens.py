@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from mmap import mmap
 from pathlib import Path
@@ -187,8 +188,15 @@ def continuations(tokenizer: Tokenizer) -> np.ndarray:
 
 def inside_chinese(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """bool[T]: which pieces stand inside a Chinese word after its first character (Cui et al. 2019)."""
-    import jieba
-
-    starts = {start for _, start, _ in jieba.tokenize(text)}
+    starts = {start for _, start, _ in _jieba().tokenize(text)}
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
     return np.array(["\u4e00" <= text[start] <= "\u9fff" and start not in starts for start, _ in offsets], np.bool_)
+
+
+@cache
+def _jieba() -> Any:
+    """Without the four lines that it says about its dictionary."""
+    import jieba
+
+    jieba.setLogLevel("WARNING")
+    return jieba
