@@ -151,6 +151,8 @@ class Recipe(Section):
         except ValidationError as error:
             first = error.errors()[0]
             place = section + ".".join(map(str, first["loc"]))
+            if first["type"] == "missing":
+                raise RecipeError(f"{source}: {place} is not set, and has to be") from None
             raise RecipeError(f"{source}: {place}={first.get('input')!r} will not do: {first['msg']}") from None
         return recipe
 

@@ -93,7 +93,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     _remove_left_by_kills(folder)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    try:
+        beside.mkdir()
+    except OSError as error:
+        error.filename = str(folder)
+        raise
     try:
         with naming_failures(folder):
             fill(beside)

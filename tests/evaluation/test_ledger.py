@@ -44,8 +44,9 @@ def test_warnings(scores: dict[str, float], wanted: list[str]) -> None:
     assert all(line.startswith(start) for line, start in zip(said, wanted, strict=True))
 
 
-def test_an_error_is_better_when_it_is_lower() -> None:
-    scores = {"all": 5.0, "image_shuffled": 5.02, "table_shuffled": 7.0}
+@pytest.mark.parametrize("unit", [1.0, 0.1])
+def test_an_error_is_better_when_it_is_lower(unit: float) -> None:
+    scores = {"all": 5.0 * unit, "image_shuffled": 5.02 * unit, "table_shuffled": 5.2 * unit}
     said = warnings(ledger_of("mae", **scores), ROWS, higher_is_better=False)
     assert [line.split()[0] for line in said] == ["image"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,27 @@ def test_a_bad_row_far_down_is_said_in_words(
     assert not (tmp_path / "index").exists()
     assert main([*given, "--bad-rows", "skip", "--json"]) == 0
     assert '"rows": 7, "bad_rows": 1' in capsys.readouterr().out
+
+
+def test_no_room_is_one_line_and_nothing_is_left(
+    matching: Predictor, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lancedb")
+    given = [str(matching.folder), str(world / "test.jsonl"), "--side", "left", "--output"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may be larger
+    try:
+        codes = [main([name, *given, str(tmp_path / name)]) for name in ("index", "embed")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert codes == [1, 1]
+    said = capsys.readouterr().err.splitlines()
+    assert [str(tmp_path / name) in line for name, line in zip(("index", "embed"), said, strict=True)] == [True, True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_column_needs_no_brackets() -> None:
+    assert Config(left="image", right=["caption"]).left == ("image",)  # type: ignore[arg-type]
 
 
 def test_a_model_of_answers_makes_no_vectors(trained: Path, world: Path) -> None:

@@ -66,7 +66,9 @@ def settings(corpus: Path) -> dict[str, Any]:
     return {"data.train": str(corpus), "training.trackers": [], "task.next_sentence": "off"}
 
 
-def test_finishes_on_time_with_what_was_planned(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["off", "nsp"])
+def test_finishes_on_time_with_what_was_planned(settings: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    settings = settings | {"task.next_sentence": kind}
     started = time.monotonic()
     metrics = pretrain(settings, tmp_path / "bert", budget=SECONDS)
     spent = time.monotonic() - started
@@ -79,7 +81,7 @@ def test_finishes_on_time_with_what_was_planned(settings: dict[str, Any], tmp_pa
     assert plan["rounds"] - 1 <= training["epochs"] <= 2 * plan["rounds"] + 1
     assert "time limit" in training["stopped"]
     recipe = read_settings(tmp_path / "bert" / "recipe.yaml")
-    assert recipe["task.next_sentence"] == "off"
+    assert recipe["task.next_sentence"] == kind
     assert recipe["model.trunk"] == plan["trunk"]
     assert recipe["task.held_out_tokens"] == plan["held_out_tokens"]
     assert json.loads((tmp_path / "bert" / "metrics.json").read_text())["plan"] == plan

@@ -46,7 +46,8 @@ def ledger(predictor: Predictor, table: Any) -> Ledger:
 def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_better: bool) -> list[str]:
     """In words: modalities that are not used, and those that do as well alone as all together.
 
-    A score in [0, 1] is taken for a share of the rows, and is worse where it is so by more than two standard errors.
+    A score in [0, 1] of which more is better is taken for a share of the rows, and is worse where it is so by more than
+    two standard errors.
 
     Args:
         found: of `ledger`.
@@ -54,7 +55,7 @@ def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_bett
     """
     metric = primary_metric(found["all"])
     whole = found["all"][metric]
-    is_share = 0 <= whole <= 1
+    is_share = higher_is_better and 0 <= whole <= 1
     margin = max(2 * math.sqrt(whole * (1 - whole) / rows), 1 / rows) if is_share else NO_SHARE * abs(whole)
     names = [label.removesuffix(SHUFFLED) for label in found if label.endswith(SHUFFLED)]
 

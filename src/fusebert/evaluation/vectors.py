@@ -15,7 +15,7 @@ from pyarrow import parquet
 from fusebert.data.collate import Example
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import Rows, rows_from_memory
-from fusebert.errors import ModelError, RowError, UsageError
+from fusebert.errors import DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import infer, windows
 from fusebert.evaluation.predictor import Predictor
 from fusebert.storage import MANIFEST, file_hash, read_json, verify, whole_or_absent, write_folder, write_json
@@ -57,7 +57,7 @@ def side_columns(predictor: Predictor) -> dict[str, Sequence[str]]:
     if sides is None:
         raise UsageError(
             f"{predictor.folder} answers with {predictor.task.name}, it makes no vectors; train a model with "
-            "task.name=matching task.left=[COLUMN] task.right=[COLUMN]"
+            "task.name=matching task.left=COLUMN task.right=COLUMN"
         )
     return dict(zip(SIDES, sides, strict=True))
 
@@ -90,6 +90,7 @@ def write_index(predictor: Predictor, folder: Path, side: str, embedded: Iterabl
 
     Raises:
         UsageError: LanceDB is not installed, `folder` exists, or there is no row.
+        DataError: there is no room for it.
     """
     lancedb = _lancedb()
     if folder.exists():
@@ -107,7 +108,10 @@ def write_index(predictor: Predictor, folder: Path, side: str, embedded: Iterabl
             yield batch
 
     def fill(beside: Path) -> None:
-        lancedb.connect(beside / STORE).create_table(TABLE, data=counted(), schema=first.schema)
+        try:
+            lancedb.connect(beside / STORE).create_table(TABLE, data=counted(), schema=first.schema)
+        except RuntimeError as error:  # of a full disk, for one
+            raise DataError(f"{folder} cannot be written: {' '.join(str(error).split())[:200]}") from None
         write_json(beside / ABOUT, {"model": _model_hash(predictor), "side": side, "rows": count})
 
     write_folder(folder, fill)

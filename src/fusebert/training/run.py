@@ -58,6 +58,8 @@ def train(
     folder = Path(output)
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else Recipe.read(Path(recipe))
+    if recipe.task.get("name") == "pretraining":
+        raise UsageError("task.name=pretraining is what `fusebert pretrain` does; choose another task to train")
     settings = recipe.training
     keep_freed_memory()
     is_first = join(settings.device)
