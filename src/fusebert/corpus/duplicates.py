@@ -7,10 +7,9 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from datasketch import MinHash
 
 PERMUTATIONS, BANDS = 64, 8
 ROWS_A_BAND = PERMUTATIONS // BANDS
@@ -58,7 +57,7 @@ def fingerprint(text: str, language: str, near: bool = True) -> Fingerprint:
     hashes = _shingles(plain, language in UNSPACED) if near else np.zeros(0, np.uint32)
     if all(len(np.unique(hashes[:some])) < LEAST_SHINGLES for some in (4 * LEAST_SHINGLES, HASHES_AT_ONCE)):
         return Fingerprint(exact, b"")
-    made = MinHash(PERMUTATIONS, hashfunc=lambda some: some, permutations=_permutations(), scheme=SCHEME)
+    made = _minhash()(PERMUTATIONS, hashfunc=lambda some: some, permutations=_permutations(), scheme=SCHEME)
     for start in range(0, len(hashes), HASHES_AT_ONCE):
         made.update_batch([hashes[start : start + HASHES_AT_ONCE]])
     return Fingerprint(exact, made.hashvalues.tobytes())
@@ -103,7 +102,15 @@ def _word_characters() -> np.ndarray:
 
 @cache
 def _permutations() -> np.ndarray:
-    return np.asarray(MinHash(PERMUTATIONS, seed=1, scheme=SCHEME).permutations)
+    return np.asarray(_minhash()(PERMUTATIONS, seed=1, scheme=SCHEME).permutations)
+
+
+@cache
+def _minhash() -> Any:
+    """Imported by the processes that need it only: with it comes half a second of scipy."""
+    from datasketch import MinHash
+
+    return MinHash
 
 
 class Seen:

@@ -32,7 +32,7 @@ PAGE_BYTES."""
 MOST_CACHED = 2**23
 """Bytes of what was seen that this process keeps, lest its memory grow with the corpus; the system keeps the file."""
 DEFAULTS = Settings()
-SHARD_BYTES, BATCH_CHARACTERS, DOCUMENT_CHARACTERS = 2**25, 2**17, 200
+SHARD_BYTES, BATCH_CHARACTERS, DOCUMENT_CHARACTERS = 2**24, 2**17, 200
 """A batch counts something for each document too: a million tiny ones are no small thing."""
 
 

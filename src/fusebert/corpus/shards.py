@@ -40,6 +40,7 @@ class ShardWriter:
         self._compress()
         self._writer.close()
         write_atomically(self.path, self._sink.getvalue())
+        pa.default_memory_pool().release_unused()  # which arrow keeps for itself, more with each shard
 
     def _compress(self) -> None:
         columns = {
