@@ -125,6 +125,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     metrics = json.loads((predictor.folder / "metrics.json").read_text())
     scores = {name: found["metrics"] for name, found in metrics["evaluations"].items()}
     _table("Scores", scores)
+    for name, found in metrics["evaluations"].items():
+        if "baselines" in found:
+            _table(f"Baselines, {name}", found["baselines"])
     for warning in metrics["warnings"]:
         _say(f"Warning: {warning}")
     _say(f"The weights of step {metrics['training']['best_step']} are kept: the best on validation.")

@@ -86,11 +86,13 @@ class Encoded:
         last_hidden_state: float[N, D], packed; or float[M, D], where the head reads M tokens only.
         pooler_output: float[B, D].
         layout: where each row lies.
+        inputs: what the batch held, by modality and field.
     """
 
     last_hidden_state: Tensor
     pooler_output: Tensor
     layout: Layout
+    inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def mean(self) -> Tensor:
         """float[B, D], the mean of all of each row's tokens, in float32; for heads that read ALL."""

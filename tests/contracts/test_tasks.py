@@ -18,8 +18,8 @@ from fusebert.types import ALL, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 
 TARGETS = {"classification": ["answer", "colours"], "regression": ["shapes"]}
-WITHOUT_TARGET = {"pretraining", "matching"}
-"""tests/corpus and tests/evaluation/test_matching.py try them."""
+WITHOUT_TARGET = {"pretraining", "matching", "recommendation"}
+"""tests/corpus and tests/evaluation try them."""
 TASKS = [(name, column) for name, columns in TARGETS.items() for column in columns]
 
 

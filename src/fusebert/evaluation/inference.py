@@ -42,7 +42,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator, precision: str = "fp32") -> np.ndarray:
     """Logits float32[rows, outputs] of the examples, in their order; batches are cut by tokens.
 
-    Of a head that offers `statistics`, these instead, float32[rows, K]: its logits would be too many to keep.
+    Of examples with targets and a head that offers `statistics`, these instead, float32[rows, K]: its logits would be
+    too many to keep.
     """
     model.eval()
     out: list[np.ndarray] = []
@@ -50,7 +51,7 @@ def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator,
     for rows in batches:
         batch = to_device(collator([examples[row] for row in rows]), model.device)
         with autocast(model.device, precision):
-            if hasattr(model.head, "statistics"):
+            if "labels" in batch and hasattr(model.head, "statistics"):
                 found = model.statistics(**batch)
             else:
                 batch.pop("labels", None)

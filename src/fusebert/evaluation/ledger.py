@@ -76,3 +76,13 @@ def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_bett
         if others and (score := as_good(alone)) is not None:
             said.append(f"{name} alone does as well as all together: {score}")
     return said
+
+
+def beaten(evaluation: Mapping[str, Any], metric: str) -> list[str]:
+    """In words: simple ways that do as well as the model; more of `metric` is better."""
+    own = evaluation["metrics"][metric]
+    return [
+        f"{name} does as well as the model: {metric_name(metric)} is {metric_text(found[metric])}, {metric_text(own)}"
+        for name, found in evaluation["baselines"].items()
+        if found[metric] >= own
+    ]

@@ -36,6 +36,7 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
         ),
         "Training": _training(card),
         "Results": _results(card["evaluations"]),
+        "Beside simple ways": _baselines(card["evaluations"], card.get("warnings", ())),
         "What each modality contributes": _contributions(card["ledger"], card.get("warnings", ()))
         if card.get("ledger")
         else "",
@@ -119,6 +120,18 @@ def _results(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         for metric in metrics
     ]
     return _table(heads, rows)
+
+
+def _baselines(evaluations: Mapping[str, Mapping[str, Any]], warnings: Sequence[str]) -> str:
+    split, evaluation = list(evaluations.items())[-1]
+    if "baselines" not in evaluation:
+        return ""
+    shown = list(evaluation["metrics"])
+    found = {"this model": evaluation["metrics"], **evaluation["baselines"]}
+    rows = [[name, *(metric_text(metrics.get(metric)) for metric in shown)] for name, metrics in found.items()]
+    table = _table(["who ranks", *map(_name, shown)], rows)
+    first = f"On {_escaped(split)}, from the same training events:"
+    return "\n\n".join([first, table, *(f"**{_escaped(warning)}**" for warning in warnings)])
 
 
 def _contributions(ledger: Mapping[str, Mapping[str, float]], warnings: Sequence[str]) -> str:

@@ -23,6 +23,8 @@ CAPTIONS = {
     "reliability_diagram": "Scatter plot: the probability the model gave against how often it was right.",
     "prediction_scatter": "Scatter plot: predictions against targets.",
 }
+SEEN = "The same rows, with one modality hidden or swapped between rows"
+ASKED = "The same questions, answered from the same training events"
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #fff; --ink: #1f2328; --muted: #59636e; --line: #e2e4e8;
   --bar: #9db8d9; --main: #2f6db5; --right: #116329; --right-bg: #dff5e4; --wrong: #a40e26; --wrong-bg: #fde8e7; }
@@ -83,8 +85,12 @@ def write_page(
     """Write a page that needs nothing but itself: no scripts, no network, pictures inside."""
     parts = [_scores(evaluation["metrics"])]
     if ledger:
-        parts.append(_ledger(ledger))
-        parts += [f'<p class="warning">{escape(warning)}</p>' for warning in warnings]
+        parts.append(_bars("What each modality contributes", "The model sees", SEEN, ledger))
+    if baselines := evaluation.get("baselines"):
+        parts.append(
+            _bars("Beside simple ways", "Who ranks", ASKED, {"this model": evaluation["metrics"], **baselines})
+        )
+    parts += [f'<p class="warning">{escape(warning)}</p>' for warning in warnings]
     plots = [path for path in pictures if not (ledger and path.stem == "modality_bars")]  # the table shows its bars
     if plots:
         parts.append('<h2>Plots</h2>\n<div class="plots">' + "".join(map(_plot, plots)) + "</div>")
@@ -120,9 +126,10 @@ def _scores(metrics: Mapping[str, float]) -> str:
     return f'<dl class="scores">{"".join(cells)}</dl>'
 
 
-def _ledger(ledger: Mapping[str, Mapping[str, float]]) -> str:
-    metric = primary_metric(ledger["all"])
-    scores = {name: metrics[metric] for name, metrics in ledger.items() if metrics.get(metric) is not None}
+def _bars(heading: str, what: str, caption: str, found: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of the primary metric, the first row's by which the others are measured."""
+    metric = primary_metric(next(iter(found.values())))
+    scores = {name: metrics[metric] for name, metrics in found.items() if metrics.get(metric) is not None}
     longest = max(map(abs, scores.values()), default=0) or 1
     rows = "".join(
         f'<tr><th scope="row" dir="auto">{escape(name)}</th><td class="number">{metric_text(score)}</td>'
@@ -132,9 +139,8 @@ def _ledger(ledger: Mapping[str, Mapping[str, float]]) -> str:
     direction = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
     head = escape(metric_name(metric))
     return (
-        '<h2>What each modality contributes</h2>\n<div class="wide"><table>'
-        f"<caption>The same rows, with one modality hidden or swapped between rows; {direction}.</caption>"
-        f'<thead><tr><th scope="col">The model sees</th><th scope="col" class="number">{head}</th>'
+        f'<h2>{escape(heading)}</h2>\n<div class="wide"><table><caption>{escape(caption)}; {direction}.</caption>'
+        f'<thead><tr><th scope="col">{escape(what)}</th><th scope="col" class="number">{head}</th>'
         f'<td aria-hidden="true"></td></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 

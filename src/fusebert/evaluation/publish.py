@@ -16,7 +16,7 @@ from fusebert import __version__
 from fusebert.data.dataset import Dataset
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import score
-from fusebert.evaluation.ledger import ledger, warnings
+from fusebert.evaluation.ledger import beaten, ledger, warnings
 from fusebert.evaluation.model_card import write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
@@ -38,6 +38,7 @@ def publish(
     files: Mapping[str, str],
     recipe: Mapping[str, Any],
     training: Mapping[str, Any],
+    warned: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score the model and write its folder; the manifest comes last, so a folder that has one is whole.
 
@@ -46,6 +47,7 @@ def publish(
         files: the table behind each split.
         recipe: its dotted settings.
         training: `history` and totals of the run, as JSON values.
+        warned: what is known to be wrong with the data.
 
     Returns:
         What metrics.json holds.
@@ -57,10 +59,18 @@ def publish(
         for name in ("validation", "test")
         if name in splits
     }
+    if hasattr(predictor.task, "baselines"):
+        for name, evaluation in evaluations.items():
+            asked = splits["train"].samples, splits[name].samples
+            evaluation["baselines"] = predictor.task.baselines(*asked, predictor.processors["events"])
     speed = measure_speed(predictor, splits["validation"].samples)
     shown = "test" if "test" in evaluations else "validation"
     worth = ledger(predictor, splits[shown].samples) if len(predictor.processors) > 1 else None
-    said = warnings(worth, evaluations[shown]["rows"], predictor.task.higher_is_better) if worth else []
+    said = [*warned]
+    if worth:
+        said += warnings(worth, evaluations[shown]["rows"], predictor.task.higher_is_better)
+    if "baselines" in evaluations[shown]:
+        said += beaten(evaluations[shown], predictor.task.primary_metric)
     metrics = {
         "evaluations": evaluations,
         "ledger": worth,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class FusebertModel(PreTrainedModel):
         self.head = plugins.load("tasks", config.task["name"], "head").Head(config.task, trunk)
         self.post_init()
         if hasattr(self.head, "tie"):
-            self.head.tie(self.trunk)
+            self.head.tie(self)
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.trunk["initializer_range"]
@@ -151,6 +152,11 @@ class FusebertModel(PreTrainedModel):
         between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]
         return self.trunk(read, layout, between, places)  # type: ignore[no-any-return]
 
+    def _read(self, inputs: Any, order: Tensor, cumulative: Tensor, lengths: Any, counts: Any, labels: Any) -> Encoded:
+        """What the head reads of a batch."""
+        encoded = self.encode(inputs, order, cumulative, lengths, counts, self._places(cumulative, labels))
+        return replace(encoded, inputs=inputs)
+
     def _places(self, cumulative: Tensor, labels: Any) -> Tensor | None:
         """The tokens that the head says it reads beside the first of each row; None for all."""
         found = self.head.reads(labels) if hasattr(self.head, "reads") else ALL
@@ -169,7 +175,7 @@ class FusebertModel(PreTrainedModel):
         **_: Any,
     ) -> dict[str, Tensor]:
         """Logits; with `labels`, what the head's `loss` gives: the loss and its named parts."""
-        encoded = self.encode(inputs, order, cumulative, lengths, counts, self._places(cumulative, labels))
+        encoded = self._read(inputs, order, cumulative, lengths, counts, labels)
         if labels is None:
             return {"logits": self.head(encoded)}
         return self.head.loss(encoded, labels)  # type: ignore[no-any-return]
@@ -184,7 +190,7 @@ class FusebertModel(PreTrainedModel):
         labels: Any,
     ) -> Tensor:
         """What the head counts of each row with its labels, where logits would be too many to keep: float[B, K]."""
-        encoded = self.encode(inputs, order, cumulative, lengths, counts, self._places(cumulative, labels))
+        encoded = self._read(inputs, order, cumulative, lengths, counts, labels)
         return self.head.statistics(encoded, labels)  # type: ignore[no-any-return]
 
 

@@ -36,6 +36,7 @@ class Prepared:
         files: the table behind each split, as the recipe writes it.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
         data_hash: of every value that training and validation read, media files by name.
+        warnings: what the data give away, in words.
     """
 
     columns: list[ColumnGuess]
@@ -46,6 +47,7 @@ class Prepared:
     files: dict[str, str]
     trunk_folder: Path | None
     data_hash: str
+    warnings: Sequence[str] = ()
 
 
 def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task: Task | None = None) -> Prepared:

@@ -22,6 +22,7 @@ from fusebert.storage import MANIFEST, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
+from fusebert.training.prepare_histories import prepare_histories, start_at_histories
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.trainer import Trainer
 
@@ -65,11 +66,14 @@ def train(
     is_first = join(settings.device)
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
-    prepared = prepare(recipe, folder, strict, progress)
+    recommends = recipe.task.get("name") == "recommendation"
+    prepared = prepare_histories(recipe, folder, progress) if recommends else prepare(recipe, folder, strict, progress)
     if hasattr(prepared.task, "sides") and PartialState().num_processes > 1:
         raise UsageError("task.name=matching compares all rows of a batch; train it in one process")
     torch.manual_seed(settings.seed)
     model = build_model(recipe, prepared, progress)
+    if recommends:
+        start_at_histories(model, prepared)
     splits = prepared.splits
     collator = Collator(prepared.processors, prepared.task.collate)
     scored = {"validation": 2, "test": 1}  # times: validation also fits the temperature
@@ -79,7 +83,7 @@ def train(
     prepared.task.calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if is_first:
-        publish(predictor, splits, prepared.files, recipe.flat(), state.totals())
+        publish(predictor, splits, prepared.files, recipe.flat(), state.totals(), prepared.warnings)
     return predictor
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusebert.modalities.events.processor import GAPS, Config
@@ -21,7 +23,10 @@ class Embedder(nn.Module):
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
         width = trunk.hidden_size
-        self.items = nn.Embedding(1 + config.items, width)
+        self.items = nn.Embedding(1 + (config.own_vectors if config.content_size else config.items), width)
+        if config.content_size:
+            self.content = nn.Buffer(torch.zeros(1 + config.items, config.content_size))
+            self.description = nn.Linear(config.content_size, width, bias=False)
         self.types = nn.Embedding(1 + config.types, width)
         self.gaps = nn.Embedding(GAPS, width)
         self.values = nn.Linear(2, width, bias=False)
@@ -30,9 +35,22 @@ class Embedder(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
 
+    def describe(self, content: Tensor) -> None:
+        """Take over what describes each item, float[items, C]."""
+        self.content[1:] = content
+
+    def item_vectors(self) -> Tensor:
+        """float[1 + items, D], the unknown one first. A described item has what its description says, and, where it
+        is frequent enough, a vector of its own besides."""
+        own = self.items.weight
+        if not hasattr(self, "content"):
+            return own
+        described = self.description(self.content)
+        return described + F.pad(own, (0, 0, 0, len(described) - len(own))).to(described.dtype)  # type: ignore[no-any-return]
+
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
         """int64[E] each, and float32[E, 2] values, of all rows' events -> float[E, D]."""
-        done = self.items(features["items"]) + self.types(features["types"])
+        done = F.embedding(features["items"], self.item_vectors()) + self.types(features["types"])
         when = self.gaps(features["gaps"]) + self.ages(features["ages"]) + self.column_places(features["place"])
         value = self.values(features["values"].to(self.values.weight.dtype))
         return self.dropout(self.LayerNorm(done + when + value))  # type: ignore[no-any-return]

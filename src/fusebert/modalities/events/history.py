@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from fusebert.errors import InputError
@@ -15,6 +16,8 @@ MOST_EVENTS, MOST_CHARACTERS = 100_000, 32 << 20
 FIELDS = ("item", "type", "time", "value")
 PLAIN = "event"
 """The type of an event that names none."""
+SHOWN = 10
+"""Items of a history that are printed, the newest."""
 LAST_SECOND = 1e11
 """In the year 5138; a larger number is a time in milliseconds, or not a time."""
 
@@ -34,16 +37,40 @@ class Event:
     value: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What of someone's events, the oldest first, came before one of them; nothing is copied."""
+
+    events: Sequence[Event]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Event]:
+        return islice(self.events, self.count)
+
+    def __str__(self) -> str:
+        items = [event.item for event in self]
+        return ", ".join([*(["..."] if len(items) > SHOWN else []), *items[-SHOWN:]])
+
+    def __repr__(self) -> str:
+        return f"Past({self.count}, {list(self)[-1:]})"
+
+
 def read_history(raw: Any) -> list[Event]:
     """The events of a row, the oldest first; those of the same time stay in the order given.
 
     Args:
         raw: a list, or JSON text of one; each event is the name of an item, or has `item` and, if known, `type`
-            (click, browse, comment, share, rate, buy, ...), `time` (ISO 8601, or seconds since 1970) and `value`.
+            (click, browse, comment, share, rate, buy, ...), `time` (ISO 8601, or seconds since 1970) and `value`. Or a
+            Past, which has been read already.
 
     Raises:
         InputError: an event cannot be read; says which.
     """
+    if isinstance(raw, Past):
+        return list(raw)
     if is_missing(raw):
         return []
     events = _as_list(raw)
@@ -52,7 +79,7 @@ def read_history(raw: Any) -> list[Event]:
     found = []
     for number, event in enumerate(events, start=1):
         try:
-            found.append(_read_event(event))
+            found.append(read_event(event))
         except InputError as error:
             raise InputError(f"event {number}: {error}") from None
     timed = [event.seconds is not None for event in found]
@@ -76,7 +103,8 @@ def _as_list(raw: Any) -> list[Any]:
     return raw
 
 
-def _read_event(event: Any) -> Event:
+def read_event(event: Any) -> Event:
+    """One event, as `read_history` takes it. Raises InputError."""
     if not isinstance(event, Mapping):
         return Event(_as_name(event, "item"), PLAIN, None, None)
     unknown = [name for name in event if name not in FIELDS]

@@ -17,7 +17,7 @@ from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
 UNKNOWN = 0
-"""The code of an item or a type that the training rows do not have; theirs begin at 1."""
+"""The code of an item or a type that the training rows do not have, or that is to be guessed; theirs begin at 1."""
 GAPS = 34
 """Codes of the time since the event before: 0 for none, else 1 + the whole part of log2(seconds + 1), at most 33
 (about 270 years)."""
@@ -35,6 +35,9 @@ class Config(BaseModel):
     )
     items: int = Field(0, ge=0, description="filled in by training: items that have a vector")
     types: int = Field(0, ge=0, description="filled in by training: types of events")
+    asks_next: bool = Field(False, description="filled in by training: the newest event is one that is to be guessed")
+    content_size: int = Field(0, ge=0, description="filled in by training: numbers that describe an item")
+    own_vectors: int = Field(0, ge=0, description="filled in by training: described items that have a vector besides")
 
 
 class Processor:
@@ -43,7 +46,10 @@ class Processor:
     Args:
         items, types: names in the training rows, the most frequent first.
         mean, deviation: of the values of their events.
+        content: float32[items, C], what describes each item, where something does; known while a model is trained.
     """
+
+    content: np.ndarray | None = None
 
     def __init__(
         self,
@@ -80,39 +86,67 @@ class Processor:
 
     def load(self, sample: Sample) -> Features | None:
         """Of E events: `items`, `types`, `gaps`, `ages` (0 for the newest) and `place` int64[E], and `values`
-        float32[E, 2], the scaled value and whether there is one."""
-        parts = []
+        float32[E, 2], the scaled value and whether there is one.
+
+        With `asks_next`, the newest event is the one to be guessed, and `seen` int64[S] are the items of the whole
+        history, also of what was left out.
+        """
+        parts, seen = [], list[Event]()
         for place, name in enumerate(self.columns):
             try:
                 events = read_history(sample.values.get(name))
             except InputError as error:
                 raise InputError(f"column {name!r}: {error}") from None
-            if events:
-                parts.append(self._encode(events, place))
-        return {name: np.concatenate([part[name] for part in parts]) for name in FIELDS} if parts else None
+            seen += events
+            if events or self.config.asks_next:
+                newest = self.config.max_events - self.config.asks_next
+                older = events[: -newest or None][-1:] if len(events) > newest else []
+                parts.append(self.encode(events[-newest:] if newest else [], older, place))
+        if not parts:
+            return None
+        features = {name: np.concatenate([part[name] for part in parts]) for name in FIELDS}
+        if self.config.asks_next:
+            features["seen"] = np.array(sorted({self.code(event.item) for event in seen} - {UNKNOWN}), dtype=int)
+        return features
 
-    def _encode(self, events: list[Event], place: int) -> dict[str, np.ndarray]:
-        gaps = [_gap(before, event) for before, event in zip([None, *events], events, strict=False)]
-        gaps, events = gaps[-self.config.max_events :], events[-self.config.max_events :]
-        count = len(events)
-        values = np.zeros((count, 2), dtype=np.float32)
+    def code(self, item: str) -> int:
+        """Of an item; UNKNOWN where the training rows do not have it."""
+        return self._items.get(item, UNKNOWN)
+
+    def encode(self, events: Sequence[Event], older: Sequence[Event], place: int = 0) -> dict[str, np.ndarray]:
+        """The FIELDS of events in a row, and of the one to be guessed after them.
+
+        Args:
+            older: the event before them, if there is one; only its time counts.
+        """
+        before: list[Event | None] = [older[0] if older else None, *events]
+        gaps = [_gap(*pair) for pair in zip(before, events, strict=False)]
+        values = np.zeros((len(events), 2), dtype=np.float32)
         for number, event in enumerate(events):
             if event.value is not None:
                 values[number] = (event.value - self.mean) / self.deviation, 1
-        return {
-            "items": np.array([self._items.get(event.item, UNKNOWN) for event in events]),
-            "types": np.array([self._types.get(event.type, UNKNOWN) for event in events]),
-            "gaps": np.array(gaps),
+        found = {
+            "items": np.array([self.code(event.item) for event in events], dtype=int),
+            "types": np.array([self._types.get(event.type, UNKNOWN) for event in events], dtype=int),
+            "gaps": np.array(gaps, dtype=int),
             "values": values,
-            "ages": np.arange(count)[::-1].copy(),
-            "place": np.full(count, place),
         }
+        if self.config.asks_next:
+            asked = {name: np.zeros_like(array, shape=(1, *array.shape[1:])) for name, array in found.items()}
+            found = {name: np.concatenate([array, asked[name]]) for name, array in found.items()}
+        count = len(found["items"])
+        return found | {"ages": np.arange(count)[::-1].copy(), "place": np.full(count, place)}
 
     def length(self, features: Features) -> int:
         return len(features["items"])
 
     def collate(self, rows: Sequence[Features]) -> Collated:
-        return {name: np.concatenate([row[name] for row in rows]) for name in FIELDS}
+        """The fields of all events; with `asks_next`, `seen` int64[S] and which row has seen each, `seen_by`."""
+        fields = {name: np.concatenate([row[name] for row in rows]) for name in FIELDS}
+        if self.config.asks_next:
+            fields["seen"] = np.concatenate([row["seen"] for row in rows])
+            fields["seen_by"] = np.repeat(np.arange(len(rows)), [len(row["seen"]) for row in rows])
+        return fields
 
     def save(self, folder: Path) -> None:
         saved = {"columns": self.columns, "config": self.config.model_dump(), "mean": self.mean}

@@ -33,9 +33,9 @@ class Head(nn.Module):
         self.next_sentence_weight = float(config.get("next_sentence_weight", 1.0))
         self._words: tuple[nn.Embedding, ...] = ()
 
-    def tie(self, trunk: Any) -> None:
+    def tie(self, model: Any) -> None:
         """Read out with the trunk's word embeddings. Kept in a tuple, so that they stay the trunk's parameters only."""
-        self._words = (trunk.embeddings.word_embeddings,)
+        self._words = (model.trunk.embeddings.word_embeddings,)
         nn.init.zeros_(self.bias.weight)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Head:

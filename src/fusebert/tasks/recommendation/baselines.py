@@ -1,0 +1,94 @@
+"""What any recommender has to beat: what is popular, what goes with the last item, what goes with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusebert.tasks.recommendation.task import HISTORY, NEXT, Task, ranking_metrics
+from fusebert.types import Sample
+
+NEIGHBOURS = 100
+"""Most similar items that an item knows."""
+QUESTIONS_AT_ONCE = 256
+
+Scorer = Callable[[list[np.ndarray]], np.ndarray]
+
+
+def baselines(task: Task, histories: Sequence[Sample], asked: Sequence[Sample], processor: Any) -> dict[str, Any]:
+    """Metrics of `popularity`, `last_item` and `item_knn`, on the questions that the model is asked, by its rules.
+
+    Items are alike by the cosine of who had them in the training part (Sarwar et al. 2001); equal scores are told apart
+    by popularity.
+
+    Args:
+        histories: of the training part, one a user.
+        asked: rows with a history and the item that came next.
+        processor: of the events; knows the items' codes.
+    """
+    users = [np.unique(_codes(sample, processor)) for sample in histories]
+    counts = np.bincount(np.concatenate(users), minlength=1 + len(task.items))[1:].astype(np.float64)
+    similar = _similarities(users, counts)
+    scorers: dict[str, Scorer] = {
+        "popularity": lambda codes: np.zeros((len(codes), len(counts))),
+        "last_item": lambda codes: (_chosen([one[-1:] for one in codes], len(counts)) @ similar).toarray(),
+        "item_knn": lambda codes: (_chosen(codes, len(counts)) @ similar).toarray(),
+    }
+    ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
+    right = np.array([int(task.target(sample.values[NEXT])) for sample in asked])
+    tie = 1e-9 * counts / max(1.0, counts.max())
+    for start in range(0, len(asked), QUESTIONS_AT_ONCE):
+        codes = [_codes(sample, processor) for sample in asked[start : start + QUESTIONS_AT_ONCE]]
+        wanted = right[start : start + QUESTIONS_AT_ONCE]
+        for name, scorer in scorers.items():
+            scores = scorer(codes) + tie
+            if not task.config.repeats:
+                for row, seen in zip(scores, codes, strict=True):
+                    row[seen - 1] = -np.inf
+            ranks[name].append(_ranks(scores, wanted))
+    trained = (right > 0) & (right <= task.trained)
+    return {name: ranking_metrics(np.concatenate(found), trained) for name, found in ranks.items()}
+
+
+def _codes(sample: Sample, processor: Any) -> np.ndarray:
+    """int64[E] of the known items of a history, the newest last."""
+    codes = np.array([processor.code(event.item) for event in sample.values[HISTORY]], dtype=np.int64)
+    return codes[codes > 0]
+
+
+def _chosen(codes: Sequence[np.ndarray], items: int) -> Any:
+    """Sparse float[B, items], 1 for what a history has."""
+    from scipy.sparse import csr_array
+
+    columns = [np.unique(one) - 1 for one in codes]
+    starts = np.concatenate([[0], np.cumsum([len(one) for one in columns])])
+    flat = np.concatenate(columns)
+    return csr_array((np.ones(len(flat)), flat, starts), shape=(len(columns), items))
+
+
+def _similarities(users: Sequence[np.ndarray], counts: np.ndarray) -> Any:
+    """Sparse float[items, items]: cosines, of each item with its NEIGHBOURS."""
+    from scipy.sparse import csr_array, diags_array
+
+    had = _chosen(users, len(counts))
+    scale = diags_array(1 / np.sqrt(np.maximum(counts, 1)))
+    found = csr_array(scale @ (had.T @ had) @ scale)
+    found.setdiag(0)
+    rows, columns, values = [], [], []
+    for item in range(len(counts)):
+        span = slice(found.indptr[item], found.indptr[item + 1])
+        best = np.argsort(-found.data[span], kind="stable")[:NEIGHBOURS]
+        rows.append(np.full(len(best), item))
+        columns.append(found.indices[span][best])
+        values.append(found.data[span][best])
+    kept = tuple(map(np.concatenate, (values, rows, columns)))
+    return csr_array((kept[0], kept[1:]), shape=found.shape)
+
+
+def _ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """float[B] from 1; what scores as high counts as above, and what cannot be an answer comes last."""
+    own = np.take_along_axis(scores, np.maximum(right - 1, 0)[:, None], axis=1)
+    ranks = (scores >= own).sum(axis=1).astype(np.float64)
+    return np.asarray(np.where((right > 0) & np.isfinite(own[:, 0]), ranks, scores.shape[1] + 1))

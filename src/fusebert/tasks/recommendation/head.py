@@ -1,0 +1,89 @@
+"""Scores of all items for the events that are to be guessed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusebert.model.cpu import Linear, linear
+from fusebert.types import ALL, Encoded
+
+EVENTS = "events"
+RULED_OUT = torch.finfo(torch.float32).min
+
+
+class Head(nn.Module):
+    """A language model's head over items; its output weights are the events' item vectors."""
+
+    def __init__(self, config: dict[str, Any], trunk: Any) -> None:
+        super().__init__()
+        self.outputs, self.trained, self.repeats = config["outputs"], config["trained"], config["repeats"]
+        self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
+        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.bias = nn.Embedding(1, config["outputs"])  # transformers leaves a bare parameter uninitialised
+        self.bias.starts_at_zero = True  # type: ignore[assignment]
+        self._events: tuple[nn.Module, ...] = ()
+
+    def tie(self, model: Any) -> None:
+        """Read out with the item vectors. Kept in a tuple, so that they stay the events' parameters only."""
+        self._events = (model.embedders[EVENTS],)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Head:
+        """A copy of the head alone reads out with the same items; one of the whole model, with the copied ones."""
+        for events in self._events:
+            memo.setdefault(id(events), events)
+        made = copy.copy(self)
+        made.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return made
+
+    def start_at_frequencies(self, counts: Tensor) -> None:
+        """Begin by guessing items by how often each occurs, int64[items]: no steps go into that."""
+        with torch.no_grad():
+            self.bias.weight[0] = torch.log((counts + 1) / (counts + 1).sum())
+
+    def reads(self, labels: Mapping[str, Tensor] | None) -> str | Tensor:
+        """The events to guess; without labels, the newest of each row, which the head picks."""
+        return ALL if labels is None or "places" not in labels else labels["places"]
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """float[M, D] -> float[M, items]."""
+        hidden = self.LayerNorm(F.gelu(self.dense(hidden)))
+        items: Any = self._events[0]
+        return linear(hidden, items.item_vectors()[1:], self.bias.weight[0])
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """float[B, items] for the newest event of each row, the last of its tokens; RULED_OUT for what cannot come
+        again."""
+        newest = encoded.layout.cumulative[1:].long() - 1
+        scores = self.scores(encoded.last_hidden_state[newest]).float()
+        if not self.repeats:
+            seen = encoded.inputs[EVENTS]
+            scores = scores.index_put((seen["seen_by"], seen["seen"] - 1), scores.new_tensor(RULED_OUT))
+        return scores
+
+    def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean cross-entropy over the events to guess."""
+        items = labels["items"]
+        found = F.cross_entropy(self.scores(encoded.last_hidden_state).float(), items - 1, reduction="sum")
+        return {"loss": found / max(1, len(items))}
+
+    def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:
+        """Over how many events the loss is a mean."""
+        return {"loss": len(labels["items"])}
+
+    def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
+        """float[B, 2]: the rank of each row's next item, from 1, and whether the training events have it.
+
+        What scores as high counts as above it; an item that cannot be an answer comes after all others.
+        """
+        items, scores = labels["items"], self(encoded)
+        own = scores.gather(1, (items - 1).clamp(min=0)[:, None])
+        ranks = (scores >= own).sum(dim=1)
+        possible = (items > 0) & (own[:, 0] > RULED_OUT)
+        ranks = torch.where(possible, ranks, self.outputs + 1)
+        return torch.stack([ranks, (items > 0) & (items <= self.trained)], dim=1).float()

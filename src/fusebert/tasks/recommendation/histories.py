@@ -1,0 +1,188 @@
+"""Tables of events -> histories of users, and what is asked about them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusebert.data.collate import Example
+from fusebert.data.dataset import Preparer
+from fusebert.data.tables import Rows
+from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.modalities.events.history import MOST_EVENTS, Event, Past, read_event
+from fusebert.modalities.values import as_category, is_missing
+from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, Target
+from fusebert.types import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One event, who did it, and where it stands."""
+
+    user: str
+    event: Event
+    table: Path
+    row: int
+
+    @property
+    def seconds(self) -> float:
+        """When, for sorting; without times all are equal, and stay in the order of the rows."""
+        return self.event.seconds or 0.0
+
+
+def read_events(rows: Rows, config: Config) -> tuple[list[Done], list[RowError]]:
+    """The events of a table, and what is wrong with the rows that hold none.
+
+    Raises:
+        UsageError: the table lacks a column that the recipe names.
+    """
+    fields = {"item": config.item, "time": config.time, "type": config.type, "value": config.value}
+    columns = {field: column for field, column in fields.items() if column is not None}
+    done: list[Done] = []
+    bad: list[RowError] = []
+    for row in rows:
+        if isinstance(row, RowError):
+            bad.append(row)
+            continue
+        if not done and not bad:
+            _look_for(row, {"user": config.user, **columns})
+        made = _read(row, config.user, columns)
+        if isinstance(made, RowError):
+            bad.append(made)
+        else:
+            done.append(made)
+    return done, bad
+
+
+def _look_for(sample: Sample, columns: dict[str, str]) -> None:
+    for field, column in columns.items():
+        if column not in sample.values:
+            raise UsageError(
+                f"{sample.table} has no column {column!r}, only {', '.join(sample.values)}; name the one that holds "
+                f"the {field} with task.{field}=COLUMN"
+            )
+
+
+def _read(sample: Sample, user: str, columns: dict[str, str]) -> Done | RowError:
+    raw = sample.values.get(user)
+    if is_missing(raw):
+        return RowError("it has no user", sample.table, sample.row, user)
+    if "time" in columns and is_missing(sample.values.get(columns["time"])):
+        return RowError("it has no time", sample.table, sample.row, columns["time"])
+    try:
+        event = read_event({field: sample.values.get(column) for field, column in columns.items()})
+        return Done(as_category(raw), event, sample.table, sample.row)
+    except InputError as error:
+        return RowError(str(error), sample.table, sample.row)
+
+
+def by_user(done: Iterable[Done]) -> dict[str, list[Done]]:
+    """Everyone's events, the oldest first. Raises DataError where someone has more than can be read."""
+    found: dict[str, list[Done]] = {}
+    for one in done:
+        found.setdefault(one.user, []).append(one)
+    for user, events in found.items():
+        if len(events) > MOST_EVENTS:
+            raise DataError(
+                f"{events[0].table}: {user!r} has {len(events):,} events; {MOST_EVENTS:,} are the most that can be read"
+            )
+        events.sort(key=lambda one: one.seconds)
+    return found
+
+
+def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], list[Done]]:
+    """Older and newer events. Those of all users are cut at one moment, so that nobody's future is known; without
+    times, each user's last ones are held out."""
+    if not 0 < share < 1:
+        raise UsageError(f"data.validation={share} must be a table or a share between 0 and 1")
+    if all(one.event.seconds is not None for one in done):
+        ordered = sorted(done, key=lambda one: one.seconds)
+        cut = round(len(ordered) * (1 - share))
+        return ordered[:cut], ordered[cut:]
+    older: list[Done] = []
+    newer: list[Done] = []
+    for events in by_user(done).values():
+        cut = math.ceil(len(events) * (1 - share))
+        older, newer = older + events[:cut], newer + events[cut:]
+    return older, newer
+
+
+def questions(known: Iterable[Done], asked: Iterable[Done]) -> Iterator[Sample]:
+    """A row for each of the asked events: what its user did before, known or asked, and which item came next."""
+    asked = list(asked)
+    wanted = {id(one) for one in asked}
+    for events in by_user([*known, *asked]).values():
+        past = [one.event for one in events]
+        for place, one in enumerate(events):
+            if id(one) in wanted:
+                yield Sample(one.table, one.row, {HISTORY: Past(past, place), NEXT: one.event.item}, None)
+
+
+def whole_histories(done: Iterable[Done]) -> list[Sample]:
+    """A row for each user, with all that they did."""
+    found = []
+    for events in by_user(done).values():
+        past = Past([one.event for one in events], len(events))
+        found.append(Sample(events[0].table, events[0].row, {HISTORY: past}, None))
+    return found
+
+
+class MaskedHistories:
+    """The parts of all histories that one epoch reads. What it holds is a pure function of seed and epoch.
+
+    Each part ends with an event to be guessed, as when a model is asked; among those before it, a share is to be
+    guessed, too. Where parts end differs from epoch to epoch.
+
+    Args:
+        samples: a whole history each.
+        preparer: with the processor of the events.
+        share: of the events before the last one.
+    """
+
+    def __init__(self, samples: Sequence[Sample], preparer: Preparer, share: float, seed: int) -> None:
+        self.samples, self.preparer, self.share, self.seed = samples, preparer, share, seed
+        self.processor: Any = preparer.processors["events"]
+        self.epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        self._epoch, longest = number, self.processor.config.max_events
+        random = np.random.default_rng([self.seed, number])
+        parts = []
+        for user, sample in enumerate(self.samples):
+            count = len(sample.values[HISTORY])
+            last = count - int(random.integers(min(count, longest)))
+            parts += [(user, max(0, end - longest), end) for end in range(last, 0, -longest)]
+        self.parts = np.array(parts)
+        self.lengths = 1 + self.parts[:, 2] - self.parts[:, 1]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Example:
+        """A part of a history with some of its items hidden."""
+        user, start, end = self.parts[number].tolist()
+        events = self.samples[user].values[HISTORY].events
+        features = self.processor.encode(events[start : end - 1], events[max(0, start - 1) : start])
+        features["seen"] = np.zeros(0, dtype=np.int64)
+        random = np.random.default_rng([self.seed, self.epoch, number, 1])
+        hidden = random.random(end - start) < self.share
+        hidden[-1] = True
+        codes = features["items"].copy()
+        codes[-1] = self.processor.code(events[end - 1].item)
+        for field in ("items", "types", "gaps", "values"):
+            features[field][hidden] = 0
+        places = np.flatnonzero(hidden & (codes > 0))
+        return Example({"events": features}, Target(1 + places, codes[places]), 1 + end - start)

@@ -1,0 +1,149 @@
+"""What comes next? All items of a catalogue, ranked by a user's history (BERT4Rec, Sun et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from fusebert.modalities.values import as_category
+from fusebert.storage import read_json, write_json
+from fusebert.types import Answer, Sample
+
+HISTORY, NEXT = "history", "next"
+"""Columns of the rows that a trained model reads and is scored on."""
+AT = (10, 1, 5, 20)
+
+
+class Config(BaseModel):
+    """Which columns of the tables of events say who did what, and how it is learnt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str = Field("user", description="column of the one who did it")
+    item: str = Field("item", description="column of what it was done with")
+    time: str | None = Field(None, description="column of when; else events are in order of the rows")
+    type: str | None = Field(None, description="column of what was done: click, browse, comment, share, rate, buy, ...")
+    value: str | None = Field(None, description="column of a number that belongs to it, such as a rating or a price")
+    catalogue: Path | None = Field(
+        None, description="table of the items, each once under the same column name; its other columns describe them"
+    )
+    content: str | None = Field(
+        None, description="what reads the catalogue: a BERT, named as model.trunk is, or the folder of a matching model"
+    )
+    repeats: bool = Field(False, description="whether an item of the history may come again")
+    mask_share: float = Field(0.2, ge=0, lt=1, description="of a history's events to guess, beside the newest one")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked of a training row: items int64[M] (codes) at places int64[M] among the row's tokens."""
+
+    places: np.ndarray
+    items: np.ndarray
+
+
+class Task:
+    """Recommendation. An item's code is its place in `items` + 1, as for the events.
+
+    Args:
+        items: of the catalogue, those of the training events first, the most frequent before the others.
+        trained: how many of them the training events have.
+    """
+
+    name = "recommendation"
+    primary_metric = "ndcg_at_10"
+    higher_is_better = True
+
+    def __init__(self, config: Config, items: Sequence[str] = (), trained: int = 0) -> None:
+        self.config, self.items, self.trained = config, tuple(items), trained
+        self._codes = {name: 1 + place for place, name in enumerate(self.items)}
+
+    @staticmethod
+    def read(raw: Any) -> Any:
+        """The name of an item."""
+        return as_category(raw)
+
+    @classmethod
+    def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
+        return cls(config)
+
+    @property
+    def head_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "outputs": len(self.items),
+            "trained": self.trained,
+            "repeats": self.config.repeats,
+        }
+
+    def target(self, raw: Any) -> np.ndarray:
+        """The item's code as int64[]; 0 where the catalogue does not have it, which no answer can be right for."""
+        return np.array(self._codes.get(self.read(raw), 0))
+
+    @staticmethod
+    def collate(targets: Sequence[Any], starts: np.ndarray) -> dict[str, np.ndarray]:
+        """`items` int64[M]; of training rows also `places` int64[M] among all packed tokens."""
+        if not isinstance(targets[0], Target):
+            return {"items": np.stack(targets)}
+        return {
+            "places": np.concatenate([one.places + start for one, start in zip(targets, starts, strict=True)]),
+            "items": np.concatenate([one.items for one in targets]),
+        }
+
+    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
+        """Nothing to calibrate."""
+
+    def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
+        """The likeliest items, from float[B, items]."""
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = exponents / exponents.sum(axis=1, keepdims=True)
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
+        found = [[(self.items[i], float(row[i])) for i in places] for row, places in zip(shares, best, strict=True)]
+        return [Answer(row[0][0], row[0][1], row if top > 1 else []) for row in found]
+
+    def is_right(self, raw: Any, answer: Any) -> bool | None:
+        """Whether the first item was the next."""
+        return bool(as_category(raw) == answer)
+
+    def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """How far up in the whole catalogue the next items were.
+
+        Args:
+            logits: float[B, 2], the head's `statistics`: rank from 1, and whether the training events have the item.
+        """
+        return {"metrics": ranking_metrics(logits[:, 0], logits[:, 1] > 0)}
+
+    def baselines(self, histories: Sequence[Sample], asked: Sequence[Sample], events: Any) -> dict[str, Any]:
+        """Metrics of simple recommenders on the same questions; see `baselines.baselines`."""
+        from fusebert.tasks.recommendation.baselines import baselines
+
+        return baselines(self, histories, asked, events)
+
+    def save(self, folder: Path) -> None:
+        saved = {"config": self.config.model_dump(mode="json"), "trained": self.trained, "items": self.items}
+        write_json(folder / "task.json", saved)
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        saved = read_json(folder / "task.json")
+        return cls(Config(**saved["config"]), saved["items"], saved["trained"])
+
+
+def ranking_metrics(ranks: np.ndarray, trained: np.ndarray) -> dict[str, float]:
+    """NDCG, recall and mean reciprocal rank of one right item a question.
+
+    Args:
+        ranks: float[B], from 1.
+        trained: bool[B], whether the training events have the right item; the others are scored apart, too.
+    """
+    metrics = {"ndcg_at_10": float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())}
+    metrics |= {f"recall_at_{most}": float((ranks <= most).mean()) for most in AT}
+    metrics |= {"mrr": float((1 / ranks).mean()), "new_item_share": float((~trained).mean())}
+    if not trained.all():
+        metrics["new_item_recall_at_20"] = float((ranks[~trained] <= 20).mean())
+    return metrics

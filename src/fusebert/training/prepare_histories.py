@@ -1,0 +1,252 @@
+"""Before a recommender is trained: tables of events become histories, and what is asked about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fusebert.config import Recipe
+from fusebert.data.columns import ColumnGuess
+from fusebert.data.dataset import Dataset, Preparer, settle
+from fusebert.data.tables import read_table
+from fusebert.errors import DataError, RowError, UsageError
+from fusebert.evaluation.encode import Encoder
+from fusebert.evaluation.predictor import load
+from fusebert.evaluation.vectors import embed, side_columns
+from fusebert.modalities.events.processor import Processor
+from fusebert.modalities.values import as_category, is_missing
+from fusebert.model.modeling import FusebertModel
+from fusebert.model.pretrained import find_trunk
+from fusebert.storage import MANIFEST
+from fusebert.tasks.recommendation.histories import (
+    Done,
+    MaskedHistories,
+    hold_out_newest,
+    questions,
+    read_events,
+    whole_histories,
+)
+from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, Task
+from fusebert.training.prepare import BAD_ROWS, Prepared
+from fusebert.training.progress import Progress
+from fusebert.types import Sample
+
+EVENTS = "events"
+LEAST_EVENTS = 3
+"""An item that is described and has fewer training events has no vector of its own: its description stands for it."""
+
+
+def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepared:
+    """Read everything the recipe names; unusable rows are listed in `folder`.
+
+    Raises:
+        FusebertError: the first thing that the user has to mend.
+    """
+    data, config = recipe.data, recipe.task_config()
+    _refuse(recipe)
+    tables = {"train": data.train, "validation": data.validation, "test": data.test}
+    parts: dict[str, list[Done]] = {}
+    bad: list[RowError] = []
+    for name, table in tables.items():
+        if isinstance(table, Path):
+            parts[name], wrong = read_events(read_table(recipe.table(table)), config)
+            bad += wrong
+    note = settle(bad, len(bad) + sum(map(len, parts.values())), data.bad_rows, folder / BAD_ROWS)
+    if note:
+        progress.note(note)
+    files = {name: str(table) for name, table in tables.items() if table is not None}
+    if isinstance(data.validation, float):
+        parts["train"], parts["validation"] = hold_out_newest(parts["train"], data.validation)
+        files["validation"] = f"the newest {data.validation:.0%} of {data.train}"
+    for name in parts:
+        if not parts[name]:
+            raise DataError(f"the {name} part has no events")
+    trained = whole_histories(parts["train"])
+    processor = Processor.fit(recipe.modality_config(EVENTS), [HISTORY], trained, None)
+    processor, task = _with_catalogue(recipe, config, processor, parts["train"], progress)
+    preparer = Preparer({EVENTS: processor}, task, NEXT)
+    splits: dict[str, Any] = {
+        "train": MaskedHistories(trained, preparer, config.mask_share, recipe.training.seed),
+        "validation": _asked(preparer, parts["train"], parts["validation"]),
+    }
+    if "test" in parts:
+        splits["test"] = _asked(preparer, [*parts["train"], *parts["validation"]], parts["test"])
+    warnings = leaks(parts, config.repeats)
+    users, items = len(trained), len(task.items)
+    progress.note(f"{len(parts['train']):,} training events of {users:,} users; {items:,} items can be recommended")
+    columns = [ColumnGuess(HISTORY, EVENTS, f"what a {config.user} did before")]
+    trunk = find_trunk(recipe.model.trunk)
+    return Prepared(columns, NEXT, task, {EVENTS: processor}, splits, files, trunk, _hash(parts, processor), warnings)
+
+
+def start_at_histories(model: FusebertModel, prepared: Prepared) -> None:
+    """Begin by guessing items by how often each occurs, and with what describes them."""
+    processor: Any = prepared.processors[EVENTS]
+    samples = prepared.splits["train"].samples
+    codes = [processor.code(event.item) for sample in samples for event in sample.values[HISTORY]]
+    head: Any = model.head
+    head.start_at_frequencies(torch.bincount(torch.tensor(codes), minlength=1 + len(processor.items))[1:])
+    if processor.content is not None:
+        embedder: Any = model.embedders[EVENTS]
+        embedder.describe(torch.from_numpy(processor.content))
+
+
+def _refuse(recipe: Recipe) -> None:
+    """Settings that have no meaning here."""
+    if recipe.data.train is None:
+        raise UsageError("data.train is not set: name the table of events to train on")
+    for key, value in (("data.target", recipe.data.target), ("data.columns", recipe.data.columns)):
+        if value:
+            raise UsageError(f"{key} is set, but task.name=recommendation reads task.user, task.item, task.time, ...")
+    if recipe.model.modality_dropout or recipe.model.fusion != "one_stream":
+        raise UsageError("task.name=recommendation reads events alone; leave out model.fusion and modality_dropout")
+    if "content" in recipe.task and "catalogue" not in recipe.task:
+        raise UsageError("task.content is set, but no task.catalogue for it to read")
+
+
+def _asked(preparer: Preparer, known: Sequence[Done], asked: Sequence[Done]) -> Dataset:
+    rows = list(questions(known, asked))
+    longest = preparer.processors[EVENTS].config.max_events  # type: ignore[attr-defined]
+    lengths = np.array([1 + min(longest, 1 + len(row.values[HISTORY])) for row in rows])
+    return Dataset(rows, lengths, preparer)
+
+
+def _with_catalogue(
+    recipe: Recipe, config: Config, fitted: Processor, done: Sequence[Done], progress: Progress
+) -> tuple[Processor, Task]:
+    """The processor and the task with all items that can be recommended, and what describes them."""
+    items, trained = list(fitted.items), len(fitted.items)
+    made: dict[str, Any] = {"asks_next": True}
+    content = None
+    if config.catalogue is not None:
+        table = recipe.table(config.catalogue)
+        rows = _catalogue(table, config.item)
+        missing = sum(name not in rows for name in items)
+        progress.note(f"{table}: {len(rows):,} items; {missing:,} items of the training events are not among them")
+        items = [*items, *(name for name in rows if name not in set(items))][: fitted.config.max_items]
+        if config.content is not None:
+            content = describe(config.content, config.item, [rows.get(name) for name in items])
+            counts = Counter(one.event.item for one in done)
+            own = sum(counts[name] >= LEAST_EVENTS for name in items)
+            made |= {"content_size": content.shape[1], "own_vectors": own}
+    processor = Processor(
+        fitted.config.model_copy(update=made),
+        fitted.columns,
+        items,
+        fitted.types,
+        fitted.mean,
+        fitted.deviation,
+    )
+    processor.content = content
+    return processor, Task(config, items, trained)
+
+
+def _catalogue(table: Path, item: str) -> dict[str, Sample]:
+    """The rows of a catalogue by the name of their item."""
+    rows: dict[str, Sample] = {}
+    for row in read_table(table):
+        if isinstance(row, RowError):
+            raise row
+        if is_missing(raw := row.values.get(item)):
+            raise RowError("it names no item", table, row.row, item)
+        name = as_category(raw)
+        if name in rows:
+            raise RowError(f"{name!r} stands in row {rows[name].row}, too", table, row.row, item)
+        rows[name] = row
+    return rows
+
+
+def describe(reader: str, item: str, rows: Sequence[Sample | None]) -> np.ndarray:
+    """float32[items, C]: what a model makes of each row of the catalogue, centred, of length 1 on average; zeros for no
+    row.
+
+    Args:
+        reader: a BERT, which reads all columns but `item` as one text; or the folder of a matching model, which reads
+            the columns of one of its sides, such as a picture.
+    """
+    places = [place for place, row in enumerate(rows) if row is not None]
+    found = [row for row in rows if row is not None]
+    if (Path(reader) / MANIFEST).is_file():
+        vectors = _matched(Path(reader), found)
+    else:
+        texts = [_text({name: value for name, value in row.values.items() if name != item}) for row in found]
+        vectors = Encoder(reader).encode(texts)
+    content = np.zeros((len(rows), vectors.shape[1]), dtype=np.float32)
+    vectors = vectors - vectors.mean(axis=0)
+    content[places] = vectors / max(float(np.sqrt((vectors**2).sum(axis=1).mean())), 1e-6)
+    return content
+
+
+def _matched(folder: Path, rows: Sequence[Sample]) -> np.ndarray:
+    predictor = load(folder)
+    sides = side_columns(predictor)
+    side = next((name for name, columns in sides.items() if all(one in rows[0].values for one in columns)), None)
+    if side is None:
+        needed = " or ".join(", ".join(columns) for columns in sides.values())
+        raise UsageError(f"task.content={folder} reads {needed}, which {rows[0].table} does not have")
+    vectors = []
+    for _, vector in embed(predictor, iter(rows), side):
+        if isinstance(vector, RowError):
+            raise vector
+        vectors.append(vector)
+    return np.stack(vectors)
+
+
+def _text(values: dict[str, Any]) -> str:
+    """All that a row says, lists with commas, columns with full stops."""
+    said = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values.values() if value)
+    return ". ".join(text for text in said if text)
+
+
+def leaks(parts: dict[str, list[Done]], repeats: bool) -> list[str]:
+    """What makes scores better, or worse, than they will be in use; in words."""
+    said = []
+    known = {(one.user, one.event) for one in parts["train"]}
+    for name in ("validation", "test"):
+        asked = parts.get(name, [])
+        doubled = [one for one in asked if one.event.seconds is not None and (one.user, one.event) in known]
+        if doubled:
+            first = doubled[0]
+            said.append(
+                f"leak: {len(doubled):,} of {len(asked):,} {name} events are training events, too (the first is "
+                f"{first.table}, row {first.row})"
+            )
+        if asked and all(one.event.seconds is not None for one in (*parts["train"], *asked)):
+            middle = float(np.median([one.seconds for one in asked]))
+            later = float(np.mean([one.seconds > middle for one in parts["train"]]))
+            if later > 0.01:
+                said.append(
+                    f"leak: {later:.0%} of the training events are newer than half of the {name} events: what others "
+                    "did later is known; cut all users at one moment for scores that hold in use"
+                )
+    if not repeats:
+        again = _again(parts)
+        if again:
+            said.append(
+                f"{again:.0%} of the validation events repeat an item of their history, which is never recommended; "
+                "task.repeats=true allows it"
+            )
+    return said
+
+
+def _again(parts: dict[str, list[Done]]) -> float:
+    rows = list(questions(parts["train"], parts["validation"]))
+    repeated = [any(event.item == row.values[NEXT] for event in row.values[HISTORY]) for row in rows]
+    share = float(np.mean(repeated))
+    return share if share >= 0.01 else 0.0
+
+
+def _hash(parts: dict[str, list[Done]], processor: Processor) -> str:
+    found = hashlib.sha256()
+    for name in ("train", "validation"):
+        for one in parts[name]:
+            found.update(repr((one.user, one.event)).encode(errors="backslashreplace"))
+    if processor.content is not None:
+        found.update(processor.content.tobytes())
+    return found.hexdigest()

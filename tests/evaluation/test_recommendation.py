@@ -1,0 +1,219 @@
+"""Recommendation: what comes next, in a world where something does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusebert
+from fusebert.cli import main
+from fusebert.data.tables import read_table
+from fusebert.errors import DataError, UsageError
+from fusebert.modalities.events.history import Past
+from fusebert.storage import read_json
+from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
+from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, ranking_metrics
+from fusebert.training.prepare_histories import leaks
+from fusebert.training.run import train
+
+ITEMS = 20
+SETTINGS: dict[str, Any] = {
+    "task.name": "recommendation",
+    "task.time": "time",
+    "model.trunk": "tiny",
+    "events.max_events": 12,
+    "training.epochs": 60,
+    "training.tokens_per_batch": 256,
+    "training.learning_rate": 2e-3,
+    "training.trackers": [],
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users who walk round a circle of items: after n comes n + 1, or, for each third of them, n + 2."""
+    folder = tmp_path_factory.mktemp("circle")
+    random = np.random.default_rng(0)
+    parts: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
+    for user in range(150):
+        item = int(random.integers(ITEMS))
+        for step in range(12):
+            part = "test" if step == 11 else "val" if step == 10 else "train"
+            parts[part].append({"user": f"u{user}", "item": f"i{item}", "time": 100 * step + user % 7})
+            item = (item + 1 + (user % 3 == 0)) % ITEMS
+    for part, rows in parts.items():
+        write(folder / f"{part}.jsonl", [rows[place] for place in random.permutation(len(rows))])
+    return folder
+
+
+def recipe(world: Path, **others: Any) -> dict[str, Any]:
+    tables = {"data.train": "train.jsonl", "data.validation": "val.jsonl", "data.test": "test.jsonl"}
+    return SETTINGS | {name: str(world / table) for name, table in tables.items()} | others
+
+
+@pytest.fixture(scope="module")
+def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "model"
+    train(recipe(world, **{"task.repeats": True}), folder)
+    return folder
+
+
+def test_it_learns_what_comes_next_and_beats_what_is_popular(trained: Path) -> None:
+    found = read_json(trained / "metrics.json")["evaluations"]["test"]
+    assert found["metrics"]["recall_at_1"] > 0.9
+    assert set(found["baselines"]) == {"popularity", "last_item", "item_knn"}
+    assert found["metrics"]["ndcg_at_10"] > found["baselines"]["item_knn"]["ndcg_at_10"]
+    assert found["baselines"]["popularity"]["recall_at_1"] < 0.2
+
+
+def test_a_finished_model_recommends(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = fusebert.load(trained)
+    steps = [{"item": f"i{n}", "time": n} for n in (3, 5, 7, 9)]
+    assert model.predict({HISTORY: steps}).value == "i11"
+    assert model.predict({HISTORY: steps[::-1]}).value == "i11"
+    assert main(["predict", str(trained), "--history", json.dumps(steps), "--top", "3", "--json"]) == 0
+    top = json.loads(capsys.readouterr().out)["top"]
+    assert len(top) == 3
+    assert top[0]["label"] == "i11"
+
+
+def test_someone_without_a_history_is_recommended_something(trained: Path) -> None:
+    answers = fusebert.load(trained).predict([{HISTORY: []}, {HISTORY: ["nobody knows it"]}])
+    assert all(answer.value.startswith("i") for answer in answers)
+
+
+def test_what_was_seen_does_not_come_again_unless_it_may(world: Path, tmp_path: Path) -> None:
+    model = train(recipe(world, **{"training.epochs": 1}), tmp_path / "model")
+    seen = [f"i{n}" for n in range(ITEMS - 1)]
+    assert model.predict({HISTORY: seen}).value == f"i{ITEMS - 1}"
+
+
+def test_a_question_knows_what_came_before_and_nothing_else(world: Path) -> None:
+    config = Config(time="time")
+    known, asked = (read_events(read_table(world / f"{part}.jsonl"), config)[0] for part in ("train", "val"))
+    rows = list(questions(known, asked))
+    assert len(rows) == len(asked) == 150
+    for row in rows:
+        past = row.values[HISTORY]
+        assert isinstance(past, Past)
+        assert len(list(past)) == 10
+        assert [event.seconds for event in past] == sorted(event.seconds for event in past)
+        step = 1 + (int(past.events[1].item[1:]) - int(past.events[0].item[1:]) - 1) % ITEMS
+        assert int(row.values[NEXT][1:]) == (int(list(past)[-1].item[1:]) + step) % ITEMS
+
+
+def test_a_share_for_validation_cuts_all_users_at_one_moment(world: Path) -> None:
+    done, _ = read_events(read_table(world / "train.jsonl"), Config(time="time"))
+    older, newer = hold_out_newest(done, 0.2)
+    assert len(newer) == pytest.approx(0.2 * len(done), abs=1)
+    assert max(one.seconds for one in older) <= min(one.seconds for one in newer)
+    without, _ = read_events(read_table(world / "train.jsonl"), Config())
+    older, newer = hold_out_newest(without, 0.2)
+    assert {one.user for one in older} == {one.user for one in newer}
+
+
+class Reader:
+    """A vector for each title, the same for the same title."""
+
+    def __init__(self, name: str) -> None:  # noqa: ARG002
+        self.vectors = np.random.default_rng(0).normal(size=(ITEMS, 16)).astype(np.float32)
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return self.vectors[[int(text.removeprefix("number")) for text in texts]]
+
+
+def test_a_description_stands_for_an_item_that_nobody_had(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new item is described exactly like one that all know, so whoever gets the one recommended gets both."""
+    catalogue = [{"item": f"i{n}", "title": f"number{n % ITEMS}"} for n in range(2 * ITEMS)]
+    items = write(tmp_path / "items.jsonl", catalogue)
+    monkeypatch.setattr("fusebert.training.prepare_histories.Encoder", Reader)
+    settings = {"task.catalogue": str(items), "task.content": "any", "task.repeats": True}
+    model = train(recipe(world, **settings), tmp_path / "model")
+    answer = fusebert.load(tmp_path / "model").predict({HISTORY: ["i4", "i5", "i6"]}, top=40)
+    assert answer == model.predict({HISTORY: ["i4", "i5", "i6"]}, top=40)
+    assert answer.value == "i7"
+    places = {label: place for place, (label, _) in enumerate(answer.top)}
+    new = [places[f"i{n}"] for n in range(ITEMS, 2 * ITEMS)]
+    assert places["i27"] == min(new)
+
+
+def test_metrics_of_ranks() -> None:
+    found = ranking_metrics(np.array([1.0, 3.0, 11.0, 50.0]), np.array([True, True, True, False]))
+    assert found["ndcg_at_10"] == pytest.approx((1 + 0.5) / 4)
+    assert found["recall_at_10"] == 0.5
+    assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11 + 1 / 50) / 4)
+    assert found["new_item_share"] == 0.25
+    assert found["new_item_recall_at_20"] == 0
+
+
+def test_leaks_are_named(tmp_path: Path) -> None:
+    def events(name: str, rows: list[tuple[str, str, int]]) -> Any:
+        table = write(tmp_path / name, [dict(zip(("user", "item", "time"), row, strict=True)) for row in rows])
+        return read_events(read_table(table), Config(time="time"))[0]
+
+    old = events("a.jsonl", [("u", "x", 1), ("u", "y", 2), ("v", "x", 3)])
+    new = events("b.jsonl", [("u", "z", 11), ("v", "z", 12)])
+    assert leaks({"train": old, "validation": new}, repeats=False) == []
+    assert "newer than half of the validation events" in leaks({"train": [*old, *new], "validation": old}, True)[1]
+    place = f"{tmp_path / 'c.jsonl'}, row 1"
+    said = leaks({"train": old, "validation": [*new, *events("c.jsonl", [("u", "x", 1)])]}, repeats=True)
+    assert said == [f"leak: 1 of 3 validation events are training events, too (the first is {place})"]
+    again = events("d.jsonl", [("u", "x", 20)])
+    assert "100% of the validation events repeat" in leaks({"train": old, "validation": again}, repeats=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"task.user": "who"}, UsageError, "has no column 'who', only user, item, time; .* task.user=COLUMN"),
+        ({"task.item": "what"}, UsageError, "has no column 'what'"),
+        ({"task.content": "package:x"}, UsageError, "no task.catalogue"),
+        ({"data.target": "item"}, UsageError, "data.target is set"),
+        ({"model.fusion": "concat"}, UsageError, "reads events alone"),
+        ({"data.validation": 2.0}, UsageError, "a share between 0 and 1"),
+        ({"data.train": None}, UsageError, "data.train is not set"),
+    ],
+)
+def test_wrong_settings_are_said(
+    change: dict[str, Any], error: type[Exception], said: str, world: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=said):
+        train(recipe(world, **change), tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"user": None, "item": "a", "time": 1}, "column 'user': it has no user"),
+        ({"user": "u", "item": "", "time": 1}, "it has no item"),
+        ({"user": "u", "item": "a", "time": None}, "column 'time': it has no time"),
+        ({"user": "u", "item": "a", "time": "soon"}, "'soon' is not a time"),
+        ({"user": ["u"], "item": "a", "time": 1}, "one value expected, found list"),
+        ({"user": "u", "item": "a", "time": 1717243200000}, "in milliseconds"),
+    ],
+)
+def test_rows_that_cannot_be_read_are_named(row: dict[str, Any], said: str, world: Path, tmp_path: Path) -> None:
+    good = [{"user": "u", "item": f"a{n}", "time": n} for n in range(5)]
+    table = write(tmp_path / "events.jsonl", [*good, row])
+    with pytest.raises(DataError, match=said) as found:
+        train(recipe(world, **{"data.train": str(table)}), tmp_path / "model")
+    assert "row 6" in str(found.value)
+    assert "row 6" not in (tmp_path / "model" / "bad_rows.jsonl").read_text()
+    assert json.loads((tmp_path / "model" / "bad_rows.jsonl").read_text())["row"] == 6
+
+
+def test_a_catalogue_names_each_item_once(world: Path, tmp_path: Path) -> None:
+    items = write(tmp_path / "items.jsonl", [{"item": "i1"}, {"item": "i1"}])
+    with pytest.raises(DataError, match="row 2, column 'item': 'i1' stands in row 1, too"):
+        train(recipe(world, **{"task.catalogue": str(items)}), tmp_path / "model")
