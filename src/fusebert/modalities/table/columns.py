@@ -73,7 +73,7 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
     present = [value for value in values if not is_missing(value)]
     kind = "category" if as_categories else kind_of(present)
     if kind == "category":
-        counts = Counter(as_category(value) for value in present if not isinstance(value, list | dict))
+        counts = Counter(name for value in present if (name := _name(value)) is not None)
         ordered = sorted(counts, key=lambda name: (-counts[name], name))
         return Column("category", [], ordered[:max_categories])
     numbers = []
@@ -99,6 +99,14 @@ def kind_of(present: Sequence[Any], share: float = 0.95) -> Kind:
     if sum(isinstance(value, str | date) and as_date(value) is not None for value in present) >= share * len(present):
         return "date"
     return "category"
+
+
+def _name(value: Any) -> str | None:
+    """A category; None for what is none, whose row is reported by the check of every row."""
+    try:
+        return as_category(value)
+    except InputError:
+        return None
 
 
 def _is_number(value: Any) -> bool:
