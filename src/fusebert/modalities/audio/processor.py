@@ -1,4 +1,5 @@
-"""A recording -> log-mel frames, evened out in loudness. Real files of common kinds, decoded within fixed bounds."""
+"""A recording -> log-mel frames, evened out in loudness, or what a published speech encoder reads. Real files of common
+kinds, decoded within fixed bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.errors import InputError
-from fusebert.modalities.audio.signal import FRAMES_PER_SECOND, MAX_FILE_BYTES, MEL_BINS, decode, from_array, log_mel
+from fusebert.modalities.audio.signal import (
+    FRAMES_PER_SECOND,
+    MAX_FILE_BYTES,
+    RATE_HZ,
+    decode,
+    from_array,
+    log_mel,
+    whisper_mel,
+)
 from fusebert.modalities.base import Collated, media_path, present
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -18,6 +27,10 @@ from fusebert.types import Evidence, Features, Sample
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 FRAMES_PER_TOKEN = 4
 """25 tokens a second."""
+STATES_PER_TOKEN = 2
+"""Of a speech encoder, which has about 50 states a second: two make a token."""
+SHORTEST_SAMPLES = RATE_HZ // 10
+"""What a speech encoder reads at least; shorter recordings are followed by silence."""
 
 
 class Config(BaseModel):
@@ -25,16 +38,39 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_seconds: float = Field(30.0, gt=0, le=600, description="longer recordings cannot be used")
-    width: int = Field(128, ge=8, le=1024, description="channels of the convolutional front end")
-    augment: bool = Field(
-        False, description="in training, hide bands and spans (SpecAugment) and shift the pitch a little"
+    encoder: str = Field(
+        "conv",
+        description="conv, or a speech encoder of transformers (wav2vec 2.0 and its kin, Whisper): Hub id or folder",
     )
+    frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
+    max_seconds: float = Field(30.0, gt=0, le=600, description="longer recordings cannot be used")
+    width: int = Field(128, ge=8, le=1024, description="channels of the first layer of conv")
+    augment: bool = Field(
+        False, description="in training, hide bands and spans (SpecAugment) and shift the pitch a little (conv)"
+    )
+    backbone: dict[str, Any] = Field({}, description="filled in by training: the speech encoder's own configuration")
 
     @property
     def most_tokens(self) -> int:
         """Tokens of the longest recording."""
         return int(-(-self.max_seconds * FRAMES_PER_SECOND // FRAMES_PER_TOKEN))
+
+    @property
+    def hears_samples(self) -> bool:
+        """Whether the encoder reads samples, as wav2vec 2.0 does, and not frames of a spectrum."""
+        return "conv_kernel" in self.backbone
+
+    def states(self, frames: Any) -> Any:
+        """What wav2vec 2.0's convolutions make of so many samples, an int or an array of them."""
+        for kernel, stride in zip(self.backbone["conv_kernel"], self.backbone["conv_stride"], strict=True):
+            frames = (frames - kernel) // stride + 1
+        return frames
+
+    def tokens(self, frames: Any) -> Any:
+        """What a recording of so many frames, or samples, becomes; of an int or an array of them."""
+        if self.hears_samples:
+            return -(-self.states(frames) // STATES_PER_TOKEN)
+        return -(-frames // FRAMES_PER_TOKEN)
 
 
 class Processor:
@@ -48,7 +84,8 @@ class Processor:
         return cls(config, columns)
 
     def load(self, sample: Sample) -> Features | None:
-        """`input_features` float32[F, MEL_BINS], recordings one after another; `frames`, `place` int64[K]."""
+        """`input_features` float32[F, bins], recordings one after another, one bin where the encoder reads samples;
+        `frames`, `place` int64[K]."""
         parts = present(sample.values, self.columns)
         if not parts:
             return None
@@ -64,8 +101,19 @@ class Processor:
             samples = from_array(value["array"], value.get("sampling_rate"), self.config.max_seconds)
         else:
             samples = decode(self._bytes(value, root), self.config.max_seconds)
-        frames = log_mel(samples)[: self.config.most_tokens * FRAMES_PER_TOKEN]
-        return np.asarray((frames - frames.mean()) / (frames.std() + 1e-3))
+        return self._frames(samples)
+
+    def _frames(self, samples: np.ndarray) -> np.ndarray:
+        most, backbone = self.config.most_tokens * FRAMES_PER_TOKEN, self.config.backbone
+        if not backbone:
+            frames = log_mel(samples)[:most]
+            return np.asarray((frames - frames.mean()) / (frames.std() + 1e-3))
+        if not self.config.hears_samples:
+            return whisper_mel(samples, backbone["num_mel_bins"])[:most]
+        samples = samples[: most * RATE_HZ // FRAMES_PER_SECOND]
+        if backbone["fusebert_normalise"]:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        return np.pad(samples, (0, max(0, SHORTEST_SAMPLES - len(samples))))[:, None]
 
     def _bytes(self, value: Any, root: Path | None) -> bytes:
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
@@ -83,13 +131,14 @@ class Processor:
             raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
 
     def length(self, features: Features) -> int:
-        return int((-(-features["frames"] // FRAMES_PER_TOKEN)).sum())
+        return int(self.config.tokens(features["frames"]).sum())
 
     def collate(self, rows: Sequence[Features]) -> Collated:
-        """`input_features` float32[R, longest, MEL_BINS], each recording's end filled with zeros; `frames`, `place`
+        """`input_features` float32[R, longest, bins], each recording's end filled with zeros; `frames`, `place`
         int64[R] for all R recordings of the rows."""
         frames = np.concatenate([row["frames"] for row in rows])
-        padded = np.zeros((len(frames), int(frames.max()), MEL_BINS), dtype=np.float32)
+        bins = rows[0]["input_features"].shape[1]
+        padded = np.zeros((len(frames), int(frames.max()), bins), dtype=np.float32)
         recordings = (one for row in rows for one in np.split(row["input_features"], np.cumsum(row["frames"])[:-1]))
         for number, recording in enumerate(recordings):
             padded[number, : len(recording)] = recording

@@ -19,6 +19,7 @@ WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
 FRAMES_PER_SECOND = RATE_HZ // HOP_SAMPLES
 MEL_BINS = 80
 FLOOR = 1e-10
+WHISPER_RANGE = 8
 MAX_FILE_BYTES = 256 * 2**20
 MAX_SAMPLES = 200_000_000
 """Over all channels: what is decoded at once takes four bytes each."""
@@ -107,10 +108,27 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     before = WINDOW_SAMPLES // 2
     kept = samples[: needed - before]
     padded[before : before + len(kept)] = kept
+    return np.asarray(np.log(np.maximum(_power(padded, FFT_SAMPLES) @ mel_filters(), FLOOR)), dtype=np.float32)
+
+
+def whisper_mel(samples: np.ndarray, bins: int) -> np.ndarray:
+    """float32[N] samples -> float32[F, bins] as Whisper reads them (Radford et al. 2022), F = ceil(N / HOP_SAMPLES).
+
+    Mirrored at the start, silent after the end; log10 power on the Slaney mel scale, at most 8 below the loudest.
+    """
+    count = max(1, math.ceil(len(samples) / HOP_SAMPLES))
+    before = np.pad(samples, (WINDOW_SAMPLES // 2, 0), mode="reflect" if len(samples) > 1 else "constant")
+    padded = np.zeros((count - 1) * HOP_SAMPLES + WINDOW_SAMPLES, dtype=np.float32)
+    padded[: len(before)] = before[: len(padded)]
+    found = np.log10(np.maximum(_power(padded, WINDOW_SAMPLES) @ slaney_filters(bins), FLOOR))
+    return np.asarray((np.maximum(found, found.max() - WHISPER_RANGE) + 4) / 4, dtype=np.float32)
+
+
+def _power(padded: np.ndarray, size: int) -> np.ndarray:
+    """float[F, size / 2 + 1], of a window each HOP_SAMPLES."""
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES]
-    spectrum = rfft(frames * _window(), FFT_SAMPLES, axis=1)
-    power = spectrum.real**2 + spectrum.imag**2
-    return np.asarray(np.log(np.maximum(power @ mel_filters(), FLOOR)), dtype=np.float32)
+    spectrum = rfft(frames * _window(), size, axis=1)
+    return np.asarray(spectrum.real**2 + spectrum.imag**2)
 
 
 @cache
@@ -123,10 +141,26 @@ def mel_filters() -> np.ndarray:
     """float32[FFT_SAMPLES / 2 + 1, MEL_BINS]: triangles whose corners are even on the HTK mel scale, 0 to 8,000 Hz."""
     mels = np.linspace(0, _mel(RATE_HZ / 2), MEL_BINS + 2)
     corners = 700 * (10 ** (mels / 2595) - 1)
-    frequencies = np.linspace(0, RATE_HZ / 2, FFT_SAMPLES // 2 + 1)[:, None]
+    return np.asarray(_triangles(corners, FFT_SAMPLES), dtype=np.float32)
+
+
+@cache
+def slaney_filters(bins: int) -> np.ndarray:
+    """float32[WINDOW_SAMPLES / 2 + 1, bins]: triangles of equal area, even up to 1,000 Hz and then by their logarithms
+    (Slaney 1998)."""
+    step = math.log(6.4) / 27
+    mels = np.linspace(0, 15 + math.log(RATE_HZ / 2 / 1000) / step, bins + 2)
+    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * step))
+    triangles = _triangles(corners, WINDOW_SAMPLES) * 2 / (corners[2:] - corners[:-2])
+    return np.asarray(triangles, dtype=np.float32)
+
+
+def _triangles(corners: np.ndarray, size: int) -> np.ndarray:
+    """float[size / 2 + 1, bins] between neighbouring corners in Hz."""
+    frequencies = np.linspace(0, RATE_HZ / 2, size // 2 + 1)[:, None]
     low, middle, high = corners[:-2], corners[1:-1], corners[2:]
     triangles = np.minimum((frequencies - low) / (middle - low), (high - frequencies) / (high - middle))
-    return np.asarray(np.maximum(triangles, 0), dtype=np.float32)
+    return np.asarray(np.maximum(triangles, 0))
 
 
 def _mel(frequency_hz: float) -> float:
