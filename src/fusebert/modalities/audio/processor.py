@@ -20,7 +20,8 @@ from fusebert.modalities.audio.signal import (
     log_mel,
     whisper_mel,
 )
-from fusebert.modalities.base import Collated, media_path, present
+from fusebert.modalities.base import Collated, present
+from fusebert.modalities.files import DecodedFiles
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -78,6 +79,11 @@ class Processor:
 
     def __init__(self, config: Config, columns: Sequence[str]) -> None:
         self.config, self.columns = config, tuple(columns)
+        self._files = DecodedFiles()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, also those for worker processes, remember no file."""
+        return self.__dict__ | {"_files": DecodedFiles()}
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
@@ -97,11 +103,16 @@ class Processor:
         }
 
     def _read(self, value: Any, root: Path | None) -> np.ndarray:
+        most = self.config.max_seconds
         if isinstance(value, dict) and value.get("array") is not None:
-            samples = from_array(value["array"], value.get("sampling_rate"), self.config.max_seconds)
-        else:
-            samples = decode(self._bytes(value, root), self.config.max_seconds)
-        return self._frames(samples)
+            return self._frames(from_array(value["array"], value.get("sampling_rate"), most))
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+            value = value["bytes"]
+        if isinstance(value, bytes):
+            return self._frames(decode(value, most))
+        if not isinstance(value, str | Path):
+            raise InputError(f"the path of a sound file expected, found {type(value).__name__}")
+        return self._files.read(str(value), root, MAX_FILE_BYTES, lambda data: self._frames(decode(data, most)))
 
     def _frames(self, samples: np.ndarray) -> np.ndarray:
         most, backbone = self.config.most_tokens * FRAMES_PER_TOKEN, self.config.backbone
@@ -114,21 +125,6 @@ class Processor:
         if backbone["fusebert_normalise"]:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return np.pad(samples, (0, max(0, SHORTEST_SAMPLES - len(samples))))[:, None]
-
-    def _bytes(self, value: Any, root: Path | None) -> bytes:
-        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-            return bytes(value["bytes"])
-        if isinstance(value, bytes):
-            return value
-        if not isinstance(value, str | Path):
-            raise InputError(f"the path of a sound file expected, found {type(value).__name__}")
-        path = media_path(str(value), root)
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise InputError(f"{value!r} has more than {MAX_FILE_BYTES >> 20} MiB")
-            return path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
 
     def length(self, features: Features) -> int:
         return int(self.config.tokens(features["frames"]).sum())

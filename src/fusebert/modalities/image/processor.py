@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.errors import InputError
-from fusebert.modalities.base import Collated, media_path, present
+from fusebert.modalities.base import Collated, present
+from fusebert.modalities.files import DecodedFiles
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -22,7 +22,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
-CACHE_BYTES = 512 * 2**20
 
 
 class Config(BaseModel):
@@ -63,12 +62,11 @@ class Processor:
 
     def __init__(self, config: Config, columns: Sequence[str]) -> None:
         self.config, self.columns = config, tuple(columns)
-        self._cache: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
-        self._cache_bytes = 0
+        self._files = DecodedFiles()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies, also those for worker processes, start with an empty cache."""
-        return self.__dict__ | {"_cache": OrderedDict(), "_cache_bytes": 0}
+        """Copies, also those for worker processes, remember no file."""
+        return self.__dict__ | {"_files": DecodedFiles()}
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
@@ -87,24 +85,8 @@ class Processor:
     def _read(self, value: Any, root: Path | None) -> np.ndarray:
         if not isinstance(value, str | Path):
             return decode(value, self.config.size_pixels)
-        path = media_path(str(value), root)
-        try:
-            found = path.stat()
-            if found.st_size > MAX_FILE_BYTES:
-                raise InputError(f"{value!r} has more than {MAX_FILE_BYTES >> 20} MiB")
-            key = (str(path.absolute()), found.st_mtime_ns, found.st_size)
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
-        pixels = decode(data, self.config.size_pixels)
-        self._cache[key] = pixels
-        self._cache_bytes += pixels.nbytes
-        while self._cache_bytes > CACHE_BYTES:
-            self._cache_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return pixels
+        size = self.config.size_pixels
+        return self._files.read(str(value), root, MAX_FILE_BYTES, lambda data: decode(data, size))
 
     def length(self, features: Features) -> int:
         return self.config.tokens * len(features["place"])

@@ -1,0 +1,49 @@
+"""Media files of a table, read within bounds and decoded once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fusebert.errors import InputError
+from fusebert.modalities.base import media_path
+
+CACHE_BYTES = 512 * 2**20
+
+
+class DecodedFiles:
+    """What files were decoded to; when that is too much, what was not asked for the longest goes first.
+
+    A file that has changed is read again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, value: str, root: Path | None, most_bytes: int, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+        """The decoded file that a column names; see `media_path`.
+
+        Raises:
+            InputError: it is not there, cannot be read, has more than `most_bytes`, or `decode` refuses it.
+        """
+        path = media_path(value, root)
+        try:
+            found = path.stat()
+            if found.st_size > most_bytes:
+                raise InputError(f"{value!r} has more than {most_bytes >> 20} MiB")
+            key = (str(path.absolute()), found.st_mtime_ns, found.st_size)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
+        decoded = self._kept[key] = decode(data)
+        self._bytes += decoded.nbytes
+        while self._bytes > CACHE_BYTES:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return decoded
