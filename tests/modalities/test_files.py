@@ -34,8 +34,10 @@ def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path, monkeypat
     monkeypatch.setattr(files, "CACHE_BYTES", 250)
     kept, decoded = DecodedFiles(), list[str]()
 
-    def read(name: str) -> None:
+    for name in "abc":
         (tmp_path / name).touch()
+
+    def read(name: str) -> None:
         kept.read(name, tmp_path, 10, lambda _: decoded.append(name) or np.zeros(100, dtype=np.uint8))
 
     for name in ("a", "b", "a", "c", "a", "b"):
