@@ -123,7 +123,7 @@ def _with_catalogue(
     """The processor and the task with all items that can be recommended, and what describes them."""
     items, trained = list(fitted.items), len(fitted.items)
     made: dict[str, Any] = {"asks_next": True}
-    content = None
+    content = own = None
     if config.catalogue is not None:
         table = recipe.table(config.catalogue)
         rows = _catalogue(table, config.item)
@@ -144,7 +144,7 @@ def _with_catalogue(
         fitted.deviation,
     )
     processor.content = content
-    return processor, Task(config, items, trained)
+    return processor, Task(config, items, trained, own)
 
 
 def _catalogue(table: Path, item: str) -> dict[str, Sample]:

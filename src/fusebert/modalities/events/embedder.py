@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from fusebert.modalities.events.processor import GAPS, Config
 
 
+OWN_HIDDEN = 0.2
+"""Share of items that have only their description in a step of training, so that it learns to stand alone (DropoutNet,
+Volkovs et al. 2017)."""
+
+
 class Embedder(nn.Module):
     """Item + type + time since the event before + value + how many events ago, normalised.
 
@@ -46,6 +51,8 @@ class Embedder(nn.Module):
         if not hasattr(self, "content"):
             return own
         described = self.description(self.content)
+        if self.training:
+            own = own * (torch.rand(len(own), 1, device=own.device) >= OWN_HIDDEN)
         return described + F.pad(own, (0, 0, 0, len(described) - len(own))).to(described.dtype)  # type: ignore[no-any-return]
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:

@@ -18,14 +18,19 @@ RULED_OUT = torch.finfo(torch.float32).min
 
 
 class Head(nn.Module):
-    """A language model's head over items; its output weights are the events' item vectors."""
+    """A language model's head over items; its output weights are the events' item vectors.
+
+    Items that have no vector of their own, only a description, share one bias: else those that nobody has had yet
+    would learn, from never being right, that they never are.
+    """
 
     def __init__(self, config: dict[str, Any], trunk: Any) -> None:
         super().__init__()
         self.outputs, self.trained, self.repeats = config["outputs"], config["trained"], config["repeats"]
         self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
-        self.bias = nn.Embedding(1, config["outputs"])  # transformers leaves a bare parameter uninitialised
+        self.own, self.sharing = config["own_vectors"], config["outputs"] - config["own_vectors"]
+        self.bias = nn.Embedding(1, self.own + 1)  # transformers leaves a bare parameter uninitialised
         self.bias.starts_at_zero = True  # type: ignore[assignment]
         self._events: tuple[nn.Module, ...] = ()
 
@@ -44,7 +49,10 @@ class Head(nn.Module):
     def start_at_frequencies(self, counts: Tensor) -> None:
         """Begin by guessing items by how often each occurs, int64[items]: no steps go into that."""
         with torch.no_grad():
-            self.bias.weight[0] = torch.log((counts + 1) / (counts + 1).sum())
+            smooth = (counts + 1) / (counts + 1).sum()
+            self.bias.weight[0, : self.own] = torch.log(smooth[: self.own])
+            if self.sharing:
+                self.bias.weight[0, self.own] = torch.log(smooth[self.own :].mean())
 
     def reads(self, labels: Mapping[str, Tensor] | None) -> str | Tensor:
         """The events to guess; without labels, the newest of each row, which the head picks."""
@@ -54,7 +62,8 @@ class Head(nn.Module):
         """float[M, D] -> float[M, items]."""
         hidden = self.LayerNorm(F.gelu(self.dense(hidden)))
         items: Any = self._events[0]
-        return linear(hidden, items.item_vectors()[1:], self.bias.weight[0])
+        own = self.bias.weight[0]
+        return linear(hidden, items.item_vectors()[1:], torch.cat([own[:-1], own[-1:].expand(self.sharing)]))
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, items] for the newest event of each row, the last of its tokens; RULED_OUT for what cannot come

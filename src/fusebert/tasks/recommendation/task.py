@@ -53,14 +53,18 @@ class Task:
     Args:
         items: of the catalogue, those of the training events first, the most frequent before the others.
         trained: how many of them the training events have.
+        own_vectors: how many of them have more than a description; None for all.
     """
 
     name = "recommendation"
     primary_metric = "ndcg_at_10"
     higher_is_better = True
 
-    def __init__(self, config: Config, items: Sequence[str] = (), trained: int = 0) -> None:
+    def __init__(
+        self, config: Config, items: Sequence[str] = (), trained: int = 0, own_vectors: int | None = None
+    ) -> None:
         self.config, self.items, self.trained = config, tuple(items), trained
+        self.own_vectors = len(self.items) if own_vectors is None else own_vectors
         self._codes = {name: 1 + place for place, name in enumerate(self.items)}
 
     @staticmethod
@@ -78,6 +82,7 @@ class Task:
             "name": self.name,
             "outputs": len(self.items),
             "trained": self.trained,
+            "own_vectors": self.own_vectors,
             "repeats": self.config.repeats,
         }
 
@@ -125,13 +130,13 @@ class Task:
         return baselines(self, histories, asked, events)
 
     def save(self, folder: Path) -> None:
-        saved = {"config": self.config.model_dump(mode="json"), "trained": self.trained, "items": self.items}
-        write_json(folder / "task.json", saved)
+        saved = {"config": self.config.model_dump(mode="json"), "trained": self.trained}
+        write_json(folder / "task.json", saved | {"own_vectors": self.own_vectors, "items": self.items})
 
     @classmethod
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "task.json")
-        return cls(Config(**saved["config"]), saved["items"], saved["trained"])
+        return cls(Config(**saved["config"]), saved["items"], saved["trained"], saved["own_vectors"])
 
 
 def ranking_metrics(ranks: np.ndarray, trained: np.ndarray) -> dict[str, float]:
