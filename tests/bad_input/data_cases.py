@@ -214,7 +214,7 @@ TABLES = [
     ),
     Case("damaged parquet", damaged_parquet, 1, ("rows.parquet", "parquet")),
     Case("1 MB cell", on_rows({"question": CELL}), 1, ("rows.jsonl", BAD, "'question'", "1,000,000 characters")),
-    Case("nested text", on_rows({"question": ["a"]}), 1, ("rows.jsonl", BAD, "'question'", "text expected")),
+    Case("nested text", on_rows({"question": [["a"]]}), 1, ("rows.jsonl", BAD, "'question'", "text expected")),
     Case(
         "nothing in a row", on_rows({"question": None, "image": ""}), 1, ("rows.jsonl", BAD, "image, question", "empty")
     ),

@@ -51,6 +51,7 @@ def test_metrics_are_perfect_on_gold_and_at_chance_on_shuffled(name: str, column
     if name == "regression":
         assert perfect["mae"] == pytest.approx(0, abs=1e-6)
         assert perfect["r2"] == pytest.approx(1, abs=1e-9)
+        assert perfect["pearson"] == pytest.approx(1, abs=1e-9)
         assert shuffled["r2"] < 0.1
     else:
         assert {perfect[metric] for metric in ("accuracy", "f1_macro", "auroc")} == {1.0}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from fusebert.data.columns import guess_columns
 from fusebert.data.split import hold_out
+from fusebert.errors import InputError
 from fusebert.modalities.image.processor import Config, Processor
+from fusebert.modalities.text.processor import Config as TextConfig
+from fusebert.modalities.text.processor import Processor as TextProcessor
 from fusebert.tasks.classification.task import Config as TaskConfig
 from fusebert.tasks.classification.task import Task
 from fusebert.types import Sample
@@ -58,3 +62,14 @@ def test_unseen_labels_of_a_list_count_as_missed() -> None:
     assert found["metrics"]["f1_micro"] == 2 * 2 / (2 * 2 + 2)
     assert task.is_right(["b", "a"], ["a", "b"])
     assert not task.is_right(["c"], [])
+
+
+def test_texts_of_one_column_are_read_one_after_another() -> None:
+    config, rows = TextConfig(vocabulary_size=200), [sample(1, turns=["where is it", "here"], plain="where is it here")]
+    processor = TextProcessor.fit(config, ["turns"], rows, None)
+    turns, plain = (TextProcessor(config, [name], processor.tokenizer).load(rows[0]) for name in ("turns", "plain"))
+    assert turns is not None
+    assert plain is not None
+    assert turns["input_ids"].tolist() == plain["input_ids"].tolist()
+    with pytest.raises(InputError, match="text expected, found dict"):
+        processor.load(sample(2, turns=["here", {"a": 1}]))

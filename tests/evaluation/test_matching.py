@@ -58,9 +58,27 @@ def test_gold_is_perfect_and_shuffled_at_chance(random: np.random.Generator) -> 
     targets = np.arange(400).reshape(200, 2)
     task = Task(Config(left=("a",), right=("b",)))
     perfect = task.evaluate(np.concatenate([left, left], axis=1), targets)["metrics"]
-    assert {perfect[name] for name in ("recall_at_1", "mrr", "ndcg_at_10")} == {1.0}
+    assert {perfect[name] for name in ("recall_at_1", "mrr", "ndcg_at_10", "recall_at_10_of_100")} == {1.0}
     lost = task.evaluate(np.concatenate([left, random.permutation(left)], axis=1), targets)["metrics"]
     assert abs(lost["recall_at_10"] - lost["chance_recall_at_10"]) < 0.06
+    assert abs(lost["recall_at_10_of_100"] - 0.1) < 0.06
+
+
+def test_recall_among_a_hundred_is_what_drawing_them_gives(random: np.random.Generator) -> None:
+    both = random.normal(size=(300, 2, 8)).astype(np.float32)
+    both[:, 1] += 0.6 * both[:, 0]
+    both /= np.linalg.norm(both, axis=2, keepdims=True)
+    task = Task(Config(left=("a",), right=("b",)))
+    found = task.evaluate(both.reshape(300, 16), np.arange(600).reshape(300, 2))["metrics"]
+    hits = []
+    for left, right in ((both[:, 0], both[:, 1]), (both[:, 1], both[:, 0])):
+        scores = left @ right.T
+        for query in range(300):
+            others = np.delete(np.arange(300), query)
+            for _ in range(10):
+                drawn = random.choice(others, 99, replace=False)
+                hits.append((scores[query, drawn] >= scores[query, query]).sum() < 10)
+    assert found["recall_at_10_of_100"] == pytest.approx(np.mean(hits), abs=0.02)
 
 
 def test_pictures_find_their_captions(matching: Predictor) -> None:

@@ -31,7 +31,7 @@ CHINESE_FONTS = (
 )  # fmt: skip
 METRIC_NAMES = {
     "f1_micro": "F1, micro", "f1_macro": "F1, macro", "auroc": "AUROC", "mae": "mean absolute error",
-    "rmse": "root mean squared error", "r2": "R²",
+    "rmse": "root mean squared error", "r2": "R²", "pearson": "Pearson's r",
 }  # fmt: skip
 LOWER_IS_BETTER = {"mae", "rmse", "loss", "expected_calibration_error"}
 

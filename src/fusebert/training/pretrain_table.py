@@ -17,6 +17,7 @@ from fusebert.data.columns import column_names
 from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError
 from fusebert.modalities.base import present
+from fusebert.modalities.text.processor import plain_text
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.matching import CHINESE, TEXT, MatchingRows
@@ -150,7 +151,9 @@ def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dat
 
 def _need_jieba(rows: Dataset) -> None:
     columns = rows.preparer.processors[TEXT].columns
-    chinese = any(CHINESE.search(str(value)) for sample in rows.samples for _, value in present(sample.values, columns))
+    chinese = any(
+        CHINESE.search(plain_text(value)) for sample in rows.samples for _, value in present(sample.values, columns)
+    )
     if chinese:
         try:
             import jieba  # noqa: F401

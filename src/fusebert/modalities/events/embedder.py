@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fusebert.modalities.events.processor import GAPS, Config
 
-
 OWN_HIDDEN = 0.2
 """Share of items that have only their description in a step of training, so that it learns to stand alone (DropoutNet,
 Volkovs et al. 2017)."""

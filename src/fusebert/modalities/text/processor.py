@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -51,7 +52,7 @@ class Processor:
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
         if pretrained is not None:
             return cls(config, columns, read_tokenizer(pretrained))
-        texts = (str(text)[:MAX_TEXT_CHARACTERS] for sample in samples for _, text in present(sample.values, columns))
+        texts = _readable(value for sample in samples for _, value in present(sample.values, columns))
         return cls(config, columns, train_tokenizer(texts, config.vocabulary_size, config.lowercase))
 
     @cached_property
@@ -80,9 +81,7 @@ class Processor:
         }
 
     def _encode(self, value: Any) -> list[int]:
-        if not isinstance(value, str | int | float | bool):
-            raise InputError(f"text expected, found {type(value).__name__}")
-        text = str(value)
+        text = plain_text(value)
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
         text = text[: self.config.max_tokens * CHARACTERS_PER_TOKEN_BOUND]
@@ -110,6 +109,22 @@ class Processor:
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "processors" / "text.json")
         return cls(Config(**saved["config"]), saved["columns"], read_tokenizer(folder))
+
+
+def plain_text(value: Any) -> str:
+    """A text, or texts such as the turns of a dialogue, one after another. Raises InputError."""
+    parts = value if isinstance(value, list) else [value]
+    for part in parts:
+        if not isinstance(part, str | int | float | bool):
+            raise InputError(f"text expected, found {type(part).__name__}")
+    return "\n".join(map(str, parts))
+
+
+def _readable(values: Iterable[Any]) -> Iterator[str]:
+    """The texts among values; rows with others are reported by the check of every row."""
+    for value in values:
+        with suppress(InputError):
+            yield plain_text(value)[:MAX_TEXT_CHARACTERS]
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:

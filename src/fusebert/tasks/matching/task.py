@@ -16,6 +16,8 @@ from fusebert.types import Answer
 
 AT = (10, 1, 5)
 """Recall is the share of queries whose match is among the first so many; the first of these stands for all."""
+AMONG = 100
+"""Rows that a query is often ranked among, its own and others at random; here the mean over all ways to draw them."""
 QUERIES_AT_ONCE = 256
 
 
@@ -108,6 +110,8 @@ class Task:
         metrics["mrr"] = float((1 / ranks).mean())
         metrics["ndcg_at_10"] = float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())
         metrics |= {f"{way}_recall_at_10": float((found <= 10).mean()) for way, found in ways.items()}
+        if len(logits) > AMONG:
+            metrics[f"recall_at_10_of_{AMONG}"] = float(_among(ranks, len(logits)).mean())
         metrics["chance_recall_at_10"] = min(1.0, 10 / len(logits))
         return {"metrics": metrics}
 
@@ -122,6 +126,13 @@ class Task:
 def _content(values: Sequence[tuple[int, Any]]) -> int:
     digest = hashlib.blake2b(repr(values).encode(errors="backslashreplace"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
+
+
+def _among(ranks: np.ndarray, rows: int) -> np.ndarray:
+    """float[B]: the chance to be among the first ten of AMONG rows for each rank among all."""
+    from scipy.stats import hypergeom
+
+    return np.asarray(hypergeom.cdf(9, rows - 1, ranks - 1, AMONG - 1))
 
 
 def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.ndarray:

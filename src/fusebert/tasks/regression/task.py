@@ -82,7 +82,8 @@ class Task:
         return scaled.astype(np.float64) * self.std + self.mean
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """`metrics` (mae, rmse, r2, on the user's scale) and `scatter`, at most 2000 pairs of target and answer."""
+        """`metrics` (mae, rmse, r2, on the user's scale, and Pearson's correlation) and `scatter`, at most 2000 pairs of
+        target and answer."""
         from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
         wanted, found = self._numbers(targets), self._numbers(logits[:, 0])
@@ -93,6 +94,8 @@ class Task:
         }
         if len(wanted) > 1 and wanted.std() > 0:
             scores["r2"] = float(r2_score(wanted, found))
+            if found.std() > 0:
+                scores["pearson"] = float(np.corrcoef(wanted, found)[0, 1])
         pairs = np.stack([wanted, found], axis=1)[:: max(1, -(-len(wanted) // SCATTER_POINTS))]
         return {"metrics": scores, "scatter": pairs.tolist()}
 
