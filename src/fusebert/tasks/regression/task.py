@@ -82,8 +82,8 @@ class Task:
         return scaled.astype(np.float64) * self.std + self.mean
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """`metrics` (mae, rmse, r2, on the user's scale, and Pearson's correlation) and `scatter`, at most 2000 pairs of
-        target and answer."""
+        """`metrics` (mae, rmse, r2, on the user's scale, and Pearson's correlation) and `scatter`, at most 2000 pairs
+        of target and answer."""
         from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
         wanted, found = self._numbers(targets), self._numbers(logits[:, 0])
