@@ -89,6 +89,16 @@ def test_pretrain_law() -> None:
     assert {"floor", "by_size", "size_power", "by_tokens", "tokens_power"} <= set(found["law"])
 
 
+@pytest.mark.real
+def test_modalities() -> None:
+    found = result_of("modalities.py", "--repeats", "1")
+    assert {"log_mel", "picture", "five_tiny", "loader"} <= set(found)
+    assert found["log_mel"]["files_per_core_second"]["fusebert"] > 0
+    assert 0 < found["least_busy_share"] <= 1
+    assert found["five_ratio_cpu"] > 0
+    assert set(found["five_tiny"]["tokens_by_modality"]) == {"audio", "events", "image", "table", "text"}
+
+
 def test_gpu_pretrain() -> None:
     found = result_of("gpu_pretrain.py", "--device", "cpu", "--minutes", "1")
     measured = found["length_32"]
