@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +35,17 @@ class Column:
         """Codes it needs: for any value, for a missing one, and for each category."""
         return 2 + len(self.values)
 
+    @cached_property
+    def _bins(self) -> tuple[np.ndarray, np.ndarray]:
+        """float[bins] each: where the bins of a number start, and how wide they are."""
+        edges = np.array(self.edges)
+        return edges[:-1], np.diff(edges)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """The code of each category."""
+        return {name: 2 + place for place, name in enumerate(self.values)}
+
     def read(self, raw: Any, width: int) -> tuple[int, np.ndarray]:
         """A raw value -> its code in [0, codes) and its encoding float32[width], zeros where there is none.
 
@@ -44,8 +56,7 @@ class Column:
         if is_missing(raw):
             return 1, encoded
         if self.kind == "category":
-            name = as_category(raw)
-            return (2 + self.values.index(name) if name in self.values else 0), encoded
+            return self._places.get(as_category(raw), 0), encoded
         when = None
         if self.kind == "date":
             when = as_date(raw)
@@ -54,8 +65,8 @@ class Column:
             number = when.timestamp() / 86_400
         else:
             number = as_number(raw)
-        edges = np.array(self.edges)
-        steps = np.clip((number - edges[:-1]) / (edges[1:] - edges[:-1]), 0, 1)
+        starts, widths = self._bins
+        steps = np.minimum(np.maximum((number - starts) / widths, 0), 1)
         encoded[: len(steps)] = steps
         if when is not None:
             encoded[-DATE_EXTRAS:] = _cycles(when)
