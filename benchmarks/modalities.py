@@ -50,7 +50,7 @@ from fusebert.types import Sample
 PIXELS = 128
 FILES, QUICK_FILES = 300, 10
 ROWS, QUICK_ROWS = 64, 8
-RECIPES = ("fsdd_digits", "speech_commands", "easy_vqa", "pomological", "clothing_reviews", "online_shoppers")
+RECIPES = ("fsdd_digits", "speech_commands", "easy_vqa", "pomological", "online_shoppers")
 SECONDS, QUICK_SECONDS = 30, 3
 
 Files = list[str]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fusebert
 from fusebert.cli import main
@@ -18,7 +21,9 @@ from fusebert.storage import read_json
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, ranking_metrics
 from fusebert.training.prepare_histories import leaks
+from fusebert.training.progress import Silence
 from fusebert.training.run import train
+from fusebert.training.trainer import StoppedError
 
 ITEMS = 20
 SETTINGS: dict[str, Any] = {
@@ -84,6 +89,42 @@ def test_a_finished_model_recommends(trained: Path, capsys: pytest.CaptureFixtur
     top = json.loads(capsys.readouterr().out)["top"]
     assert len(top) == 3
     assert top[0]["label"] == "i11"
+
+
+def test_a_table_of_events_is_scored_event_by_event(trained: Path, world: Path, tmp_path: Path) -> None:
+    model = fusebert.load(trained)
+    texts = [(world / f"{part}.jsonl").read_text() for part in ("train", "val", "test")]
+    events = [json.loads(line) for text in texts for line in text.splitlines()]
+    found = model.evaluate(str(write(tmp_path / "events.jsonl", events)))
+    assert found["rows"] == 150 * 12
+    rows = [{HISTORY: ["i1", "i2"], NEXT: "i3"}, {HISTORY: [], NEXT: "nobody knows it"}]
+    assert model.evaluate(str(write(tmp_path / "rows.jsonl", rows)))["rows"] == 2
+    lost = [*events, {"user": None, "item": "i1", "time": 5}]
+    with pytest.raises(DataError, match=r"1 of 1801 rows .* it has no user"):
+        model.evaluate(str(write(tmp_path / "lost.jsonl", lost)))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(world: Path, tmp_path: Path) -> None:
+    class Interrupt(Silence):
+        """Ctrl-C after the third epoch."""
+
+        def epoch(self, entry: dict[str, Any]) -> None:
+            if entry["epoch"] == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    settings = recipe(world, **{"training.epochs": 5, "task.repeats": True})
+    whole = train(settings, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        train(settings, tmp_path / "stopped", progress=Interrupt())
+    again = train(settings, tmp_path / "stopped", resume=True)
+    weights = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in weights)
+
+
+def test_a_copied_model_reads_its_own_items(trained: Path) -> None:
+    model = fusebert.load(trained).model
+    assert copy.deepcopy(model).head._events.module is not model.embedders["events"]
+    assert copy.deepcopy(model.head)._events.module is model.embedders["events"]
 
 
 def test_someone_without_a_history_is_recommended_something(trained: Path) -> None:

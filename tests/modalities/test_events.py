@@ -102,11 +102,6 @@ def test_what_cannot_be_read_is_said(history: Any, said: str) -> None:
         read_history(history)
 
 
-def test_the_column_is_named_where_a_row_is_refused() -> None:
-    with pytest.raises(InputError, match="column 'history': event 1"):
-        load(fitted(HISTORY), [{"item": None}])
-
-
 def test_columns_of_events_are_known_as_such() -> None:
     rows = [sample(clicks=HISTORY[: 1 + n % 3], tags=["a", "b"], text=json.dumps(HISTORY)) for n in range(20)]
     assert [guess.kind for guess in guess_columns(rows, None, {})] == ["events", "ignore", "events"]

@@ -77,7 +77,7 @@ def test_a_copied_head_reads_out_with_its_trunk() -> None:
     trunk = TrunkConfig.of_size("tiny", 50).model_dump()
     model = FusebertModel(FusebertConfig(trunk=trunk, task={"name": "pretraining", "next_sentence": True}))
     alone, whole = copy.deepcopy(model.head), copy.deepcopy(model)
-    assert alone._words[0] is model.trunk.embeddings.word_embeddings
+    assert alone._words.module is model.trunk.embeddings.word_embeddings
     assert alone.dense.weight is not model.head.dense.weight  # type: ignore[union-attr]
-    assert whole.head._words[0] is whole.trunk.embeddings.word_embeddings  # type: ignore[union-attr]
+    assert whole.head._words.module is whole.trunk.embeddings.word_embeddings  # type: ignore[union-attr]
     assert whole.trunk.embeddings.word_embeddings is not model.trunk.embeddings.word_embeddings

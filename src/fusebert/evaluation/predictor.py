@@ -120,6 +120,8 @@ class Predictor:
         for name in [*without, *shuffle]:
             if name not in self.processors:
                 raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
+        if hasattr(self.task, "questions"):
+            rows = self.task.questions(rows)
         if shuffle:
             rows = shuffled(list(rows), [column for column, name in self.columns.items() if name in shuffle])
         if without:

@@ -59,7 +59,7 @@ def _download(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         sizes = ", ".join(SIZES)
         raise ModelError(
-            f"model.trunk={name!r} is neither a size ({sizes}), nor a folder, nor a model that the Hub gave: {error}"
+            f"{name!r} is neither a size ({sizes}), nor a folder, nor a model that the Hub gave: {error}"
         ) from None
 
 

@@ -93,10 +93,7 @@ class Processor:
         """
         parts, seen = [], list[Event]()
         for place, name in enumerate(self.columns):
-            try:
-                events = read_history(sample.values.get(name))
-            except InputError as error:
-                raise InputError(f"column {name!r}: {error}") from None
+            events = read_history(sample.values.get(name))
             seen += events
             if events or self.config.asks_next:
                 newest = self.config.max_events - self.config.asks_next

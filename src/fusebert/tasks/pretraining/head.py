@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
 from fusebert.tasks.pretraining.task import IGNORED
 from fusebert.types import FIRST, Encoded
@@ -31,21 +31,12 @@ class Head(nn.Module):
         self.seq_relationship = nn.Linear(trunk.hidden_size, 2)
         self.asks_next_sentence = bool(config["next_sentence"])
         self.next_sentence_weight = float(config.get("next_sentence_weight", 1.0))
-        self._words: tuple[nn.Embedding, ...] = ()
+        self._words: Any = None  # borrowed by `tie`
 
     def tie(self, model: Any) -> None:
-        """Read out with the trunk's word embeddings. Kept in a tuple, so that they stay the trunk's parameters only."""
-        self._words = (model.trunk.embeddings.word_embeddings,)
+        """Read out with the trunk's word embeddings."""
+        self._words = Borrowed(model.trunk.embeddings.word_embeddings)
         nn.init.zeros_(self.bias.weight)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Head:
-        """A copy of the head alone, as peft makes one, reads out with the same trunk; one of the whole model, with the
-        copied trunk."""
-        for words in self._words:
-            memo.setdefault(id(words), words)
-        made = copy.copy(self)
-        made.__dict__ = copy.deepcopy(self.__dict__, memo)
-        return made
 
     def start_at_frequencies(self, counts: Tensor) -> None:
         """Begin by guessing pieces by how often each occurs, int64[V], and pairs evenly: no steps go into that."""
@@ -64,7 +55,7 @@ class Head(nn.Module):
     def pieces(self, encoded: Encoded) -> Tensor:
         """Logits float[M, V] of the masked pieces."""
         hidden = self.LayerNorm(self.activation(self.dense(encoded.last_hidden_state)))
-        return linear(hidden, self._words[0].weight, self.bias.weight[0])
+        return linear(hidden, self._words.module.weight, self.bias.weight[0])
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum of the two losses, each a mean over its `counts`, the second weighted; and both by name."""

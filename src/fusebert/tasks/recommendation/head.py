@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
 from fusebert.types import ALL, Encoded
 
@@ -32,19 +32,11 @@ class Head(nn.Module):
         self.own, self.sharing = config["own_vectors"], config["outputs"] - config["own_vectors"]
         self.bias = nn.Embedding(1, self.own + 1)  # transformers leaves a bare parameter uninitialised
         self.bias.starts_at_zero = True  # type: ignore[assignment]
-        self._events: tuple[nn.Module, ...] = ()
+        self._events: Any = None  # borrowed by `tie`
 
     def tie(self, model: Any) -> None:
-        """Read out with the item vectors. Kept in a tuple, so that they stay the events' parameters only."""
-        self._events = (model.embedders[EVENTS],)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Head:
-        """A copy of the head alone reads out with the same items; one of the whole model, with the copied ones."""
-        for events in self._events:
-            memo.setdefault(id(events), events)
-        made = copy.copy(self)
-        made.__dict__ = copy.deepcopy(self.__dict__, memo)
-        return made
+        """Read out with the item vectors of the events."""
+        self._events = Borrowed(model.embedders[EVENTS])
 
     def start_at_frequencies(self, counts: Tensor) -> None:
         """Begin by guessing items by how often each occurs, int64[items]: no steps go into that."""
@@ -61,9 +53,8 @@ class Head(nn.Module):
     def scores(self, hidden: Tensor) -> Tensor:
         """float[M, D] -> float[M, items]."""
         hidden = self.LayerNorm(F.gelu(self.dense(hidden)))
-        items: Any = self._events[0]
-        own = self.bias.weight[0]
-        return linear(hidden, items.item_vectors()[1:], torch.cat([own[:-1], own[-1:].expand(self.sharing)]))
+        own, items = self.bias.weight[0], self._events.module.item_vectors()[1:]
+        return linear(hidden, items, torch.cat([own[:-1], own[-1:].expand(self.sharing)]))
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, items] for the newest event of each row, the last of its tokens; RULED_OUT for what cannot come

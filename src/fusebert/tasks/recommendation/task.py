@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from fusebert.data.tables import Rows
 from fusebert.modalities.values import as_category
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer, Sample
@@ -122,6 +124,20 @@ class Task:
             logits: float[B, 2], the head's `statistics`: rank from 1, and whether the training events have the item.
         """
         return {"metrics": ranking_metrics(logits[:, 0], logits[:, 1] > 0)}
+
+    def questions(self, rows: Rows) -> Rows:
+        """Rows with a history each as they are; of a table of events, a row for each event, with what its user did
+        before it in this table."""
+        from fusebert.tasks.recommendation.histories import questions, read_events
+
+        first = next(rows, None)
+        if first is None:
+            return
+        rows = chain([first], rows)
+        if isinstance(first, Sample) and HISTORY not in first.values and self.config.item in first.values:
+            done, bad = read_events(rows, self.config)
+            rows = chain(bad, questions([], done))
+        yield from rows
 
     def baselines(self, histories: Sequence[Sample], asked: Sequence[Sample], events: Any) -> dict[str, Any]:
         """Metrics of simple recommenders on the same questions; see `baselines.baselines`."""
