@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusebert.cli import main
-from fusebert.evaluation.ledger import warnings
+from fusebert.evaluation.ledger import beaten, warnings
 from fusebert.storage import read_json
 
 ROWS = 400
@@ -68,3 +68,11 @@ def test_blank_pictures_are_noticed(
     assert any("image is not used" in line for line in read_json(folder / "metrics.json")["warnings"])
     for name in ("report.html", "README.md"):
         assert "image is not used" in (folder / name).read_text(encoding="utf-8")
+
+
+def test_a_simple_way_that_does_as_well_is_named() -> None:
+    found = {
+        "metrics": {"ndcg_at_10": 0.5},
+        "baselines": {"popularity": {"ndcg_at_10": 0.2}, "knn": {"ndcg_at_10": 0.5}},
+    }
+    assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, 0.500"]

@@ -29,9 +29,19 @@ class Example:
     length: int
     sides: tuple[Example, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Of the arrays of its features, those inside arrays of objects, too."""
+        parts = (features for one in self.packed() for features in one.features.values())
+        return sum(_bytes(array) for features in parts for array in features.values())
+
     def packed(self) -> tuple[Example, ...]:
         """What becomes a packed row each."""
         return self.sides or (self,)
+
+
+def _bytes(array: np.ndarray) -> int:
+    return sum(map(_bytes, array)) if array.dtype == object else array.nbytes
 
 
 class Collator:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fusebert.tasks.base import Task
 
 ROWS_NAMED = 3
+KEPT_BYTES, EXAMPLE_BYTES = 256 * 2**20, 2048
+"""Of prepared rows that one split keeps, and what a row takes beside its arrays."""
 
 
 class Preparer:
@@ -103,7 +105,7 @@ def _culprit(processor: Processor, sample: Sample) -> str:
 
 
 class Dataset:
-    """Checked rows of one split; item i is its Example.
+    """Checked rows of one split; item i is its Example, kept once it is prepared as long as there is room.
 
     Args:
         samples: rows that `check` found good.
@@ -122,18 +124,33 @@ class Dataset:
     ) -> None:
         self.samples, self.lengths, self.preparer = samples, lengths, preparer
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
+        self._kept: dict[int, Example] = {}
+        self._room = KEPT_BYTES
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies, also those for worker processes, keep nothing yet."""
+        return self.__dict__ | {"_kept": {}, "_room": KEPT_BYTES}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, number: int) -> Example:
-        example = self.preparer(self.samples[number])
-        if isinstance(example, RowError):  # the file changed since it was checked
-            raise example
+        example = self._kept.get(number)
+        if example is None:
+            example = self._prepare(number)
         return self._hide(example, number) if self.modality_dropout and not example.sides else example
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))
+
+    def _prepare(self, number: int) -> Example:
+        example = self.preparer(self.samples[number])
+        if isinstance(example, RowError):  # the file changed since it was checked
+            raise example
+        if self._room > 0:
+            self._kept[number] = example
+            self._room -= example.nbytes + EXAMPLE_BYTES
+        return example
 
     def _hide(self, example: Example, number: int) -> Example:
         random = np.random.default_rng([self.seed, self.epoch, number])

@@ -77,21 +77,12 @@ def windows(items: Iterable[Item], example_of: Callable[[Item], Any]) -> Iterato
     for item in items:
         window.append(item)
         example = example_of(item)
-        size += sum(map(_bytes, _arrays(example))) if isinstance(example, Example) else 0
+        size += example.nbytes if isinstance(example, Example) else 0
         if len(window) == WINDOW_ROWS or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
     if window:
         yield window
-
-
-def _arrays(example: Example) -> Iterator[np.ndarray]:
-    parts = (features for one in example.packed() for features in one.features.values())
-    return (array for features in parts for array in features.values())
-
-
-def _bytes(array: np.ndarray) -> int:
-    return sum(map(_bytes, array)) if array.dtype == object else array.nbytes
 
 
 def score(
