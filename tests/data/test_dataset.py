@@ -10,7 +10,7 @@ import pytest
 
 from fusebert.data import dataset
 from fusebert.data.collate import Example
-from fusebert.data.dataset import Dataset, Preparer
+from fusebert.data.dataset import Dataset, Kept, Preparer, check
 from fusebert.errors import RowError
 from fusebert.types import Sample
 
@@ -37,7 +37,23 @@ def test_a_row_is_prepared_once() -> None:
     first = list(kept)
     assert all(again is once for again, once in zip(kept, first, strict=True))
     assert preparer.made == [0, 1, 2, 3]
-    assert not pickle.loads(pickle.dumps(kept))._kept  # noqa: S301
+    assert pickle.loads(pickle.dumps(kept))._kept.get(0) is None  # noqa: S301
+
+
+def test_rows_that_were_checked_are_kept_and_what_they_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    preparer, kept, picture = Counting(), Kept(), np.zeros(10_000, dtype=np.uint8)
+    monkeypatch.setattr(dataset, "KEPT_BYTES", 12_000 + 4 * dataset.EXAMPLE_BYTES)
+    good, lengths, bad = check(rows(preparer).samples, preparer, kept)
+    assert len(good) == 4
+    assert not bad
+    list(Dataset(good, lengths, preparer, kept=kept))
+    assert preparer.made == [0, 1, 2, 3]
+    shared = Kept()
+    for number in range(4):
+        pictures = np.empty(1, dtype=object)
+        pictures[0] = picture
+        shared.add(number, Example({"image": {"pixel_values": pictures}}, None, 1))
+    assert shared.get(3) is not None
 
 
 def test_what_has_no_room_is_prepared_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,19 +29,15 @@ class Example:
     length: int
     sides: tuple[Example, ...] = ()
 
-    @property
-    def nbytes(self) -> int:
-        """Of the arrays of its features, those inside arrays of objects, too."""
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All that its features are made of; of an array of objects, those inside it."""
         parts = (features for one in self.packed() for features in one.features.values())
-        return sum(_bytes(array) for features in parts for array in features.values())
+        for array in (array for features in parts for array in features.values()):
+            yield from array if array.dtype == object else (array,)
 
     def packed(self) -> tuple[Example, ...]:
         """What becomes a packed row each."""
         return self.sides or (self,)
-
-
-def _bytes(array: np.ndarray) -> int:
-    return sum(map(_bytes, array)) if array.dtype == object else array.nbytes
 
 
 class Collator:

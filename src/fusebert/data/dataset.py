@@ -104,6 +104,27 @@ def _culprit(processor: Processor, sample: Sample) -> str:
     return ", ".join(processor.columns)
 
 
+class Kept:
+    """Prepared rows by number, up to KEPT_BYTES."""
+
+    def __init__(self) -> None:
+        self._examples: dict[int, Example] = {}
+        self._counted: set[int] = set()
+        self._room = KEPT_BYTES
+
+    def get(self, number: int) -> Example | None:
+        return self._examples.get(number)
+
+    def add(self, number: int, example: Example) -> None:
+        """Keep it if there is room; what rows share, such as a picture, takes room once."""
+        if self._room <= 0:
+            return
+        self._examples[number] = example
+        new = {id(array): array.nbytes for array in example.arrays() if id(array) not in self._counted}
+        self._counted.update(new)
+        self._room -= sum(new.values()) + EXAMPLE_BYTES
+
+
 class Dataset:
     """Checked rows of one split; item i is its Example, kept once it is prepared as long as there is room.
 
@@ -112,6 +133,7 @@ class Dataset:
         lengths: int64[rows], tokens of each.
         modality_dropout: share of modalities hidden, drawn anew each epoch; a row always keeps one.
         seed: of that draw.
+        kept: rows that were prepared before.
     """
 
     def __init__(
@@ -121,15 +143,15 @@ class Dataset:
         preparer: Preparer,
         modality_dropout: float = 0.0,
         seed: int = 0,
+        kept: Kept | None = None,
     ) -> None:
         self.samples, self.lengths, self.preparer = samples, lengths, preparer
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
-        self._kept: dict[int, Example] = {}
-        self._room = KEPT_BYTES
+        self._kept = kept or Kept()
 
     def __getstate__(self) -> dict[str, object]:
         """Copies, also those for worker processes, keep nothing yet."""
-        return self.__dict__ | {"_kept": {}, "_room": KEPT_BYTES}
+        return self.__dict__ | {"_kept": Kept()}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -147,9 +169,7 @@ class Dataset:
         example = self.preparer(self.samples[number])
         if isinstance(example, RowError):  # the file changed since it was checked
             raise example
-        if self._room > 0:
-            self._kept[number] = example
-            self._room -= example.nbytes + EXAMPLE_BYTES
+        self._kept.add(number, example)
         return example
 
     def _hide(self, example: Example, number: int) -> Example:
@@ -163,14 +183,24 @@ class Dataset:
         return Example(features, example.target, length)
 
 
-def check(rows: Iterable[Sample | RowError], preparer: Preparer) -> tuple[list[Sample], np.ndarray, list[RowError]]:
-    """Prepare each row once: the good ones, their lengths int64[rows], and what is wrong with the others."""
-    good, lengths, bad = [], [], []
+def check(
+    rows: Iterable[Sample | RowError], preparer: Preparer, kept: Kept | None = None
+) -> tuple[list[Sample], np.ndarray, list[RowError]]:
+    """Prepare each row once: the good ones, their lengths int64[rows], and what is wrong with the others.
+
+    Args:
+        kept: is given the good ones, prepared, by their number among them.
+    """
+    good: list[Sample] = []
+    lengths: list[int] = []
+    bad: list[Sample | Example | RowError] = []
     for row in rows:
         made = row if isinstance(row, RowError) else preparer(row)
         if isinstance(row, RowError) or isinstance(made, RowError):
             bad.append(made)
         else:
+            if kept is not None:
+                kept.add(len(good), made)
             good.append(row)
             lengths.append(made.length)
     return good, np.array(lengths, dtype=np.int64), [error for error in bad if isinstance(error, RowError)]

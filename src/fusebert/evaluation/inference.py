@@ -77,7 +77,7 @@ def windows(items: Iterable[Item], example_of: Callable[[Item], Any]) -> Iterato
     for item in items:
         window.append(item)
         example = example_of(item)
-        size += example.nbytes if isinstance(example, Example) else 0
+        size += sum(array.nbytes for array in example.arrays()) if isinstance(example, Example) else 0
         if len(window) == WINDOW_ROWS or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from fusebert import plugins
 from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns, guess_task
-from fusebert.data.dataset import Dataset, Preparer, check, settle
+from fusebert.data.dataset import Dataset, Kept, Preparer, check, settle
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
@@ -219,10 +219,11 @@ def _check(
     datasets: dict[str, Dataset] = {}
     bad: list[RowError] = []
     for name, rows in splits.items():
-        good, lengths, wrong = check(rows, preparer)
+        kept = Kept()
+        good, lengths, wrong = check(rows, preparer, kept)
         bad += wrong
         hidden = recipe.model.modality_dropout if name == "train" else 0.0
-        datasets[name] = Dataset(good, lengths, preparer, hidden, recipe.training.seed)
+        datasets[name] = Dataset(good, lengths, preparer, hidden, recipe.training.seed, kept)
     note = settle(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)
