@@ -19,8 +19,8 @@ from fusebert.errors import DataError, UsageError
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
+from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, ranking_metrics
-from fusebert.training.prepare_histories import leaks
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError
@@ -183,7 +183,7 @@ def test_a_description_stands_for_an_item_that_nobody_had(
     """Each new item is described exactly like one that all know: of the new ones, it comes next where that one does."""
     catalogue = [{"item": f"i{n}", "title": f"number{n % ITEMS}"} for n in range(2 * ITEMS)]
     items = write(tmp_path / "items.jsonl", catalogue)
-    monkeypatch.setattr("fusebert.training.prepare_histories.Encoder", Reader)
+    monkeypatch.setattr("fusebert.training.catalogue.Encoder", Reader)
     settings = {"task.catalogue": str(items), "task.content": "any", "task.repeats": True}
     model = train(recipe(world, **settings), tmp_path / "model")
     again = fusebert.load(tmp_path / "model")

@@ -16,14 +16,9 @@ from fusebert.data.columns import ColumnGuess
 from fusebert.data.dataset import Dataset, Preparer, settle
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
-from fusebert.evaluation.encode import Encoder
-from fusebert.evaluation.predictor import load
-from fusebert.evaluation.vectors import embed, side_columns
 from fusebert.modalities.events.processor import Processor
-from fusebert.modalities.values import as_category, is_missing
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
-from fusebert.storage import MANIFEST
 from fusebert.tasks.recommendation.histories import (
     Done,
     MaskedHistories,
@@ -32,10 +27,11 @@ from fusebert.tasks.recommendation.histories import (
     read_events,
     whole_histories,
 )
+from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, Task
+from fusebert.training.catalogue import describe, read_catalogue
 from fusebert.training.prepare import BAD_ROWS, Prepared
 from fusebert.training.progress import Progress
-from fusebert.types import Sample
 
 EVENTS = "events"
 LEAST_EVENTS = 3
@@ -126,7 +122,7 @@ def _with_catalogue(
     content = own = None
     if config.catalogue is not None:
         table = recipe.table(config.catalogue)
-        rows = _catalogue(table, config.item)
+        rows = read_catalogue(table, config.item)
         missing = sum(name not in rows for name in items)
         progress.note(f"{table}: {len(rows):,} items; {missing:,} items of the training events are not among them")
         items = [*items, *(name for name in rows if name not in set(items))][: fitted.config.max_items]
@@ -145,101 +141,6 @@ def _with_catalogue(
     )
     processor.content = content
     return processor, Task(config, items, trained, own)
-
-
-def _catalogue(table: Path, item: str) -> dict[str, Sample]:
-    """The rows of a catalogue by the name of their item."""
-    rows: dict[str, Sample] = {}
-    for row in read_table(table):
-        if isinstance(row, RowError):
-            raise row
-        if is_missing(raw := row.values.get(item)):
-            raise RowError("it names no item", table, row.row, item)
-        name = as_category(raw)
-        if name in rows:
-            raise RowError(f"{name!r} stands in row {rows[name].row}, too", table, row.row, item)
-        rows[name] = row
-    return rows
-
-
-def describe(reader: str, item: str, rows: Sequence[Sample | None]) -> np.ndarray:
-    """float32[items, C]: what a model makes of each row of the catalogue, centred, of length 1 on average; zeros for no
-    row.
-
-    Args:
-        reader: a BERT, which reads all columns but `item` as one text; or the folder of a matching model, which reads
-            the columns of one of its sides, such as a picture.
-    """
-    places = [place for place, row in enumerate(rows) if row is not None]
-    found = [row for row in rows if row is not None]
-    if (Path(reader) / MANIFEST).is_file():
-        vectors = _matched(Path(reader), found)
-    else:
-        texts = [_text({name: value for name, value in row.values.items() if name != item}) for row in found]
-        vectors = Encoder(reader).encode(texts)
-    content = np.zeros((len(rows), vectors.shape[1]), dtype=np.float32)
-    vectors = vectors - vectors.mean(axis=0)
-    content[places] = vectors / max(float(np.sqrt((vectors**2).sum(axis=1).mean())), 1e-6)
-    return content
-
-
-def _matched(folder: Path, rows: Sequence[Sample]) -> np.ndarray:
-    predictor = load(folder)
-    sides = side_columns(predictor)
-    side = next((name for name, columns in sides.items() if all(one in rows[0].values for one in columns)), None)
-    if side is None:
-        needed = " or ".join(", ".join(columns) for columns in sides.values())
-        raise UsageError(f"task.content={folder} reads {needed}, which {rows[0].table} does not have")
-    vectors = []
-    for _, vector in embed(predictor, iter(rows), side):
-        if isinstance(vector, RowError):
-            raise vector
-        vectors.append(vector)
-    return np.stack(vectors)
-
-
-def _text(values: dict[str, Any]) -> str:
-    """All that a row says, lists with commas, columns with full stops."""
-    said = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values.values() if value)
-    return ". ".join(text for text in said if text)
-
-
-def leaks(parts: dict[str, list[Done]], repeats: bool) -> list[str]:
-    """What makes scores better, or worse, than they will be in use; in words."""
-    said = []
-    known = {(one.user, one.event) for one in parts["train"]}
-    for name in ("validation", "test"):
-        asked = parts.get(name, [])
-        doubled = [one for one in asked if one.event.seconds is not None and (one.user, one.event) in known]
-        if doubled:
-            first = doubled[0]
-            said.append(
-                f"leak: {len(doubled):,} of {len(asked):,} {name} events are training events, too (the first is "
-                f"{first.table}, row {first.row})"
-            )
-        if asked and all(one.event.seconds is not None for one in (*parts["train"], *asked)):
-            middle = float(np.median([one.seconds for one in asked]))
-            later = float(np.mean([one.seconds > middle for one in parts["train"]]))
-            if later > 0.01:
-                said.append(
-                    f"leak: {later:.0%} of the training events are newer than half of the {name} events: what others "
-                    "did later is known; cut all users at one moment for scores that hold in use"
-                )
-    if not repeats:
-        again = _again(parts)
-        if again:
-            said.append(
-                f"{again:.0%} of the validation events repeat an item of their history, which is never recommended; "
-                "task.repeats=true allows it"
-            )
-    return said
-
-
-def _again(parts: dict[str, list[Done]]) -> float:
-    rows = list(questions(parts["train"], parts["validation"]))
-    repeated = [any(event.item == row.values[NEXT] for event in row.values[HISTORY]) for row in rows]
-    share = float(np.mean(repeated))
-    return share if share >= 0.01 else 0.0
 
 
 def _hash(parts: dict[str, list[Done]], processor: Processor) -> str:

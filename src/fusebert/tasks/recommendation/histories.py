@@ -108,7 +108,8 @@ def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], lis
     newer: list[Done] = []
     for events in by_user(done).values():
         cut = math.ceil(len(events) * (1 - share))
-        older, newer = older + events[:cut], newer + events[cut:]
+        older += events[:cut]
+        newer += events[cut:]
     return older, newer
 
 
