@@ -18,6 +18,9 @@ from torch.distributed.fsdp import FSDPModule
 from fusebert.errors import FusebertError
 
 Value = TypeVar("Value")
+_of_lost_runs: list[Any] = []
+"""Groups that are not to be taken apart at once: torch waits for a group's threads with Python's lock in hand, which
+one of them may need to drop what it was doing when the other process went. That hung one of twenty survivors."""
 
 
 class LostWorkerError(FusebertError):
@@ -97,6 +100,7 @@ class Ranks:
         except RuntimeError as error:  # gloo raises nothing more special
             if self.count == 1 or "gloo" not in str(error):
                 raise
+            _of_lost_runs.extend([self.group, distributed.group.WORLD])
             raise LostWorkerError(
                 "another process of this run is gone; start all of them again with --resume, they go on from the "
                 "last checkpoint"
