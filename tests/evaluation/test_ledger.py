@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import pytest
 from PIL import Image
 
 from fusebert.cli import main
+from fusebert.data.toyworld import write_toyworld
 from fusebert.evaluation.ledger import beaten, warnings
 from fusebert.storage import read_json
+from fusebert.training.run import train
 
 ROWS = 400
 
@@ -68,6 +72,36 @@ def test_blank_pictures_are_noticed(
     assert any("image is not used" in line for line in read_json(folder / "metrics.json")["warnings"])
     for name in ("report.html", "README.md"):
         assert "image is not used" in (folder / name).read_text(encoding="utf-8")
+
+
+def test_every_subset_of_five_modalities_is_scored(tiny: dict[str, Any], tmp_path: Path) -> None:
+    columns = {"question": "text", "image": "image", "audio": "audio", "language": "table", "history": "events"}
+    ignored = dict.fromkeys(("caption", "shapes", "colours"), "ignore")
+    world = write_toyworld(tmp_path / "world", pictures={"train": 24, "val": 4, "test": 4}, sounds=True)
+    for split in ("train", "val", "test"):
+        path = world / f"{split}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.dumps(row | {"history": [{"item": row["language"]}]}) for row in rows]
+        path.write_text("\n".join(lines))
+    settings = tiny | {"data.root": str(world), "data.columns": columns | ignored, "training.epochs": 1}
+    train(settings, tmp_path / "model")
+    found = read_json(tmp_path / "model" / "metrics.json")["ledger"]
+    names = sorted(columns.values())
+    subsets = {frozenset(names): 0}
+    for label in found:
+        match label.split(" "):
+            case ["without", name]:
+                kept = frozenset(names) - {name}
+            case [name, "alone"]:
+                kept = frozenset([name])
+            case [_, "shuffled"] | ["all"]:
+                continue
+            case parts:
+                kept = frozenset(part for part in parts if part != "+")
+        assert kept not in subsets, label
+        subsets[kept] = 1
+    assert len(subsets) == 2**5 - 1
+    assert all(math.isfinite(value) for metrics in found.values() for value in metrics.values())
 
 
 def test_a_simple_way_that_does_as_well_is_named() -> None:

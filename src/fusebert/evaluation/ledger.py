@@ -1,9 +1,10 @@
-"""What each modality is worth: every score again without it, with it shuffled between rows, and with it alone."""
+"""What each modality is worth: every score again without it, with it shuffled between rows, and of every subset."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from fusebert.errors import DataError
@@ -23,24 +24,29 @@ def ledger(predictor: Predictor, table: Any) -> Ledger:
     Args:
         table: path of a table, or rows as `Predictor.evaluate` takes them.
 
-    A model with a single modality has only the shuffled variant beside `all`.
+    With three modalities or more, this scores every subset of them. A model with a single modality has only the
+    shuffled variant beside `all`.
     """
     found = {"all": predictor.evaluate(table)["metrics"]}
-    names = list(predictor.processors)
+    for label, change in _variants(list(predictor.processors)):
+        try:
+            found[label] = predictor.evaluate(table, **change, bad_rows="skip")["metrics"]
+        except DataError:  # no row has anything left to read
+            continue
+    return found
+
+
+def _variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, list[str]]]]:
     for name in names:
         others = [other for other in names if other != name]
-        variants: dict[str, Any] = {}
         if others:
-            variants[f"without {name}"] = {"without": [name]}
-        variants[f"{name}{SHUFFLED}"] = {"shuffle": [name]}
+            yield f"without {name}", {"without": [name]}
+        yield f"{name}{SHUFFLED}", {"shuffle": [name]}
         if len(others) > 1:
-            variants[f"{name} alone"] = {"without": others}
-        for label, change in variants.items():
-            try:
-                found[label] = predictor.evaluate(table, **change, bad_rows="skip")["metrics"]
-            except DataError:  # no row has anything left to read
-                continue
-    return found
+            yield f"{name} alone", {"without": others}
+    for size in range(2, len(names) - 1):
+        for kept in combinations(names, size):
+            yield " + ".join(kept), {"without": [name for name in names if name not in kept]}
 
 
 def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_better: bool) -> list[str]:
