@@ -36,7 +36,7 @@ def ledger(predictor: Predictor, table: Any) -> Ledger:
     return found
 
 
-def _variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, list[str]]]]:
+def _variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in names:
         others = [other for other in names if other != name]
         if others:
