@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from pyarrow import parquet
 
 from fusebert.cli import main
@@ -17,9 +21,12 @@ from fusebert.errors import FusebertError, ModelError, RowError, UsageError
 from fusebert.evaluation import vectors
 from fusebert.evaluation.predictor import Predictor, load
 from fusebert.evaluation.vectors import Index, embed, write_index, write_vectors
+from fusebert.model.trunk import TrunkConfig
 from fusebert.storage import read_json
+from fusebert.tasks.matching.head import Head
 from fusebert.tasks.matching.task import Config, Task
 from fusebert.training.run import train
+from fusebert.types import Encoded, Layout
 
 SIDES = {"task.name": "matching", "task.left": ["image"], "task.right": ["caption"], "task.vector_size": 16}
 
@@ -244,3 +251,87 @@ def test_rows_without_a_side_are_named(tiny: dict[str, Any], world: Path, tmp_pa
     (tmp_path / "world" / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(FusebertError, match=r"row 3.*caption is empty"):
         train(settings(tiny) | {"data.root": str(tmp_path / "world")}, tmp_path / "model")
+
+
+def lookalikes(folder: Path) -> dict[str, Any]:
+    """Settings over descriptions of things, where the hard negative differs in the colour alone."""
+    colours, rows = ("red", "blue", "green", "black"), []
+    for number, (start, end) in enumerate(product(("ba", "ko", "mi", "tu"), ("lan", "rep", "sod", "vix", "zum"))):
+        for article in ("a", "the", "one", "this", "that"):  # a thing's name tells it from all but its lookalike
+            right, wrong = (f"{start}{end}, painted {colours[(number + more) % 4]}" for more in (0, 1 + number % 3))
+            rows.append({"left": f"{article} {colours[number % 4]} {start}{end}", "right": right, "lookalike": wrong})
+    shuffled = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shuffled))
+    return {
+        "data.train": str(folder / "train.jsonl"),
+        "data.columns": {"left": "text", "right": "text", "lookalike": "text"},
+        "task.name": "matching",
+        "task.left": "left",
+        "task.right": "right",
+        "model.trunk": "tiny",
+        "training.epochs": 20,
+        "training.tokens_per_batch": 256,
+        "training.learning_rate": 2e-3,
+        "training.trackers": [],
+    }
+
+
+def test_the_loss_with_hard_negatives_is_that_of_the_plain_formula() -> None:
+    torch.manual_seed(0)
+    trunk = TrunkConfig.of_size("tiny", 5)
+    head = Head({"pooling": "mean", "vector_size": 8}, trunk)
+    head.log_scale.weight.data.zero_()
+    rows, hidden = 5, torch.randn(15, trunk.hidden_size)
+    layout = Layout(torch.arange(16, dtype=torch.int32), (1,) * 15)
+    encoded = Encoded(hidden, hidden, layout)
+    labels = torch.arange(15).reshape(rows, 3)
+    labels[2, 0] = labels[0, 0]  # two rows with the same left
+    labels[3, 2] = labels[1, 1]  # a negative that is what belongs to another row
+    found = head.loss(encoded, labels)
+    left, right, negative = F.normalize(
+        torch.stack([head.left(hidden[0::3]), head.right(hidden[1::3]), head.right(hidden[2::3])]), dim=2
+    )
+    losses = []
+    for row in range(rows):
+        others = [other for other in range(rows) if {row, other} != {0, 2}]
+        against = [right[other] for other in others]
+        against += [negative[other] for other in range(rows) if (row, other) != (1, 3)]
+        to_right = left[row] @ torch.stack(against).T / 0.07
+        to_left = right[row] @ left[others].T / 0.07
+        for scores in (to_right, to_left):
+            losses.append(F.cross_entropy(scores[None], torch.tensor([others.index(row)])))
+    torch.testing.assert_close(found["loss"], torch.stack(losses).mean())
+    torch.testing.assert_close(found["logits"], torch.cat([left, right], dim=1))
+
+
+def test_hard_negatives_are_told_apart_better(tmp_path: Path) -> None:
+    base = lookalikes(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    margins = {}
+    for name, more in (("plain", {}), ("hard", {"task.hard_negative": "lookalike"})):
+        model = train(base | more, tmp_path / name)
+        assert set(model.columns) == {"left", "right"}
+        assert model.evaluate(rows)["rows"] == len(rows)
+        own = np.array([answer.value for answer in model.predict(rows)])
+        wrong = np.array([a.value for a in model.predict([row | {"right": row["lookalike"]} for row in rows])])
+        margins[name] = (own - wrong).mean()
+    assert margins["hard"] > 2 * margins["plain"], margins
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"task.hard_negative": "right"}, "a column of a side itself"),
+        ({"task.hard_negative": "nowhere"}, "no column 'nowhere'"),
+        ({"task.hard_negative": "lookalike", "task.left": "lookalike", "task.right": ["left", "right"]}, "of a side"),
+        ({"task.hard_negative": "more", "task.left": "lookalike", "task.right": ["left", "right"]}, "has several"),
+        ({"task.hard_negative": "lookalike"}, "row 2, column 'lookalike'"),
+    ],
+)
+def test_hard_negatives_that_will_not_do(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    given = lookalikes(tmp_path) | change
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | {"lookalike": {"no": "text"}})
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    with pytest.raises(FusebertError, match=problem):
+        train(given, tmp_path / "model")

@@ -97,12 +97,11 @@ def test_killed_at_random_moments(
     output, kills = tmp_path / "model", 0
     while kills < wanted_kills:
         code = run(processes, settings, output, kill_after=random.uniform(0.2, 0.8) * seconds)
-        if code == 0:
+        assert code in (0, -signal.SIGKILL)
+        kills += code != 0
+        if (output / "manifest.json").exists():  # a run may be killed when all is done
             assert file_hash(output / "model.safetensors") == wanted
             shutil.rmtree(output)
-        else:
-            assert code == -signal.SIGKILL
-            kills += 1
     if not (output / "manifest.json").exists():
         assert run(processes, settings, output) == 0
     assert file_hash(output / "model.safetensors") == wanted
@@ -119,7 +118,7 @@ def test_killed_inside_saves_at_every_call(
         code = run(processes, settings, tmp_path / "model", fail_at=call)
         assert code in (0, -signal.SIGKILL)
         killed += code != 0
-        if code == 0:
+        if (tmp_path / "model" / "manifest.json").exists():  # a run may be killed when all is done
             assert file_hash(tmp_path / "model" / "model.safetensors") == whole[0]
             shutil.rmtree(tmp_path / "model")
     if not (tmp_path / "model" / "manifest.json").exists():

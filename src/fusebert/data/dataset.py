@@ -32,6 +32,7 @@ class Preparer:
         task: with `target`, reads the targets; a row without one is then an error.
         target: the target column; None to leave targets alone.
         sides: columns of each side, where the trunk reads them apart; a side without columns is not looked at.
+        hard_negatives: column of a side -> the column whose values stand in for its own in one more side.
     """
 
     def __init__(
@@ -40,8 +41,12 @@ class Preparer:
         task: Task | None = None,
         target: str | None = None,
         sides: Sequence[Sequence[str]] = (),
+        hard_negatives: Mapping[str, str] | None = None,
     ) -> None:
-        self.processors, self.task, self.target, self.sides = processors, task, target, sides
+        self.processors, self.task, self.target = processors, task, target
+        self.sides = [{column: column for column in columns} for columns in sides]
+        if hard_negatives:
+            self.sides.append(dict(hard_negatives))
 
     def __call__(self, sample: Sample) -> Example | RowError:
         if self.sides:
@@ -63,16 +68,18 @@ class Preparer:
             return RowError(str(error), sample.table, sample.row, self.target)
 
     def _apart(self, sample: Sample) -> Example | RowError:
-        sides = []
-        for columns in self.sides:
-            values = {column: sample.values.get(column) for column in columns}
+        sides, read = [], []
+        for sources in self.sides:
+            values = {column: sample.values.get(source) for column, source in sources.items()}
             features = self._features(replace(sample, values=values))
             if isinstance(features, RowError):
-                return features
-            if columns and not features:
-                return self._nothing(sample, columns)
+                named = sources.get(features.column or "", features.column)
+                return RowError(features.problem, sample.table, sample.row, named)
+            if sources and not features:
+                return self._nothing(sample, list(sources.values()))
             sides.append(Example(features, None, self._length(features)))
-        target = None if self.task is None else self.task.target(sample.values)
+            read.append(values)
+        target = None if self.task is None else self.task.target(read)
         return Example({}, target, sum(side.length for side in sides), tuple(sides))
 
     def _length(self, features: Mapping[str, Features]) -> int:

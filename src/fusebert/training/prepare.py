@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     columns = guess_columns(samples, target, data.columns)
     sides = getattr(task, "sides", ())
     if sides:
-        columns, target = _only(columns, sides, samples), " and ".join(", ".join(side) for side in sides)
+        columns, target = _only(columns, task, samples), " and ".join(", ".join(side) for side in sides)
     kind, targets = [], target if task is None else None
     if task is None:
         try:  # on the whole table: a label may be so rare that all of it is held out
@@ -100,7 +100,9 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
     splits["train"] = [*unreadable, *samples]
-    checked = _check(splits, Preparer(processors, task, targets, sides), recipe, folder, progress)
+    asking = Preparer(processors, task, targets, sides)
+    learning = Preparer(processors, task, targets, sides, getattr(task, "hard_negatives", None))
+    checked = _check(splits, dict.fromkeys(splits, asking) | {"train": learning}, recipe, folder, progress)
     return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked))
 
 
@@ -118,19 +120,16 @@ def _without_target(recipe: Recipe) -> Task | None:
     return fitted
 
 
-def _only(
-    columns: Sequence[ColumnGuess], sides: Sequence[Sequence[str]], samples: Sequence[Sample]
-) -> list[ColumnGuess]:
+def _only(columns: Sequence[ColumnGuess], task: Any, samples: Sequence[Sample]) -> list[ColumnGuess]:
     """The columns of the sides as they were taken, all others ignored."""
     kinds = {guess.column: guess for guess in columns}
-    for name in (name for side in sides for name in side):
+    named = [name for side in task.sides for name in side]
+    for name in [*named, *task.hard_negatives.values()]:
         if name not in kinds:
-            raise UsageError(
-                f"task.left and task.right: {samples[0].table} has no column {name!r}, only {', '.join(kinds)}"
-            )
+            raise UsageError(f"{samples[0].table} has no column {name!r} to match, only {', '.join(kinds)}")
+    for name in named:
         if kinds[name].kind == IGNORE:
             raise UsageError(f"{kinds[name]}; say what it is with data.columns.{name}=MODALITY")
-    named = {name for side in sides for name in side}
     return [g if g.column in named else ColumnGuess(g.column, IGNORE, "on neither side") for g in columns]
 
 
@@ -214,16 +213,20 @@ def _fit_processors(
 
 
 def _check(
-    splits: dict[str, Iterable[Sample | RowError]], preparer: Preparer, recipe: Recipe, folder: Path, progress: Progress
+    splits: dict[str, Iterable[Sample | RowError]],
+    preparers: Mapping[str, Preparer],
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress,
 ) -> dict[str, Dataset]:
     datasets: dict[str, Dataset] = {}
     bad: list[RowError] = []
     for name, rows in splits.items():
         kept = Kept()
-        good, lengths, wrong = check(rows, preparer, kept)
+        good, lengths, wrong = check(rows, preparers[name], kept)
         bad += wrong
         hidden = recipe.model.modality_dropout if name == "train" else 0.0
-        datasets[name] = Dataset(good, lengths, preparer, hidden, recipe.training.seed, kept)
+        datasets[name] = Dataset(good, lengths, preparers[name], hidden, recipe.training.seed, kept)
     note = settle(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)

@@ -35,10 +35,10 @@ class Head(nn.Module):
         """All tokens, for their mean, or the first of each row."""
         return ALL if self.pooling == "mean" else FIRST
 
-    def forward(self, encoded: Encoded) -> Tensor:
-        """float[B, 2 * vector_size]: both vectors of each row, of length 1, from 2 B packed rows."""
+    def forward(self, encoded: Encoded, sides: int = 2) -> Tensor:
+        """float[B, sides * vector_size]: the vectors of each row, of length 1, from sides * B packed rows."""
         pooled = encoded.mean() if self.pooling == "mean" else encoded.pooler_output
-        vectors = [self.left(pooled[0::2]), self.right(pooled[1::2])]
+        vectors = [self.left(pooled[0::sides]), *(self.right(pooled[side::sides]) for side in range(1, sides))]
         return torch.cat([F.normalize(vector.float(), dim=1) for vector in vectors], dim=1)
 
     def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
@@ -47,13 +47,18 @@ class Head(nn.Module):
 
         Args:
             labels: int64[B, 2], equal for equal contents; what has the content of either side of a row is not held
-                against it.
+                against it. int64[B, 3] where rows have hard negatives: no left belongs to any of these, unless it is
+                what its right is.
         """
-        both = self(encoded)
-        left, right = both.chunk(2, dim=1)
+        sides = labels.shape[1]
+        left, right, *negatives = self(encoded, sides).chunk(sides, dim=1)
         scale = (FIRST_SCALE * self.log_scale.weight[0, 0].exp()).clamp(max=LARGEST_SCALE)
-        scores = scale * left @ right.T
-        same = (labels[:, None] == labels[None]).any(dim=2).fill_diagonal_(False)
-        scores = scores.masked_fill(same, -math.inf)
+        same = (labels[:, None, :2] == labels[None, :, :2]).any(dim=2).fill_diagonal_(False)
+        scores = (scale * left @ right.T).masked_fill(same, -math.inf)
+        of_left = [scores]
+        for negative in negatives:
+            is_right = labels[:, 1, None] == labels[None, :, 2]
+            of_left.append((scale * left @ negative.T).masked_fill(is_right, -math.inf))
         own = torch.arange(len(scores), device=scores.device)
-        return {"loss": (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2, "logits": both}
+        loss = (F.cross_entropy(torch.cat(of_left, dim=1), own) + F.cross_entropy(scores.T, own)) / 2
+        return {"loss": loss, "logits": torch.cat([left, right], dim=1)}

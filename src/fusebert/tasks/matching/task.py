@@ -36,6 +36,9 @@ class Config(BaseModel):
 
     left: Columns = Field(min_length=1, description="columns of one side, such as a picture")
     right: Columns = Field(min_length=1, description="columns of the other side, such as its name")
+    hard_negative: str | None = Field(
+        None, description="column with what looks like the right side of its row and does not belong to it"
+    )
     vector_size: int = Field(128, ge=2, le=4096, description="numbers in a vector")
     pooling: Literal["first", "mean"] = Field(
         "mean", description="what stands for a side: BERT's pooler over [CLS], or the mean of all its tokens"
@@ -45,6 +48,11 @@ class Config(BaseModel):
     def _apart(self) -> Self:
         if both := set(self.left) & set(self.right):
             raise ValueError(f"task.left and task.right both name {', '.join(sorted(both))}")
+        if self.hard_negative is not None:
+            if self.hard_negative in self.left + self.right:
+                raise ValueError(f"task.hard_negative={self.hard_negative} is a column of a side itself")
+            if len(self.right) > 1:
+                raise ValueError("task.hard_negative stands in for one column; task.right has several")
         return self
 
 
@@ -59,6 +67,7 @@ class Task:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.sides = (config.left, config.right)
+        self.hard_negatives = {config.right[0]: config.hard_negative} if config.hard_negative else {}
 
     @staticmethod
     def read(raw: Any) -> Any:
@@ -73,13 +82,14 @@ class Task:
     def head_config(self) -> dict[str, Any]:
         return {"name": self.name, "vector_size": self.config.vector_size, "pooling": self.config.pooling}
 
-    def target(self, raw: Mapping[str, Any]) -> np.ndarray:
-        """int64[2], equal for equal contents of a side, from a row's values: one picture may have several names."""
-        return np.array([_content(present(raw, columns)) for columns in self.sides])
+    def target(self, raw: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """int64[S], equal for equal contents, from the values of each of a row's S sides: one picture may have several
+        names."""
+        return np.array([_content(present(values, list(values))) for values in raw])
 
     @staticmethod
     def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
-        """The targets, one under the other: int64[B, 2] of 2 B packed rows, left and right in turn."""
+        """The targets, one under the other: int64[B, S] of S B packed rows, left, right and hard negative in turn."""
         return np.stack(targets)
 
     def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
