@@ -6,7 +6,7 @@ batch, D hidden size, V vocabulary, C classes, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,15 +87,22 @@ class Encoded:
         pooler_output: float[B, D].
         layout: where each row lies.
         inputs: what the batch held, by modality and field.
+        join: what puts the modalities that the trunk did not read beside a vector of each row; None where it read all.
     """
 
     last_hidden_state: Tensor
     pooler_output: Tensor
     layout: Layout
     inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    join: Callable[[Tensor], Tensor] | None = None
+
+    def pooled(self, how: str = FIRST) -> Tensor:
+        """float[B, D], one vector for all of a row: of BERT's pooler over [CLS] (`first`), or of the tokens' `mean`."""
+        vector = self.mean() if how == "mean" else self.pooler_output
+        return vector if self.join is None else self.join(vector)
 
     def mean(self) -> Tensor:
-        """float[B, D], the mean of all of each row's tokens, in float32; for heads that read ALL."""
+        """float[B, D], the mean of all of each row's tokens in the trunk, in float32; for heads that read ALL."""
         hidden, lengths = self.last_hidden_state.float(), self.layout.cumulative.diff()
         if len(hidden) != sum(self.layout.lengths):
             raise ValueError(f"a mean needs the states of all tokens, but the head reads {len(hidden)}")

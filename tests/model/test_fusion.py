@@ -17,6 +17,7 @@ from fusebert.types import Sample
 from tests.contracts.test_modalities import logits, model_of, processor_of, without
 
 FUSIONS = ("one_stream", "concat", "two_stream")
+POOLINGS = ("first", "mean")
 NAMES = ("image", "text")
 
 
@@ -25,8 +26,8 @@ def processors(samples: list[Sample]) -> dict[str, Any]:
     return {name: processor_of(name, samples) for name in NAMES}
 
 
-def model_with(processors: dict[str, Any], fusion: str) -> FusebertModel:
-    config = model_of(processors).config
+def model_with(processors: dict[str, Any], fusion: str, pooling: str = "first") -> FusebertModel:
+    config = model_of(processors, {"name": "classification", "outputs": 3, "pooling": pooling}).config
     torch.manual_seed(0)
     model = FusebertModel(FusebertConfig(**{**config.to_dict(), "fusion": fusion})).eval()
     if fusion == "two_stream":
@@ -42,9 +43,12 @@ def mixed(samples: list[Sample]) -> list[Sample]:
     return [without(sample, columns[number % 3]) for number, sample in enumerate(samples[:9])]
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_batch_gives_the_numbers_of_its_rows(fusion: str, processors: dict[str, Any], samples: list[Sample]) -> None:
-    model, rows = model_with(processors, fusion), mixed(samples)
+def test_a_batch_gives_the_numbers_of_its_rows(
+    fusion: str, pooling: str, processors: dict[str, Any], samples: list[Sample]
+) -> None:
+    model, rows = model_with(processors, fusion, pooling), mixed(samples)
     together = logits(model, processors, rows)
     alone = torch.cat([logits(model, processors, [row]) for row in rows])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
@@ -67,7 +71,7 @@ def test_tokens_that_are_not_read_change_nothing(
     def read(only: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         encoded = model.encode(**given, places=only)
         states = encoded.last_hidden_state if only is not None else encoded.last_hidden_state[places]
-        found = torch.cat([states, encoded.pooler_output])
+        found = torch.cat([states, encoded.pooled()])
         model.zero_grad()
         found.square().sum().backward()
         return found, {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
@@ -79,9 +83,10 @@ def test_tokens_that_are_not_read_change_nothing(
         torch.testing.assert_close(learned[name], gradient, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_part_learns(fusion: str, processors: dict[str, Any], samples: list[Sample]) -> None:
-    model = model_with(processors, fusion).train()
+def test_every_part_learns(fusion: str, pooling: str, processors: dict[str, Any], samples: list[Sample]) -> None:
+    model = model_with(processors, fusion, pooling).train()
     made = [Preparer(processors)(row) for row in mixed(samples)]
     examples = [example for example in made if isinstance(example, Example)]
     model(**Collator(processors, lambda targets, _: targets)(examples))["logits"].square().sum().backward()

@@ -28,7 +28,7 @@ def one_stream(sources: Sequence[Tensor], order: Tensor) -> Tensor:
 class Concat(nn.Module):
     """The trunk's vector of the text, and the mean of each other modality's tokens, side by side.
 
-    A modality that a row lacks is a learned vector.
+    The vector of the text is the one that the head asks for. A modality that a row lacks is a learned vector.
 
     Args:
         names: of the modalities beside the text.
@@ -41,7 +41,7 @@ class Concat(nn.Module):
         self.mix = nn.Linear((1 + len(self.names)) * hidden_size, hidden_size)
 
     def forward(self, pooled: Tensor, tokens: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> Tensor:
-        """float[B, D] of the text, float[N_m, D] tokens and int64[B] their number a row, by modality -> float[B, D]."""
+        """Vectors float[B, D] of the text, and by modality float[N_m, D] tokens, int64[B] of each row -> float[B, D]."""
         parts = [pooled]
         for number, name in enumerate(self.names):
             missing = self.absent.weight[number].expand_as(pooled)

@@ -142,8 +142,7 @@ class FusebertModel(PreTrainedModel):
         numbers = {name: torch.tensor(counts[name], device=device) for name in others}
         if isinstance(self.fusion, Concat):
             encoded = self.trunk(read, layout, places=places)
-            pooled = self.fusion(encoded.pooler_output, others, numbers)
-            return Encoded(encoded.last_hidden_state, pooled, layout)
+            return replace(encoded, join=functools.partial(self.fusion, tokens=others, counts=numbers))
         if not others:
             return self.trunk(read, layout, places=places)  # type: ignore[no-any-return]
         order, found = interleave([np.array(counts[name]) for name in others])

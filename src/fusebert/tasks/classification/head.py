@@ -35,7 +35,7 @@ class Head(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, C]."""
-        pooled = encoded.mean() if self.pooling == "mean" else encoded.pooler_output
+        pooled = encoded.pooled(self.pooling)
         return self.classifier(self.dropout(pooled))  # type: ignore[no-any-return]
 
     def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class Head(nn.Module):
 
     def forward(self, encoded: Encoded, sides: int = 2) -> Tensor:
         """float[B, sides * vector_size]: the vectors of each row, of length 1, from sides * B packed rows."""
-        pooled = encoded.mean() if self.pooling == "mean" else encoded.pooler_output
+        pooled = encoded.pooled(self.pooling)
         vectors = [self.left(pooled[0::sides]), *(self.right(pooled[side::sides]) for side in range(1, sides))]
         return torch.cat([F.normalize(vector.float(), dim=1) for vector in vectors], dim=1)
 

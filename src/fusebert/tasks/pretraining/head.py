@@ -50,7 +50,7 @@ class Head(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """Next-sentence logits float[B, 2]."""
-        return self.seq_relationship(encoded.pooler_output)  # type: ignore[no-any-return]
+        return self.seq_relationship(encoded.pooled())  # type: ignore[no-any-return]
 
     def pieces(self, encoded: Encoded) -> Tensor:
         """Logits float[M, V] of the masked pieces."""

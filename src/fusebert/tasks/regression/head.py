@@ -24,7 +24,7 @@ class Head(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, 1]."""
-        return self.regressor(self.dropout(encoded.pooler_output))  # type: ignore[no-any-return]
+        return self.regressor(self.dropout(encoded.pooled()))  # type: ignore[no-any-return]
 
     def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
         """Mean squared error over float[B]."""
