@@ -13,7 +13,9 @@ from PIL import Image
 
 from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
-from fusebert.evaluation.ledger import beaten, warnings
+from fusebert.errors import DataError
+from fusebert.evaluation.ledger import beaten, ledger, warnings
+from fusebert.evaluation.predictor import load
 from fusebert.storage import read_json
 from fusebert.training.run import train
 
@@ -110,3 +112,15 @@ def test_a_simple_way_that_does_as_well_is_named() -> None:
         "baselines": {"popularity": {"ndcg_at_10": 0.2}, "knn": {"ndcg_at_10": 0.5}},
     }
     assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, 0.500"]
+
+
+def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
+    model = load(trained)
+    rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
+    rows = [row | {"image": str(world / row["image"])} for row in rows]
+    sparse = [row | {"image": None} if number % 3 else row | {"question": ""} for number, row in enumerate(rows)]
+    for change in ({}, {"without": ["image"]}, {"without": ["text"]}, {"shuffle": ["image"]}):
+        assert model.evaluate(sparse, **change)["rows"] == len(rows)
+    assert set(ledger(model, sparse)) == {"all", "without image", "image shuffled", "without text", "text shuffled"}
+    with pytest.raises(DataError, match="nothing to read"):
+        model.evaluate([row | {"image": None, "question": ""} for row in rows])

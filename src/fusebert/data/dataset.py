@@ -33,6 +33,7 @@ class Preparer:
         target: the target column; None to leave targets alone.
         sides: columns of each side, where the trunk reads them apart; a side without columns is not looked at.
         hard_negatives: column of a side -> the column whose values stand in for its own in one more side.
+        bare: let rows with nothing to read pass as [CLS] alone.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Preparer:
         target: str | None = None,
         sides: Sequence[Sequence[str]] = (),
         hard_negatives: Mapping[str, str] | None = None,
+        bare: bool = False,
     ) -> None:
-        self.processors, self.task, self.target = processors, task, target
+        self.processors, self.task, self.target, self.bare = processors, task, target, bare
         self.sides = [{column: column for column in columns} for columns in sides]
         if hard_negatives:
             self.sides.append(dict(hard_negatives))
@@ -54,7 +56,7 @@ class Preparer:
         features = self._features(sample)
         if isinstance(features, RowError):
             return features
-        if not features:
+        if not features and not self.bare:
             return self._nothing(sample, [column for one in self.processors.values() for column in one.columns])
         length = self._length(features)
         if self.task is None or self.target is None:
@@ -75,7 +77,7 @@ class Preparer:
             if isinstance(features, RowError):
                 named = sources.get(features.column or "", features.column)
                 return RowError(features.problem, sample.table, sample.row, named)
-            if sources and not features:
+            if sources and not features and not self.bare:
                 return self._nothing(sample, list(sources.values()))
             sides.append(Example(features, None, self._length(features)))
             read.append(values)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from fusebert.errors import DataError
 from fusebert.evaluation.plots import metric_name, metric_text, primary_metric
 from fusebert.evaluation.predictor import Predictor
 
@@ -18,8 +17,8 @@ NO_SHARE = 0.01
 
 
 def ledger(predictor: Predictor, table: Any) -> Ledger:
-    """Metrics by what the model may see, `all` first. Rows left with nothing to read are skipped in a variant,
-    and a variant without rows is left out.
+    """Metrics by what the model may see, `all` first, always of the same rows: one that is left with nothing to read is
+    answered from nothing.
 
     Args:
         table: path of a table, or rows as `Predictor.evaluate` takes them.
@@ -29,10 +28,7 @@ def ledger(predictor: Predictor, table: Any) -> Ledger:
     """
     found = {"all": predictor.evaluate(table)["metrics"]}
     for label, change in _variants(list(predictor.processors)):
-        try:
-            found[label] = predictor.evaluate(table, **change, bad_rows="skip")["metrics"]
-        except DataError:  # no row has anything left to read
-            continue
+        found[label] = predictor.evaluate(table, **change)["metrics"]
     return found
 
 

@@ -108,7 +108,7 @@ class Predictor:
 
         Args:
             table: path of a table, or rows as `predict` takes them.
-            without: modalities taken away from every row.
+            without: modalities taken away from every row; one left with nothing to read is scored all the same.
             shuffle: modalities whose values are dealt out to other rows.
             bad_rows: refuse, or skip and report.
             listed_in: file that lists unusable rows; None for no list.
@@ -127,7 +127,8 @@ class Predictor:
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
         bad: list[RowError] = []
-        examples = self._examples(rows, Preparer(self.processors, self.task, self.target, self._sides), bad)
+        preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=bool(without or shuffle))
+        examples = self._examples(rows, preparer, bad)
         first = next(examples, None)
         if first is None:
             settle(bad, len(bad), "refuse", listed_in)

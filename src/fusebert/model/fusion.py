@@ -41,7 +41,7 @@ class Concat(nn.Module):
         self.mix = nn.Linear((1 + len(self.names)) * hidden_size, hidden_size)
 
     def forward(self, pooled: Tensor, tokens: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> Tensor:
-        """Vectors float[B, D] of the text, and by modality float[N_m, D] tokens, int64[B] of each row -> float[B, D]."""
+        """float[B, D] of the text; by modality float[N_m, D] tokens and int64[B], how many a row has -> float[B, D]."""
         parts = [pooled]
         for number, name in enumerate(self.names):
             missing = self.absent.weight[number].expand_as(pooled)
