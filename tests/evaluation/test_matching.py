@@ -56,7 +56,21 @@ def test_ranks_are_those_of_a_plain_search(random: np.random.Generator) -> None:
             ranks.append(1 + int((~right[: right.argmax()]).sum()))
     assert found["recall_at_5"] == pytest.approx(np.mean(np.array(ranks) <= 5))
     assert found["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)))
-    assert found["chance_recall_at_10"] == 0.25
+    names_of_a_picture, pictures_of_a_name = 1 - np.prod([(38 - n) / (40 - n) for n in range(10)]), 5 / 20
+    assert found["chance_recall_at_10"] == pytest.approx((names_of_a_picture + pictures_of_a_name) / 2)
+
+
+@pytest.mark.parametrize("names", [1, 5])
+def test_chance_is_what_random_vectors_reach(names: int, random: np.random.Generator) -> None:
+    targets = np.stack([np.arange(400) // names, np.arange(400) + 1000], axis=1)
+    scores = []
+    for _ in range(4):
+        vectors = random.normal(size=(400, 2, 32)).astype(np.float32)
+        vectors[:, 0] = vectors[targets[:, 0], 0]
+        vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+        scores.append(Task(Config(left=("a",), right=("b",))).evaluate(vectors.reshape(400, 64), targets)["metrics"])
+    reached = np.mean([found["recall_at_10"] for found in scores])
+    assert reached == pytest.approx(scores[0]["chance_recall_at_10"], abs=0.015 * names**0.5)
 
 
 def test_gold_is_perfect_and_shuffled_at_chance(random: np.random.Generator) -> None:

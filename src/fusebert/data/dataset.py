@@ -143,6 +143,7 @@ class Dataset:
         modality_dropout: share of modalities hidden, drawn anew each epoch; a row always keeps one.
         seed: of that draw.
         kept: rows that were prepared before.
+        skipped: how many more rows the table has that cannot be used.
     """
 
     def __init__(
@@ -153,8 +154,9 @@ class Dataset:
         modality_dropout: float = 0.0,
         seed: int = 0,
         kept: Kept | None = None,
+        skipped: int = 0,
     ) -> None:
-        self.samples, self.lengths, self.preparer = samples, lengths, preparer
+        self.samples, self.lengths, self.preparer, self.skipped = samples, lengths, preparer, skipped
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
         self._kept = kept or Kept()
 

@@ -16,23 +16,25 @@ NO_SHARE = 0.01
 """A score that is no share, such as an error, differs where it differs by this part of itself."""
 
 
-def ledger(predictor: Predictor, table: Any) -> Ledger:
+def ledger(predictor: Predictor, table: Any, whole: Mapping[str, float]) -> Ledger:
     """Metrics by what the model may see, `all` first, always of the same rows: one that is left with nothing to read is
     answered from nothing.
 
     Args:
         table: path of a table, or rows as `Predictor.evaluate` takes them.
+        whole: the metrics on these rows as they are.
 
     With three modalities or more, this scores every subset of them. A model with a single modality has only the
     shuffled variant beside `all`.
     """
-    found = {"all": predictor.evaluate(table)["metrics"]}
-    for label, change in _variants(list(predictor.processors)):
+    found = {"all": dict(whole)}
+    for label, change in variants(list(predictor.processors)):
         found[label] = predictor.evaluate(table, **change)["metrics"]
     return found
 
 
-def _variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is scored again of modalities with these names: a label, and arguments of `Predictor.evaluate`."""
     for name in names:
         others = [other for other in names if other != name]
         if others:

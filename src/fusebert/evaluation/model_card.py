@@ -36,10 +36,9 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
         ),
         "Training": _training(card),
         "Results": _results(card["evaluations"]),
-        "Beside simple ways": _baselines(card["evaluations"], card.get("warnings", ())),
-        "What each modality contributes": _contributions(card["ledger"], card.get("warnings", ()))
-        if card.get("ledger")
-        else "",
+        "Warnings": "\n".join(f"- **{_escaped(warning)}**" for warning in card.get("warnings", ())),
+        "Beside simple ways": _baselines(card["evaluations"]),
+        "What each modality contributes": _contributions(card["ledger"]) if card.get("ledger") else "",
         "Speed": _speed(card["speed"]) if card.get("speed") else "",
         "Calibration": _calibration(card["evaluations"]),
         "Limits": "\n".join(f"- {_escaped(limit)}" for limit in card["limits"]),
@@ -122,7 +121,7 @@ def _results(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     return _table(heads, rows)
 
 
-def _baselines(evaluations: Mapping[str, Mapping[str, Any]], warnings: Sequence[str]) -> str:
+def _baselines(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     split, evaluation = list(evaluations.items())[-1]
     if "baselines" not in evaluation:
         return ""
@@ -130,11 +129,10 @@ def _baselines(evaluations: Mapping[str, Mapping[str, Any]], warnings: Sequence[
     found = {"this model": evaluation["metrics"], **evaluation["baselines"]}
     rows = [[name, *(metric_text(metrics.get(metric)) for metric in shown)] for name, metrics in found.items()]
     table = _table(["who ranks", *map(_name, shown)], rows)
-    first = f"On {_escaped(split)}, from the same training events:"
-    return "\n\n".join([first, table, *(f"**{_escaped(warning)}**" for warning in warnings)])
+    return f"On {_escaped(split)}, from the same training events:\n\n{table}"
 
 
-def _contributions(ledger: Mapping[str, Mapping[str, float]], warnings: Sequence[str]) -> str:
+def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
     best = primary_metric(ledger["all"])
     shown = [metric for metric in ledger["all"] if metric not in LEFT_OUT_OF_LEDGER]
     rows = [
@@ -142,8 +140,8 @@ def _contributions(ledger: Mapping[str, Mapping[str, float]], warnings: Sequence
         for name, metrics in ledger.items()
     ]
     heads = ["the model sees", *map(_name, shown), f"change in {metric_name(best)}"]
-    table = "The same rows, scored again with one modality hidden or swapped between rows:\n\n" + _table(heads, rows)
-    return "\n\n".join([table, *(f"**{_escaped(warning)}**" for warning in warnings)])
+    said = "The same rows, scored again with modalities hidden, or one swapped between rows:"
+    return f"{said}\n\n{_table(heads, rows)}"
 
 
 def _change(metrics: Mapping[str, float], whole: Mapping[str, float], metric: str) -> str:

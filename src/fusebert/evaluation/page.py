@@ -23,7 +23,7 @@ CAPTIONS = {
     "reliability_diagram": "Scatter plot: the probability the model gave against how often it was right.",
     "prediction_scatter": "Scatter plot: predictions against targets.",
 }
-SEEN = "The same rows, with one modality hidden or swapped between rows"
+SEEN = "The same rows, with modalities hidden, or one swapped between rows"
 ASKED = "The same questions, answered from the same training events"
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #fff; --ink: #1f2328; --muted: #59636e; --line: #e2e4e8;

@@ -65,9 +65,14 @@ def publish(
             evaluation["baselines"] = predictor.task.baselines(*asked, predictor.processors["events"])
     speed = measure_speed(predictor, splits["validation"].samples)
     shown = "test" if "test" in evaluations else "validation"
-    worth = ledger(predictor, splits[shown].samples) if len(predictor.processors) > 1 else None
+    worth = None
     said = [*warned]
-    if worth:
+    for name, evaluation in evaluations.items():
+        if skipped := splits[name].skipped:
+            evaluation["bad_rows"] = skipped
+            said.append(f"rows of {name} that cannot be used, and so are not scored: {skipped}")
+    if len(predictor.processors) > 1:
+        worth = ledger(predictor, splits[shown].samples, evaluations[shown]["metrics"])
         said += warnings(worth, evaluations[shown]["rows"], predictor.task.higher_is_better)
     if "baselines" in evaluations[shown]:
         said += beaten(evaluations[shown], predictor.task.primary_metric)

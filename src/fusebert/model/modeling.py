@@ -141,7 +141,7 @@ class FusebertModel(PreTrainedModel):
         others = {name: found for name, found in tokens.items() if name != TEXT}
         numbers = {name: torch.tensor(counts[name], device=device) for name in others}
         if isinstance(self.fusion, Concat):
-            encoded = self.trunk(read, layout, places=places)
+            encoded: Encoded = self.trunk(read, layout, places=places)
             return replace(encoded, join=functools.partial(self.fusion, tokens=others, counts=numbers))
         if not others:
             return self.trunk(read, layout, places=places)  # type: ignore[no-any-return]

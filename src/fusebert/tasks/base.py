@@ -26,7 +26,10 @@ class Task(Protocol):
 
     @classmethod
     def fit(cls, config: Any, targets: Sequence[Any]) -> Self:
-        """Learn from the raw training targets (the labels, a scale), all of them readable."""
+        """Learn from the raw targets (the labels, a scale), all of them readable.
+
+        A task with more to take from how often answers occur has `adjust(targets)`, told the training rows' alone.
+        """
 
     @property
     def head_config(self) -> dict[str, Any]:

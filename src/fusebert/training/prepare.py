@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         except DataError:
             settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # why there are so few
             raise
+        if targets is not None and hasattr(task, "adjust"):
+            task.adjust(_readable(task, _given(samples, targets)))
         splits["validation"] = held_out
         files["validation"] = f"{data.validation:.0%} of {data.train}, held out"
     else:
@@ -155,14 +158,14 @@ def _target(named: str | None, samples: Sequence[Sample]) -> str:
 
 
 def _fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[ColumnGuess, Task]:
-    targets = [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
+    targets = _given(samples, target)
     if not targets:
         raise DataError(f"{samples[0].table}: no row has a value in the target column {target!r}")
     named = recipe.task.get("name")
     guess = ColumnGuess(target, named, "task as set") if named else guess_task(target, targets)
     fitted = plugins.load("tasks", guess.kind, "task").Task
     try:
-        return guess, fitted.fit(recipe.task_config(guess.kind), [raw for raw in targets if _readable(fitted, raw)])
+        return guess, fitted.fit(recipe.task_config(guess.kind), _readable(fitted, targets))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["task", *map(str, first["loc"])])
@@ -174,13 +177,18 @@ def _fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[C
         raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
 
 
-def _readable(task: type[Task], raw: Any) -> bool:
-    """Unreadable targets are reported with their rows by `check`; here they only must not disturb the fit."""
-    try:
-        task.read(raw)
-    except InputError:
-        return False
-    return True
+def _given(samples: Sequence[Sample], target: str) -> list[Any]:
+    return [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
+
+
+def _readable(task: Task | type[Task], targets: Sequence[Any]) -> list[Any]:
+    """Targets that can be read; the others are reported with their rows by `check`, and must not disturb the fit."""
+    found = []
+    for raw in targets:
+        with suppress(InputError):
+            task.read(raw)
+            found.append(raw)
+    return found
 
 
 def _say(columns: Sequence[ColumnGuess], kind: Sequence[ColumnGuess], strict: bool, progress: Progress) -> None:
@@ -226,7 +234,7 @@ def _check(
         good, lengths, wrong = check(rows, preparers[name], kept)
         bad += wrong
         hidden = recipe.model.modality_dropout if name == "train" else 0.0
-        datasets[name] = Dataset(good, lengths, preparers[name], hidden, recipe.training.seed, kept)
+        datasets[name] = Dataset(good, lengths, preparers[name], hidden, recipe.training.seed, kept, len(wrong))
     note = settle(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)

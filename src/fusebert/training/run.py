@@ -14,6 +14,7 @@ from fusebert.config import Recipe
 from fusebert.data.collate import Collator
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import infer_all
+from fusebert.evaluation.ledger import variants
 from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import keep_freed_memory
@@ -76,8 +77,10 @@ def train(
         start_at_histories(model, prepared)
     splits = prepared.splits
     collator = Collator(prepared.processors, prepared.task.collate)
-    scored = {"validation": 2, "test": 1}  # times: validation also fits the temperature
-    tokens = sum(scored.get(name, 0) * int(splits[name].lengths.sum()) for name in splits)
+    scored = {"train": 0, "validation": 2, "test": 1}  # times: validation also fits the temperature
+    if len(prepared.processors) > 1:
+        scored["test" if "test" in splits else "validation"] += len(list(variants(list(prepared.processors))))
+    tokens = sum(scored[name] * int(splits[name].lengths.sum()) for name in splits)
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=tokens)
     validation = splits["validation"]
     prepared.task.calibrate(*infer_all(model, iter(validation), collator, state.precision))

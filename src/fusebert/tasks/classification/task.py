@@ -109,13 +109,18 @@ class Task:
             )
         if len(found) > MAX_CLASSES:
             raise DataError(f"the target has {len(found):,} labels; at most {MAX_CLASSES:,} can be learnt")
-        labels = sorted(found)
-        weights = np.ones(len(labels))
-        if config.class_weights == "balanced":
-            counts = np.array([found[label] for label in labels])
-            weights = len(targets) / (len(labels) * counts)
-            weights *= len(targets) / (weights * counts).sum()
-        return cls(config, [spelling[label] for label in labels], bool(lists), weights.tolist())
+        task = cls(config, [spelling[label] for label in sorted(found)], bool(lists), [1.0] * len(found))
+        task.adjust(targets)
+        return task
+
+    def adjust(self, targets: Sequence[Any]) -> None:
+        """Weigh the labels by how often they occur in `targets`, those of the rows that are learnt from."""
+        if self.config.class_weights != "balanced":
+            return
+        found = Counter(self._number(label) for target in targets for _, label in self.read(target))
+        counts = np.array([max(1, found[number]) for number in range(len(self.labels))])
+        weights = len(targets) / (len(self.labels) * counts)
+        self.weights = (weights * (len(targets) / (weights * counts).sum())).tolist()
 
     @property
     def head_config(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -115,14 +115,14 @@ class Task:
         """
         left, right = np.split(np.asarray(logits), 2, axis=1)
         ways = {"left_to_right": _ranks(left, right, targets), "right_to_left": _ranks(right, left, targets[:, ::-1])}
-        ranks = np.concatenate(list(ways.values()))
+        ranks, strangers = np.concatenate(list(ways.values()), axis=1)
         metrics = {f"recall_at_{most}": float((ranks <= most).mean()) for most in AT}
         metrics["mrr"] = float((1 / ranks).mean())
         metrics["ndcg_at_10"] = float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())
-        metrics |= {f"{way}_recall_at_10": float((found <= 10).mean()) for way, found in ways.items()}
+        metrics |= {f"{way}_recall_at_10": float((found[0] <= 10).mean()) for way, found in ways.items()}
         if len(logits) > AMONG:
-            metrics[f"recall_at_10_of_{AMONG}"] = float(_among(ranks, len(logits)).mean())
-        metrics["chance_recall_at_10"] = min(1.0, 10 / len(logits))
+            metrics[f"recall_at_10_of_{AMONG}"] = float(_among(ranks, strangers).mean())
+        metrics["chance_recall_at_10"] = float(np.concatenate([_chance(targets), _chance(targets[:, ::-1])]).mean())
         return {"metrics": metrics}
 
     def save(self, folder: Path) -> None:
@@ -138,25 +138,58 @@ def _content(values: Sequence[tuple[int, Any]]) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _among(ranks: np.ndarray, rows: int) -> np.ndarray:
-    """float[B]: the chance to be among the first ten of AMONG rows for each rank among all."""
+def _among(ranks: np.ndarray, strangers: np.ndarray) -> np.ndarray:
+    """float[B]: the chance to be among the first ten beside AMONG - 1 strangers, of the rank beside all of them."""
     from scipy.stats import hypergeom
 
-    return np.asarray(hypergeom.cdf(9, rows - 1, ranks - 1, AMONG - 1))
+    return np.asarray(hypergeom.cdf(9, strangers, ranks - 1, np.minimum(AMONG - 1, strangers)))
+
+
+def _chance(contents: np.ndarray) -> np.ndarray:
+    """float[B]: of each query, the chance that what belongs to it is among the first ten, all in random order.
+
+    Rows of the same content, such as a picture that several rows show, stand together in any order. Exact where each
+    content has as many rows as any other.
+
+    Args:
+        contents: int64[B, 2], of the query and of what is to be found.
+    """
+    from scipy.stats import hypergeom
+
+    _, number = np.unique(contents[:, 1], return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(number[order])) + 1])
+    found = []
+    for some in _blocks(len(contents)):
+        belongs = _belongs(contents, some)[:, order]
+        own, others = (np.logical_or.reduceat(rows, starts, axis=1).sum(axis=1) for rows in (belongs, ~belongs))
+        rows_each = (~belongs).sum(axis=1) / np.maximum(1, others)
+        first = np.minimum(np.ceil(10 / np.maximum(1, rows_each)).astype(int), own + others)
+        found.append(1 - hypergeom.pmf(0, own + others, own, first))
+    return np.concatenate(found)
 
 
 def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.ndarray:
-    """int64[B] from 1: of each query, the rank of the best row that belongs to it.
+    """int64[2, B]: of each query, the rank from 1 of the best row that belongs to it, and how many do not.
 
     Args:
         queries, found: float[B, D].
         contents: int64[B, 2], of the query and of what is to be found.
     """
-    ranks = []
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
-        some = slice(start, start + QUERIES_AT_ONCE)
+    ranks, strangers = [], []
+    for some in _blocks(len(queries)):
         scores = queries[some] @ found.T
-        belongs = (contents[some, None, 0] == contents[None, :, 0]) | (contents[some, None, 1] == contents[None, :, 1])
+        belongs = _belongs(contents, some)
         best = np.where(belongs, scores, -np.inf).max(axis=1, keepdims=True)
         ranks.append(1 + ((scores >= best) & ~belongs).sum(axis=1))
-    return np.concatenate(ranks)
+        strangers.append((~belongs).sum(axis=1))
+    return np.stack([np.concatenate(ranks), np.concatenate(strangers)])
+
+
+def _belongs(contents: np.ndarray, some: slice) -> np.ndarray:
+    """bool[queries, B], which rows have the content of either side of each of `some` rows."""
+    return np.asarray((contents[some, None] == contents[None]).any(axis=2))
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + QUERIES_AT_ONCE) for start in range(0, rows, QUERIES_AT_ONCE))

@@ -50,10 +50,16 @@ class Task:
 
     @classmethod
     def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
-        numbers = np.array([cls.read(target) for target in targets])
+        task = cls(config, 0.0, 1.0)
+        task.adjust(targets)
+        return task
+
+    def adjust(self, targets: Sequence[Any]) -> None:
+        """Take the scale from `targets`, those of the rows that are learnt from."""
+        numbers = np.array([self.read(target) for target in targets])
         if len(numbers) == 0 or float(numbers.std()) == 0.0:
             raise DataError("the target is the same in every row; there is nothing to learn")
-        return cls(config, float(numbers.mean()), float(numbers.std()))
+        self.mean, self.std = float(numbers.mean()), float(numbers.std())
 
     @property
     def head_config(self) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""What is learnt from the table before training, and from which of its rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusebert.storage import read_json
+from fusebert.training.run import train
+
+ROWS = 80
+
+
+def settings(folder: Path, targets: list[Any], **more: Any) -> dict[str, Any]:
+    """A table whose groups are held out whole: group 0 has other targets than the rest."""
+    rows = [{"x": number % 7, "group": number % 10, "y": target} for number, target in enumerate(targets)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "data.train": str(folder / "rows.jsonl"),
+        "data.target": "y",
+        "data.validation": 0.2,
+        "data.validation_group": "group",
+        "data.columns": {"x": "table", "group": "ignore"},
+        "model.trunk": "tiny",
+        "training.epochs": 1,
+        "training.trackers": [],
+    } | more
+
+
+def learnt(folder: Path, targets: list[Any], **more: Any) -> tuple[dict[str, Any], np.ndarray]:
+    """The task's file, and the targets of the rows that were not held out."""
+    model = train(settings(folder, targets, **more), folder / "model")
+    from fusebert.config import Recipe
+    from fusebert.training.prepare import prepare
+    from fusebert.training.progress import Silence
+
+    recipe = Recipe.read(folder / "model" / "recipe.yaml")
+    prepared = prepare(recipe, folder, strict=False, progress=Silence())
+    kept = [sample.values["y"] for sample in prepared.splits["train"].samples]
+    assert len(kept) < len(targets)
+    return read_json(model.folder / "task.json"), np.array(kept)
+
+
+def test_the_scale_is_that_of_the_training_rows(tmp_path: Path) -> None:
+    task, kept = learnt(tmp_path, [float(number % 10) ** 3 + number / 100 for number in range(ROWS)])
+    assert task["mean"] == pytest.approx(kept.mean())
+    assert task["std"] == pytest.approx(kept.std())
+
+
+def test_the_weights_are_those_of_the_training_rows_and_the_labels_those_of_the_table(tmp_path: Path) -> None:
+    targets = ["rare" if number == 0 else "ab"[number % 10 > 6] for number in range(ROWS)]
+    task, kept = learnt(tmp_path, targets, **{"task.class_weights": "balanced"})
+    assert task["labels"] == ["a", "b", "rare"]
+    counts = [(kept == label).sum() for label in "ab"]
+    assert task["weights"][0] / task["weights"][1] == pytest.approx(counts[1] / counts[0])
+
+
+def test_rows_that_are_not_scored_are_counted_and_named(tmp_path: Path) -> None:
+    given = settings(tmp_path, [number % 2 for number in range(ROWS)], **{"data.bad_rows": "skip"})
+    (tmp_path / "test.jsonl").write_text('{"x": 1, "y": 0}\n{"x": 1, "y": 3}\n{"x": 2, "y": 1}\n{"x": 3, "y": 0}\n')
+    model = train(given | {"data.test": str(tmp_path / "test.jsonl")}, tmp_path / "model")
+    found = read_json(model.folder / "metrics.json")
+    assert (found["evaluations"]["test"]["rows"], found["evaluations"]["test"]["bad_rows"]) == (3, 1)
+    said = "rows of test that cannot be used, and so are not scored: 1"
+    assert said in found["warnings"]
+    assert said in (model.folder / "README.md").read_text(encoding="utf-8")
