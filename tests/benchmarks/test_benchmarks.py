@@ -114,3 +114,10 @@ def test_without_a_gpu_one_sentence_and_exit_1() -> None:
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
     assert "no CUDA device" in done.stderr
+
+
+@pytest.mark.real
+def test_leave_one_out() -> None:
+    found = result_of("leave_one_out.py", str(BENCHMARKS.parent / "recipes" / "fsdd_digits.yaml"), "speaker")
+    assert len(found["scores"]) == 2
+    assert found["min"] <= found["mean"] <= 1
