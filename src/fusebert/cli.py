@@ -192,10 +192,11 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    _nothing(rest)
+    from fusebert.config import parse_overrides
     from fusebert.doctor.check import check
 
-    found, findings = check(options.source, options.target, options.strict, options.against)
+    settings = parse_overrides(_no_flags(rest))
+    found, findings = check(options.source, options.target, options.strict, options.against, settings)
     for column in found["columns"]:
         _say(f"{column['column']}: {column['kind']} ({column['why']})" + ("  AMBIGUOUS" if column["ambiguous"] else ""))
     for line in found["problems"]:

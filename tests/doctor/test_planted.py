@@ -156,9 +156,27 @@ def contradict(world: World) -> set[tuple[str, int]]:
     return {("train", first), ("train", second)}
 
 
+def copy_rows(world: World, split: str) -> set[tuple[str, int]]:
+    rows = world.tables["train"]
+    chosen = [number for number in world.some(split) if number or split != "train"]
+    for number in chosen:
+        world.tables[split][number] |= {name: rows[0][name] for name in ("image", "audio", "caption", "answer")}
+    return {(split, number) for number in chosen}
+
+
+def repeat_rows(world: World) -> set[tuple[str, int]]:
+    return copy_rows(world, "train")
+
+
+def score_training_rows(world: World) -> set[tuple[str, int]]:
+    return copy_rows(world, "test")
+
+
 @pytest.mark.parametrize(
     ("fault", "plant"),
     [
+        ("repeated row", repeat_rows),
+        ("copied row", score_training_rows),
         ("silent sound", silence),
         ("clipped sound", clip),
         ("mixed rates", mix_rates),
@@ -229,6 +247,32 @@ def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [
         row["row"] for finding in again if finding["fault"] == "near-duplicate text" for row in finding["rows"]
     ] == [5, 10]
+
+
+def test_copies_of_names_and_numbers_count_where_rows_differ(tmp_path: Path) -> None:
+    chance = Random(3)
+    for digits, wanted in ((6, {"repeated row": [4, 9], "copied row": [2]}), (0, {})):
+        rows = [{"size": round(chance.random(), digits), "shop": n % 5, "sold": n % 2} for n in range(100)]
+        tests = [{"size": round(chance.random(), digits), "shop": n % 5, "sold": n % 2} for n in range(50)]
+        rows[3], rows[8], tests[1] = rows[50], rows[20], rows[60]
+        for name, some in (("train", rows), ("test", tests)):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        findings = check(tmp_path, "sold", strict=False)[1]
+        found = {
+            one.fault: [row.row for row in one.rows] for one in findings if one.fault in ("repeated row", "copied row")
+        }
+        assert found.keys() == wanted.keys()
+        assert all(len(found[fault]) == len(numbers) for fault, numbers in wanted.items())
+
+
+def test_settings_are_those_of_training(clean: World, capsys: pytest.CaptureFixture[str]) -> None:
+    clean.examine()
+    given = ["check", str(clean.folder), "--target", "answer"]
+    assert main([*given, "audio.max_seconds=0.5"]) == 1
+    assert "rows cannot be used" in capsys.readouterr().err
+    assert main([*given, "audio.max_seconds=0.5", "data.columns.audio=ignore"]) == 0
+    assert main([*given, "audio.max_secnds=2"]) == 2
+    assert "audio.max_seconds" in capsys.readouterr().err
 
 
 def test_a_table_is_looked_at_once(clean: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusebert import plugins
+from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns, guess_task
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
@@ -21,18 +22,24 @@ SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
 
 def check(
-    source: Path, target: str | None, strict: bool, against: Sequence[Path] = ()
+    source: Path,
+    target: str | None,
+    strict: bool,
+    against: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[Finding]]:
     """What each column is, every row that cannot be used, and what may be wrong although all can be read.
 
     Args:
         source: a table of rows to train on; or a folder of tables named train, val, test, or alike.
         against: tables that are to be scored.
+        settings: of a recipe, such as `data.columns.x` or `audio.max_seconds`, as training will have them.
 
     Returns:
         `rows`, `bad_rows`, `columns` (column, kind, why, ambiguous; the target's kind is its task), `problems`
         (table, row, column, problem; the first 1000) and `findings`; and the findings as such.
     """
+    recipe = Recipe.from_flat(dict(settings or {}))
     tables = find_tables(source, against)
     read = {name: list(read_table(table)) for name, table in tables.items()}
     problems = [row for found in read.values() for row in found if isinstance(row, RowError)]
@@ -44,7 +51,7 @@ def check(
         raise UsageError(
             f"the target column {target!r} does not exist; {tables[name]} has {', '.join(column_names(samples))}"
         )
-    guesses = guess_columns(samples, target, {})
+    guesses = guess_columns(samples, target, recipe.data.columns)
     modalities = {
         kind: [guess.column for guess in guesses if guess.kind == kind]
         for kind in sorted({guess.kind for guess in guesses} - {IGNORE})
@@ -52,7 +59,7 @@ def check(
     processors = {}
     for kind, columns in modalities.items():
         half = plugins.load("modalities", kind, "processor")
-        processors[kind] = half.Processor.fit(half.Config(), columns, samples, None)
+        processors[kind] = half.Processor.fit(recipe.modality_config(kind), columns, samples, None)
     if target is not None:
         targets = [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
         if not targets:
@@ -121,6 +128,7 @@ def _examine(
         yield from media.examine_sounds(splits, column)
     if texts and not {"image", "audio", "events"} & set(modalities):  # else the same question may be asked of others
         yield from rows.copied_texts(splits, texts)
+    yield from rows.copied_rows(splits, inputs, table_alone=set(modalities) == {"table"})
     yield from rows.people_on_both_sides(splits, every)
     if target is not None:
         yield from rows.giveaways(splits, [*modalities.get("table", []), *texts], target)

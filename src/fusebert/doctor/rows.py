@@ -23,6 +23,8 @@ PURE, PURE_LESS_THAN = 0.99, 0.5
 values are at most so many a row (else each row could be its own value)."""
 LEAKED, LEAKED_BEYOND_CHANCE = 0.5, 3.0
 """A text tells the label where so many rows hold their own, so many times as often as they would hold any row's."""
+MOSTLY_DIFFERENT = 0.9
+"""Of rows of names and numbers, the share above which those that coincide are taken for copies."""
 MOST_LABELS = 1000
 """Of more, each text would have to be searched for too many."""
 PEOPLE = re.compile(
@@ -161,16 +163,46 @@ def copied_texts(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
             yield Finding("near-duplicate text", ", ".join(columns), said, tuple(row for row, _ in pairs))
 
 
+def copied_rows(splits: Splits, columns: Sequence[str], table_alone: bool) -> Iterator[Finding]:
+    """Rows that are another one in every input: training rows twice, and training rows that are scored.
+
+    Args:
+        table_alone: there are no inputs but names and numbers, which may well coincide: copies are copies only where
+            most rows differ.
+    """
+    (first, train), *others = splits.items()
+    originals: dict[tuple[str, ...], Sample] = {}
+    repeated = []
+    for row in train:
+        original = originals.setdefault(_inputs(row, columns), row)
+        repeated += [row] if original is not row else []
+    if table_alone and len(originals) <= MOSTLY_DIFFERENT * len(train):
+        return
+    named = ", ".join(columns)
+    if repeated:
+        said = f"{len(repeated)} rows of {first} repeat another in every input; a part held out at random holds copies"
+        yield Finding("repeated row", named, said, tuple(repeated))
+    for name, rows in others:
+        copies = tuple(row for row in rows if _inputs(row, columns) in originals)
+        if copies:
+            said = f"{len(copies)} rows of {name} are training rows in every input; scores on them say too much"
+            yield Finding("copied row", named, said, copies)
+
+
 def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
     """Training rows that are alike in all that a model may see, and differ in the answer."""
     by_inputs: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     train = next(iter(splits.values()))
     for row in (row for row in train if not is_missing(row.values.get(target))):
-        by_inputs[tuple(_key(row.values.get(column)) for column in columns)].append(row)
+        by_inputs[_inputs(row, columns)].append(row)
     found = [rows for rows in by_inputs.values() if len({_key(row.values.get(target)) for row in rows}) > 1]
     if found:
         said = f"{len(found)} groups of training rows are alike in every input and differ in the answer"
         yield Finding("contradiction", target, said, tuple(row for rows in found for row in rows))
+
+
+def _inputs(row: Sample, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_key(row.values.get(column)) for column in columns)
 
 
 def _fingerprint(row: Sample, columns: Sequence[str]) -> Fingerprint | None:
