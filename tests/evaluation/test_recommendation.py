@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 import fusebert
 from fusebert.cli import main
@@ -155,6 +158,15 @@ def test_a_question_knows_what_came_before_and_nothing_else(world: Path) -> None
         assert [event.seconds for event in past] == sorted(event.seconds for event in past)
         step = 1 + (int(past.events[1].item[1:]) - int(past.events[0].item[1:]) - 1) % ITEMS
         assert int(row.values[NEXT][1:]) == (int(list(past)[-1].item[1:]) + step) % ITEMS
+
+
+def test_times_of_a_parquet_table_are_read(tmp_path: Path) -> None:
+    times = [datetime(2024, 5, 31, hour, tzinfo=UTC) for hour in (12, 13)]
+    table = pyarrow.table({"user": ["u", "u"], "item": ["a", "b"], "when": times})
+    parquet.write_table(table, tmp_path / "events.parquet")
+    done, bad = read_events(read_table(tmp_path / "events.parquet"), Config(time="when"))
+    assert bad == []
+    assert [one.seconds for one in done] == [1717156800, 1717160400]
 
 
 def test_a_share_for_validation_cuts_all_users_at_one_moment(world: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from fusebert.data.columns import guess_columns
+from fusebert.data.tables import read_table
 from fusebert.errors import InputError
-from fusebert.modalities.events.history import read_history
+from fusebert.modalities.events.history import read_event, read_history
 from fusebert.modalities.events.processor import UNKNOWN, Config, Processor
 from fusebert.training.run import train
 from fusebert.types import Sample
@@ -100,6 +104,29 @@ def test_rows_without_events() -> None:
 def test_what_cannot_be_read_is_said(history: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         read_history(history)
+
+
+def test_moments_need_not_be_text(tmp_path: Path) -> None:
+    moments = [
+        datetime(2024, 5, 31, 12),
+        datetime(2024, 5, 31, 14, tzinfo=timezone(timedelta(hours=2))),
+    ]
+    assert {read_event({"item": 1, "time": moment}).seconds for moment in moments} == {1717156800}
+    assert read_event({"item": 1, "time": date(2024, 5, 31)}).seconds == 1717113600
+    table = pyarrow.table({"history": [[{"item": "tent", "time": moment} for moment in moments[:1]]]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    (row,) = read_table(tmp_path / "rows.parquet")
+    assert isinstance(row, Sample)
+    assert [event.seconds for event in read_history(row.values["history"])] == [1717156800]
+
+
+def test_moments_of_pandas_are_read() -> None:
+    pandas = pytest.importorskip("pandas")
+    moments = [
+        pandas.Timestamp("2024-05-31T12:00:00.000000001"),
+        pandas.Timestamp("2024-05-31T05:00", tz="America/Los_Angeles"),
+    ]
+    assert {read_event({"item": 1, "time": moment}).seconds for moment in moments} == {1717156800}
 
 
 def test_columns_of_events_are_known_as_such() -> None:

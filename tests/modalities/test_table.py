@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from fusebert.data.columns import guess_columns
+from fusebert.data.tables import read_table
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.table.columns import fit_column, kind_of
 from fusebert.modalities.table.processor import Config, Processor
@@ -125,6 +129,17 @@ def test_columns_are_recognised() -> None:
         "note": ("text", False),
         "day": ("table", False),
     }
+
+
+@pytest.mark.parametrize("kind", [pyarrow.timestamp("us"), pyarrow.timestamp("ns", "Asia/Tokyo"), pyarrow.date32()])
+def test_dates_of_a_parquet_table_are_read(kind: Any, tmp_path: Path) -> None:
+    days = [datetime(2024, month, 15, tzinfo=UTC) for month in range(1, 13)]
+    parquet.write_table(pyarrow.table({"day": pyarrow.array(days).cast(kind)}), tmp_path / "rows.parquet")
+    rows = [row for row in read_table(tmp_path / "rows.parquet") if isinstance(row, Sample)]
+    (guess,) = guess_columns(rows, None, {})
+    assert (guess.kind, guess.ambiguous) == ("table", False)
+    processor = Processor.fit(Config(), ["day"], rows, None)
+    assert processor.fitted == fitted(day=[day.isoformat() for day in days]).fitted
 
 
 def test_a_table_alone_is_learnt(tmp_path: Path) -> None:

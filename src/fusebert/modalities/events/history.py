@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import islice
 from typing import Any
 
@@ -63,8 +64,8 @@ def read_history(raw: Any) -> list[Event]:
 
     Args:
         raw: a list, or JSON text of one; each event is the name of an item, or has `item` and, if known, `type`
-            (click, browse, comment, share, rate, buy, ...), `time` (ISO 8601, or seconds since 1970) and `value`. Or a
-            Past, which has been read already.
+            (click, browse, comment, share, rate, buy, ...), `time` (ISO 8601, a date or datetime of Python, or seconds
+            since 1970) and `value`. Or a Past, which has been read already.
 
     Raises:
         InputError: an event cannot be read; says which.
@@ -126,7 +127,8 @@ def _as_name(raw: Any, field: str) -> str:
 
 
 def _as_seconds(raw: Any) -> float:
-    when = as_date(raw) if isinstance(raw, str) and not raw.strip().lstrip("-").replace(".", "", 1).isdigit() else None
+    counted = isinstance(raw, str) and raw.strip().lstrip("-").replace(".", "", 1).isdigit()
+    when = as_date(raw) if isinstance(raw, str | date) and not counted else None
     if when is not None:
         return when.timestamp()
     try:

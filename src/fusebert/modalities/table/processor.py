@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,7 +96,7 @@ class Processor:
 def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of numbers, dates, booleans, or of few different short strings."""
     present = [value for value in values if not is_missing(value)]
-    if not present or any(not isinstance(value, str | int | float | bool) for value in present):
+    if not present or any(not isinstance(value, str | int | float | bool | date) for value in present):
         return None
     different = len(set(map(str, present)))
     if all(isinstance(value, bool) for value in present):
