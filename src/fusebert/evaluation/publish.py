@@ -60,9 +60,10 @@ def publish(
         if name in splits
     }
     if hasattr(predictor.task, "baselines"):
+        asked = {name: splits[name].samples for name in evaluations}
+        simple = predictor.task.baselines(splits["train"].samples, asked, predictor.processors["events"])
         for name, evaluation in evaluations.items():
-            asked = splits["train"].samples, splits[name].samples
-            evaluation["baselines"] = predictor.task.baselines(*asked, predictor.processors["events"])
+            evaluation["baselines"] = simple[name]
     speed = measure_speed(predictor, splits["validation"].samples)
     shown = "test" if "test" in evaluations else "validation"
     worth = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,24 @@ from fusebert.types import Sample
 
 NEIGHBOURS = 100
 """Most similar items that an item knows."""
-QUESTIONS_AT_ONCE = 256
+ENTRIES_AT_ONCE = 2**22
+"""Of a matrix with a column for each item, 8 bytes each: a whole one would not fit into memory."""
 
 Scorer = Callable[[list[np.ndarray]], np.ndarray]
 
 
-def baselines(task: Task, histories: Sequence[Sample], asked: Sequence[Sample], processor: Any) -> dict[str, Any]:
-    """Metrics of `popularity`, `last_item` and `item_knn`, on the questions that the model is asked, by its rules.
+def baselines(
+    task: Task, histories: Sequence[Sample], asked: Mapping[str, Sequence[Sample]], processor: Any
+) -> dict[str, dict[str, Any]]:
+    """Metrics of `popularity`, `last_item` and `item_knn` by split, on the questions that the model is asked, by its
+    rules.
 
     Items are alike by the cosine of who had them in the training part (Sarwar et al. 2001); equal scores are told apart
     by popularity.
 
     Args:
         histories: of the training part, one a user.
-        asked: rows with a history and the item that came next.
+        asked: by split, rows with a history and the item that came next.
         processor: of the events; knows the items' codes.
     """
     users = [np.unique(_codes(sample, processor)) for sample in histories]
@@ -36,12 +40,20 @@ def baselines(task: Task, histories: Sequence[Sample], asked: Sequence[Sample], 
         "last_item": lambda codes: (_chosen([one[-1:] for one in codes], len(counts)) @ similar).toarray(),
         "item_knn": lambda codes: (_chosen(codes, len(counts)) @ similar).toarray(),
     }
+    return {split: _metrics(task, scorers, counts, samples, processor) for split, samples in asked.items()}
+
+
+def _metrics(
+    task: Task, scorers: Mapping[str, Scorer], counts: np.ndarray, asked: Sequence[Sample], processor: Any
+) -> dict[str, Any]:
+    """Of each scorer, on the questions of one split."""
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     right = np.array([int(task.target(sample.values[NEXT])) for sample in asked])
     tie = 1e-9 * counts / max(1.0, counts.max())
-    for start in range(0, len(asked), QUESTIONS_AT_ONCE):
-        codes = [_codes(sample, processor) for sample in asked[start : start + QUESTIONS_AT_ONCE]]
-        wanted = right[start : start + QUESTIONS_AT_ONCE]
+    questions = max(1, ENTRIES_AT_ONCE // len(counts))
+    for start in range(0, len(asked), questions):
+        codes = [_codes(sample, processor) for sample in asked[start : start + questions]]
+        wanted = right[start : start + questions]
         for name, scorer in scorers.items():
             scores = scorer(codes) + tie
             if not task.config.repeats:
@@ -73,18 +85,31 @@ def _similarities(users: Sequence[np.ndarray], counts: np.ndarray) -> Any:
     from scipy.sparse import csr_array, diags_array
 
     had = _chosen(users, len(counts))
-    scale = diags_array(1 / np.sqrt(np.maximum(counts, 1)))
-    found = csr_array(scale @ (had.T @ had) @ scale)
-    found.setdiag(0)
-    rows, columns, values = [], [], []
-    for item in range(len(counts)):
-        span = slice(found.indptr[item], found.indptr[item + 1])
-        best = np.argsort(-found.data[span], kind="stable")[:NEIGHBOURS]
-        rows.append(np.full(len(best), item))
-        columns.append(found.indices[span][best])
-        values.append(found.data[span][best])
-    kept = tuple(map(np.concatenate, (values, rows, columns)))
-    return csr_array((kept[0], kept[1:]), shape=found.shape)
+    by_item = had.T.tocsr()
+    scale = 1 / np.sqrt(np.maximum(counts, 1))
+    values, columns = [], []
+    for block in _blocks(np.minimum(by_item @ had.sum(axis=1), len(counts))):
+        found = csr_array(diags_array(scale[block]) @ (by_item[block] @ had) @ diags_array(scale))
+        found.sort_indices()  # of equal neighbours the first are kept
+        for row, item in enumerate(range(block.start, block.stop)):
+            span = slice(found.indptr[row], found.indptr[row + 1])
+            others = np.flatnonzero(found.indices[span] != item)
+            best = others[np.argsort(-found.data[span][others], kind="stable")[:NEIGHBOURS]]
+            values.append(found.data[span][best])
+            columns.append(found.indices[span][best])
+    starts = np.concatenate([[0], np.cumsum([len(one) for one in values])])
+    return csr_array((np.concatenate(values), np.concatenate(columns), starts), shape=(len(counts), len(counts)))
+
+
+def _blocks(entries: np.ndarray) -> Iterator[slice]:
+    """Rows that lie together and have about ENTRIES_AT_ONCE entries.
+
+    Args:
+        entries: float[rows], at most so many has each.
+    """
+    changes = np.flatnonzero(np.diff(np.cumsum(entries) // ENTRIES_AT_ONCE)) + 1
+    for start, stop in zip([0, *changes], [*changes, len(entries)], strict=True):
+        yield slice(int(start), int(stop))
 
 
 def _ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -139,8 +139,10 @@ class Task:
             rows = chain(bad, questions([], done))
         yield from rows
 
-    def baselines(self, histories: Sequence[Sample], asked: Sequence[Sample], events: Any) -> dict[str, Any]:
-        """Metrics of simple recommenders on the same questions; see `baselines.baselines`."""
+    def baselines(
+        self, histories: Sequence[Sample], asked: Mapping[str, Sequence[Sample]], events: Any
+    ) -> dict[str, dict[str, Any]]:
+        """Metrics of simple recommenders on the same questions, by split; see `baselines.baselines`."""
         from fusebert.tasks.recommendation.baselines import baselines
 
         return baselines(self, histories, asked, events)
