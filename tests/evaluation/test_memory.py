@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fusebert.data.collate import Example
-from fusebert.evaluation.inference import WINDOW_BYTES, WINDOW_ROWS, windows
+from fusebert.evaluation.inference import WINDOW_BYTES, WINDOW_OUTPUTS, WINDOW_ROWS, windows
+from fusebert.tasks.recommendation.task import Config, Task
 
 WINDOWS = 8
 BALLAST = "x" * 8192
@@ -60,3 +62,19 @@ def test_large_pictures_make_smaller_windows() -> None:
     examples = [Example({"image": {"pixel_values": picture}}, None, 5)] * 20
     assert [len(window) for window in windows(examples, lambda example: example)] == [8, 8, 4]
     assert [len(window) for window in windows(range(2 * WINDOW_ROWS + 1), lambda row: row)] == [2048, 2048, 1]
+
+
+def test_a_large_catalogue_makes_smaller_windows() -> None:
+    rows = range(3)
+    assert [len(window) for window in windows(rows, lambda row: row, WINDOW_OUTPUTS // 2)] == [2, 1]
+    assert [len(window) for window in windows(rows, lambda row: row, 2 * WINDOW_OUTPUTS)] == [1, 1, 1]
+
+
+def test_decoding_takes_less_memory_than_the_logits() -> None:
+    logits = np.random.default_rng(0).normal(size=(100, 20_000)).astype(np.float32)
+    task = Task(Config(), [str(item) for item in range(logits.shape[1])])
+    tracemalloc.start()
+    task.decode(logits)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < logits.nbytes / 4

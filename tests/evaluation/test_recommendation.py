@@ -23,7 +23,7 @@ from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
-from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, ranking_metrics
+from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, Task, ranking_metrics
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError
@@ -208,6 +208,18 @@ def test_a_description_stands_for_an_item_that_nobody_had(
         new = [label for label, _ in answer.top if int(label[1:]) >= ITEMS]
         ranks.append(1 + new.index(f"i{ITEMS + following}"))
     assert np.mean(ranks) < 4  # of 20: 10.5 by chance
+
+
+@pytest.mark.parametrize("top", [1, 7, 40, 90])
+def test_answers_are_those_of_a_sort_of_all_items(top: int, random: np.random.Generator) -> None:
+    logits = random.integers(5, size=(30, 40)).astype(np.float32)  # most are equal to others
+    task = Task(Config(), [f"i{item}" for item in range(40)])
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for answer, places, row in zip(task.decode(logits, top), order, shares, strict=True):
+        found = answer.top if top > 1 else [(answer.value, answer.probability)]
+        assert [label for label, _ in found] == [f"i{place}" for place in places]
+        assert [share for _, share in found] == pytest.approx(row[places])
 
 
 def test_metrics_of_ranks() -> None:

@@ -17,6 +17,8 @@ from fusebert.spill import Spill
 
 WINDOW_ROWS, WINDOW_BYTES = 2048, 256 * 2**20
 """Rows are sorted by length within a window of at most this many or this size: memory does not grow with the table."""
+WINDOW_OUTPUTS = 2**23
+"""Logits of a window at most, so that a large catalogue makes small windows."""
 TOKENS_PER_BATCH = 3072
 
 Item = TypeVar("Item")
@@ -66,23 +68,30 @@ def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator,
     return result
 
 
-def windows(items: Iterable[Item], example_of: Callable[[Item], Any]) -> Iterator[list[Item]]:
-    """Runs of at most WINDOW_ROWS items and about WINDOW_BYTES.
+def windows(items: Iterable[Item], example_of: Callable[[Item], Any], outputs: int = 1) -> Iterator[list[Item]]:
+    """Runs of at most WINDOW_ROWS items, WINDOW_OUTPUTS logits and about WINDOW_BYTES.
 
     Args:
         example_of: the Example of an item; anything else counts nothing.
+        outputs: logits of an item.
     """
+    most = min(WINDOW_ROWS, max(1, WINDOW_OUTPUTS // outputs))
     window: list[Item] = []
     size = 0
     for item in items:
         window.append(item)
         example = example_of(item)
         size += sum(array.nbytes for array in example.arrays()) if isinstance(example, Example) else 0
-        if len(window) == WINDOW_ROWS or size >= WINDOW_BYTES:
+        if len(window) == most or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
     if window:
         yield window
+
+
+def outputs(model: FusebertModel) -> int:
+    """Logits of a row, also where the head makes statistics of them."""
+    return int(model.config.task.get("outputs", 1))
 
 
 def score(
@@ -98,7 +107,7 @@ def infer_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `infer` gives for any number of examples, and their targets, on disk; no targets beside statistics."""
     logits, targets = Spill(), Spill()
-    for window in windows(examples, lambda example: example):
+    for window in windows(examples, lambda example: example, outputs(model)):
         logits.append(infer(model, window, collator, precision))
         counted = hasattr(model.head, "statistics")
         targets.append(np.zeros(len(window)) if counted else np.stack([example.target for example in window]))

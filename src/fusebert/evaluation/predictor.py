@@ -16,7 +16,7 @@ from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Preparer, settle
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError
-from fusebert.evaluation.inference import infer, score, windows
+from fusebert.evaluation.inference import infer, outputs, score, windows
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
@@ -84,7 +84,7 @@ class Predictor:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
         preparer = Preparer(self.processors, sides=self._sides)
         pairs = ((row, self._prepare(preparer, row)) for row in rows)
-        for window in windows(pairs, lambda pair: pair[1]):
+        for window in windows(pairs, lambda pair: pair[1], outputs(self.model)):
             good = [example for _, example in window if isinstance(example, Example)]
             decoded = iter(
                 self.task.decode(infer(self.model, good, self.collator, self.precision), top) if good else []

@@ -106,12 +106,15 @@ class Task:
         """Nothing to calibrate."""
 
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
-        """The likeliest items, from float[B, items]."""
-        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares = exponents / exponents.sum(axis=1, keepdims=True)
-        best = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
-        found = [[(self.items[i], float(row[i])) for i in places] for row, places in zip(shares, best, strict=True)]
-        return [Answer(row[0][0], row[0][1], row if top > 1 else []) for row in found]
+        """The likeliest items, from float[B, items]; of equal ones, the first in the catalogue comes first."""
+        answers = []
+        for row in logits:  # one at a time: all shares of all rows would take more memory than the logits
+            exponents = np.exp(row - row.max())
+            best = _best(row, top)
+            shares = (exponents[best] / exponents.sum()).tolist()
+            found = [(self.items[item], share) for item, share in zip(best.tolist(), shares, strict=True)]
+            answers.append(Answer(*found[0], found if top > 1 else []))
+        return answers
 
     def is_right(self, raw: Any, answer: Any) -> bool | None:
         """Whether the first item was the next."""
@@ -155,6 +158,13 @@ class Task:
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "task.json")
         return cls(Config(**saved["config"]), saved["items"], saved["trained"], saved["own_vectors"])
+
+
+def _best(scores: np.ndarray, top: int) -> np.ndarray:
+    """Places int64[top] of the highest of float[items], as a stable sort of all would order them."""
+    top = min(top, len(scores))
+    candidates = np.flatnonzero(scores >= np.partition(scores, -top)[-top])
+    return np.asarray(candidates[np.argsort(-scores[candidates], kind="stable")[:top]])
 
 
 def ranking_metrics(ranks: np.ndarray, trained: np.ndarray) -> dict[str, float]:
