@@ -137,6 +137,39 @@ def test_another_fusion_takes_the_pictures_but_not_the_fusion(
     assert line.endswith("image is taken over; the fusion begins anew")
 
 
+def test_what_was_learnt_of_some_items_is_not_taken_for_others(tmp_path: Path) -> None:
+    """As many items of other names have the same codes."""
+
+    def table(name: str, items: list[str]) -> str:
+        rows = [
+            {
+                "caption": f"someone had {n % 7} of them",
+                "history": [{"item": items[n % 2]}] * (1 + n % 3),
+                "answer": n % 2,
+            }
+            for n in range(40)
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    given: dict[str, Any] = {
+        "data.columns": {"caption": "text", "history": "events"},
+        "data.validation": 0.2,
+        "data.target": "answer",
+        "model.trunk": "tiny",
+        "training.trackers": [],
+    }
+    food = table("food.jsonl", ["apple", "bread"])
+    rounds = {"task.passes": 1, "task.rounds": 1}
+    pretrain_table(given | rounds | {"data.train": food}, tmp_path / "bert")
+    for name, same in ((food, True), (table("animals.jsonl", ["yak", "zebra"]), False)):
+        model, said = tuned(given | {"data.train": name}, tmp_path / "bert", tmp_path / "x")
+        (line,) = [line for line in said if "pretrained in" in line]
+        assert ("events is taken over" if same else "events begins anew: its columns hold other values here") in line
+        learnt = load_file(tmp_path / "bert" / "modalities.safetensors")["embedders.events.items.weight"]
+        assert torch.equal(model.embedders["events"].items.weight, learnt) == same
+
+
 def test_damaged_modalities_are_an_error_in_words(
     folders: dict[str, Path], tiny: dict[str, Any], tmp_path: Path
 ) -> None:

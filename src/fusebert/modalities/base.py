@@ -17,7 +17,8 @@ Collated = dict[str, np.ndarray]
 class Processor(Protocol):
     """Raw values of one row -> features, in numpy. One processor reads all columns of its modality.
 
-    Light: its module imports neither torch nor transformers.
+    Light: its module imports neither torch nor transformers. What `fit` learns beside its config, such as names that
+    have codes, it has as `fitted` too: what the modality's weights learnt is taken over only where this is equal.
     """
 
     columns: tuple[str, ...]

@@ -65,6 +65,11 @@ class Processor:
         self.mean, self.deviation = mean, deviation
         self._items, self._types = ({name: 1 + code for code, name in enumerate(names)} for names in (items, types))
 
+    @property
+    def fitted(self) -> tuple[Any, ...]:
+        """What codes and values mean."""
+        return self.items, self.types, self.mean, self.deviation
+
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
         """Items, types, and the scale of values, of the training rows."""
