@@ -62,6 +62,12 @@ def test_without_and_shuffle_change_the_score_of_what_is_used(
     assert len(set(losses)) == 3
 
 
+def test_only_a_recommender_reads_what_is_known(trained: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = str(world / "test.jsonl")
+    assert main(["evaluate", str(trained), table, "--known", table]) == 2
+    assert "only a recommender reads what is known; the task of this model is classification" in capsys.readouterr().err
+
+
 def test_an_error_is_one_object_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path / "none"), str(tmp_path / "none.csv"), "--json"]) == 1
     out, err = capsys.readouterr()

@@ -15,6 +15,9 @@ from fusebert.errors import FusebertError, RowError, UsageError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
 
+MANY_WITHOUT_HISTORY = 0.2
+"""Share of questions: of whole histories it is far less, since each has only one first event."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every foreseeable failure is one line on stderr."""
@@ -70,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--shuffle", metavar="MODALITY", action="append", default=[], help="deal a modality out to other rows"
     )
+    known = "tables of events that came before, for a recommender; they are not scored"
+    evaluate.add_argument("--known", metavar="TABLE", type=Path, nargs="+", default=[], help=known)
     _bad_rows(evaluate)
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
@@ -141,10 +146,13 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         options.table,
         without=options.without,
         shuffle=options.shuffle,
+        known=options.known,
         bad_rows=options.bad_rows,
         listed_in=Path("bad_rows.jsonl"),
     )
     _table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
+    if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
+        _say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
     return found
 
 

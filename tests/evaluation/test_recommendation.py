@@ -112,6 +112,29 @@ def test_a_table_of_events_is_scored_event_by_event(trained: Path, world: Path, 
         model.evaluate(str(write(tmp_path / "lost.jsonl", lost)))
 
 
+def test_what_is_known_makes_histories_and_is_not_scored(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test, *known = (str(world / f"{part}.jsonl") for part in ("test", "train", "val"))
+    reported = read_json(trained / "metrics.json")["evaluations"]["test"]
+    assert main(["evaluate", str(trained), test, "--known", *known, "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["metrics"] == reported["metrics"]
+    assert (found["rows"], found["without_history"]) == (150, 0)
+    assert "no history" not in err
+    assert main(["evaluate", str(trained), test, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["metrics"]["recall_at_1"] < 0.5
+    assert "150 of 150 questions have no history" in err
+    model = fusebert.load(trained)
+    with pytest.raises(UsageError, match="not a table of events with a column 'item'"):
+        model.evaluate([{HISTORY: ["i1", "i2"], NEXT: "i3"}], known=known)
+    lost = write(tmp_path / "lost.jsonl", [{"user": None, "item": "i1", "time": 5}])
+    with pytest.raises(DataError, match=r"lost.jsonl, row 1.* it has no user"):
+        model.evaluate(test, known=[*known, lost])
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not(world: Path, tmp_path: Path) -> None:
     class Interrupt(Silence):
         """Ctrl-C after the third epoch."""

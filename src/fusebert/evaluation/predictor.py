@@ -72,9 +72,8 @@ class Predictor:
         Raises:
             RowError: a row cannot be read.
         """
-        found = read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
         answers = []
-        for _, answer in self.answers(found, top):
+        for _, answer in self.answers(_read(rows), top):
             if isinstance(answer, RowError):
                 raise answer
             answers.append(answer)
@@ -101,6 +100,7 @@ class Predictor:
         *,
         without: Sequence[str] = (),
         shuffle: Sequence[str] = (),
+        known: Sequence[Any] = (),
         bad_rows: str = "refuse",
         listed_in: Path | None = None,
     ) -> dict[str, Any]:
@@ -110,18 +110,21 @@ class Predictor:
             table: path of a table, or rows as `predict` takes them.
             without: modalities taken away from every row; one left with nothing to read is scored all the same.
             shuffle: modalities whose values are dealt out to other rows.
+            known: tables of events that came before, for a recommender; they are not scored.
             bad_rows: refuse, or skip and report.
             listed_in: file that lists unusable rows; None for no list.
 
         Returns:
             `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped.
         """
-        rows = read_table(Path(table)) if isinstance(table, str | Path) else rows_from_memory(table)
+        rows = _read(table)
         for name in [*without, *shuffle]:
             if name not in self.processors:
                 raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
         if hasattr(self.task, "questions"):
-            rows = self.task.questions(rows)
+            rows = self.task.questions(rows, [_read(one) for one in known])
+        elif known:
+            raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         if shuffle:
             rows = shuffled(list(rows), [column for column, name in self.columns.items() if name in shuffle])
         if without:
@@ -211,6 +214,11 @@ def _bf16_here(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def _read(rows: Any) -> Rows:
+    """Rows of a table, or those a program hands over."""
+    return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
 
 
 def hidden(rows: Iterable[Sample | RowError], columns: Sequence[str]) -> Rows:

@@ -77,7 +77,8 @@ class Head(nn.Module):
         return {"loss": len(labels["items"])}
 
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
-        """float[B, 2]: the rank of each row's next item, from 1, and whether the training events have it.
+        """float[B, 3]: the rank of each row's next item, from 1, whether the training events have it, and whether
+        there is a history.
 
         What scores as high counts as above it; an item that cannot be an answer comes after all others.
         """
@@ -86,4 +87,5 @@ class Head(nn.Module):
         ranks = (scores >= own).sum(dim=1)
         possible = (items > 0) & (own[:, 0] > RULED_OUT)
         ranks = torch.where(possible, ranks, self.outputs + 1)
-        return torch.stack([ranks, (items > 0) & (items <= self.trained)], dim=1).float()
+        remembers = encoded.layout.cumulative.diff() > 2  # more than [CLS] and the event to guess
+        return torch.stack([ranks, (items > 0) & (items <= self.trained), remembers], dim=1).float()

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.data.tables import Rows
+from fusebert.errors import UsageError
 from fusebert.modalities.values import as_category
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer, Sample
@@ -124,13 +125,22 @@ class Task:
         """How far up in the whole catalogue the next items were.
 
         Args:
-            logits: float[B, 2], the head's `statistics`: rank from 1, and whether the training events have the item.
-        """
-        return {"metrics": ranking_metrics(logits[:, 0], logits[:, 1] > 0)}
+            logits: float[B, 3], the head's `statistics`: rank from 1, whether the training events have the item, and
+                whether there is a history.
 
-    def questions(self, rows: Rows) -> Rows:
+        Returns:
+            `metrics`, and `without_history`, how many of the questions have none.
+        """
+        metrics = ranking_metrics(logits[:, 0], logits[:, 1] > 0)
+        return {"metrics": metrics, "without_history": int((logits[:, 2] == 0).sum())}
+
+    def questions(self, rows: Rows, known: Sequence[Rows] = ()) -> Rows:
         """Rows with a history each as they are; of a table of events, a row for each event, with what its user did
-        before it in this table."""
+        before it in this table and in the `known` ones.
+
+        Raises:
+            UsageError: something is known beside rows that have a history each.
+        """
         from fusebert.tasks.recommendation.histories import questions, read_events
 
         first = next(rows, None)
@@ -138,8 +148,15 @@ class Task:
             return
         rows = chain([first], rows)
         if isinstance(first, Sample) and HISTORY not in first.values and self.config.item in first.values:
+            before = [read_events(table, self.config) for table in known]
             done, bad = read_events(rows, self.config)
-            rows = chain(bad, questions([], done))
+            unreadable = chain(*(wrong for _, wrong in before), bad)
+            rows = chain(unreadable, questions(chain(*(events for events, _ in before)), done))
+        elif known:
+            raise UsageError(
+                f"{first.table} is not a table of events with a column {self.config.item!r}, so nothing else can be "
+                "known before them; leave out what is known"
+            )
         yield from rows
 
     def baselines(
