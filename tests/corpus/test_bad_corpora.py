@@ -114,14 +114,14 @@ REFUSED = [
     Case("JSON array on lines", written("a.jsonl", '[\n{"text": "x"},\n]'), ("a.jsonl", "row 1")),
     Case("nested JSON", written("a.jsonl", '{"text": ' + "[" * 10**6 + "\n"), ("a.jsonl", "row 1", "JSON")),
     Case("Latin-1 after UTF-8", written("a.txt", LONG.encode() + b"\n\ncaf\xe9\n"), ("a.txt", "row 3", "UTF-8")),
-    Case("NUL bytes in text", written("a.txt", LONG + "\0" * 9), ("a.txt", "line 1", "NUL")),
+    Case("NUL bytes in text", written("a.txt", LONG + "\0" * 9), ("a.txt", "row 1", "NUL")),
     Case("no such data set", lambda folder: "hub:" + str(folder / "none"), ("hub:", "none")),
     Case("missing", lambda folder: folder / "none.txt", ("none.txt", "does not exist")),
     Case("unknown kind", written("a.pdf", b"%PDF"), ("a.pdf", "known kind")),
     Case("empty folder", empty_folder, ("empty", "holds no")),
-    Case("binary named txt", written("a.txt", bytes(range(256)) * 9), ("a.txt", "line")),
+    Case("binary named txt", written("a.txt", bytes(range(256)) * 9), ("a.txt", "row 1")),
     Case("not UTF-8", written("a.txt", b"caf\xe9\n" * 9), ("a.txt", "row 1", "UTF-8")),
-    Case("UTF-16", written("a.txt", LONG.encode("utf-16")), ("a.txt", "line 1")),
+    Case("UTF-16", written("a.txt", LONG.encode("utf-16")), ("a.txt", "row 1")),
     Case("picture named jsonl", written("a.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(99)), ("a.jsonl", "row 1")),
     Case("empty jsonl", written("a.jsonl", b""), ("a.jsonl", "empty")),
     Case("empty txt", written("a.txt", b"\n\n \n"), ("a.txt", "no document")),
@@ -133,7 +133,7 @@ REFUSED = [
     Case("gzip cut short", written("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 999)[:-40]), ("a.jsonl.gz", "row")),
     Case("not gzip", written("a.jsonl.gz", b"plain"), ("a.jsonl.gz", "damaged")),
     Case("parquet cut short", written("a.parquet", b"PAR1"), ("a.parquet",)),
-    Case("a line of 9 MiB", written("a.txt", b"word " * (9 * 2**20 // 5)), ("a.txt", "line 1", "8 MiB")),
+    Case("a line of 9 MiB", written("a.txt", b"word " * (9 * 2**20 // 5)), ("a.txt", "row 1", "8 MiB")),
     Case("lone surrogate in JSON", written("a.jsonl", '{"text": "\\ud800"}\n'), ("a.jsonl", "row 1", "surrogate")),
     Case("held-out share of 1", rows(LONG), ("--held-out",), flags=("--held-out", "1")),
     Case("no memory", rows(LONG), ("--max-memory", "at least"), flags=("--max-memory", "10m")),
@@ -205,6 +205,26 @@ def test_damaged_files_are_skipped_and_listed_and_the_others_read(tmp_path: Path
     found = [int(row["id"].split(":")[0]) for row in read_shards(tmp_path / "out", "train")]
     assert found.count(5) == 5
     assert found.count(1) > 100
+
+
+NO_LINE = {"too long": b"word " * (9 * 2**20 // 5), "NUL": b"\0" * 9, "not UTF-8": b"caf\xe9"}
+
+
+@pytest.mark.parametrize("problem", NO_LINE)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+def test_what_follows_a_line_that_cannot_be_read_is_read(name: str, problem: str, tmp_path: Path) -> None:
+    texts = [f"{number} {LONG}" for number in range(3)]
+    before, *after = [text if name == "a.txt" else json.dumps({"text": text}) for text in texts]
+    lines = [before.encode(), NO_LINE[problem], *(line.encode() for line in after)]
+    data = b"\n".join(lines)
+    source = written(name, gzip.compress(data, 1) if name.endswith("gz") else data)(tmp_path)
+    flags = ["--held-out", "0", "--workers", "1", "--bad-rows", "skip", "--keep-near-duplicates"]
+    assert main(["corpus", "prepare", str(source), "--output", str(tmp_path / "out"), *flags]) == 0
+    (listed,) = map(json.loads, (tmp_path / "out" / "bad_documents.jsonl").read_text().splitlines())
+    assert listed["row"] == 2
+    found = [" ".join(row["sentences"]) for row in read_shards(tmp_path / "out", "train")]
+    assert [text[0] for text in found] == (["0", "1"] if name == "a.txt" else ["0", "1", "2"])
+    assert sum(text.count("The ship") for text in found) == 9
 
 
 def _command(case: Case, folder: Path) -> list[str]:

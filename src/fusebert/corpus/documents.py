@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
-from fusebert.data.tables import MAX_LINE_BYTES, decode_line, read_table
+from fusebert.data.tables import MAX_LINE_BYTES, decode_line, next_line, read_table
 from fusebert.errors import DataError, RowError, UsageError
 
 TEXT_SUFFIXES = (".txt", ".text")
@@ -144,13 +144,14 @@ def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
     lines: list[str] = []
     first, piece, size = 1, 0, 0
     with path.open("rb") as file:
-        for line_number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-            if len(line) > MAX_LINE_BYTES:
-                raise DataError(f"{path}, line {line_number}: the line has more than {MAX_LINE_BYTES >> 20} MiB")
-            if b"\0" in line:
-                raise DataError(f"{path}, line {line_number}: a NUL byte; this is not a text file")
+        for line_number in count(1):
             error, text = None, ""
             try:
+                line = next_line(file, path, line_number)
+                if not line:
+                    break
+                if b"\0" in line:
+                    raise RowError("a NUL byte, which no text has; is this a text file?", path, line_number)
                 text = decode_line(line, path, line_number)
             except RowError as found:
                 error = found

@@ -118,13 +118,28 @@ class _TextLines:
         return self
 
     def __next__(self) -> str:
-        line = self.file.readline(MAX_LINE_BYTES + 1)
         self.number += 1
+        try:
+            line = next_line(self.file, self.path, self.number)
+        except RowError as error:  # a quote may open in it
+            raise DataError(f"{error}, so the rows after it cannot be told apart; mend it") from None
         if not line:
             raise StopIteration
-        if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{self.path}, row {self.number}: the line has more than {MAX_LINE_BYTES >> 20} MiB")
         return decode_line(line, self.path, self.number)
+
+
+def next_line(file: BinaryIO | gzip.GzipFile, path: Path, number: int) -> bytes:
+    """Line `number`, the next one of a file; nothing at its end.
+
+    Raises:
+        RowError: it is too long, and is passed over in constant memory.
+    """
+    line = file.readline(MAX_LINE_BYTES + 1)
+    if len(line) <= MAX_LINE_BYTES:
+        return line
+    while line and not line.endswith(b"\n"):
+        line = file.readline(MAX_LINE_BYTES)
+    raise RowError(f"the line has more than {MAX_LINE_BYTES >> 20} MiB", path, number)
 
 
 def decode_line(line: bytes, path: Path, number: int) -> str:
@@ -155,13 +170,14 @@ def _read_json_lines(path: Path, max_characters: int) -> Rows:
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
         for number in itertools.count(1):
             try:
-                line = file.readline(MAX_LINE_BYTES + 1)
+                line = next_line(file, path, number)
+            except RowError as error:
+                yield error
+                continue
             except (OSError, EOFError, zlib.error) as error:
                 raise DataError(f"{path} is damaged after row {number - 1}: {error}") from None
             if not line:
                 return
-            if len(line) > MAX_LINE_BYTES:
-                raise DataError(f"{path}, row {number}: the line has more than {MAX_LINE_BYTES >> 20} MiB")
             if line.strip():
                 yield _parse_json_line(path, number, line, max_characters)
 
