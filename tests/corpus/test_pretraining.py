@@ -232,6 +232,14 @@ def test_epochs_are_not_a_setting_of_it(settings: dict[str, Any], tmp_path: Path
         pretrain(settings | {"training.epochs": 3}, tmp_path / "x")
 
 
+def test_rounds_of_fewer_rows_than_batches(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A batch holds a row here, and rounds differ in rows by a few."""
+    small = {"training.tokens_per_batch": 16, "task.passes": 0.02, "task.rounds": 4}
+    training = pretrain(settings | small, tmp_path / "bert")["training"]
+    assert training["epochs"] == 4
+    assert len({entry["step"] for entry in training["history"]}) == 4
+
+
 def test_a_vocabulary_covers_held_out_text(corpus: Path) -> None:
     report = json.loads((corpus / "vocabulary" / "report.json").read_text())
     assert report["measured_on"] == "held_out"

@@ -33,6 +33,17 @@ def test_skipping_gives_the_rest_of_the_same_epoch(lengths: np.ndarray, budget: 
     assert list(whole)[skip:] == list(rest)
 
 
+@given(LENGTHS, LENGTHS | st.just(np.array([], dtype=np.int64)), st.integers(1, 4096))
+def test_a_later_epoch_may_have_another_number_of_rows(first: np.ndarray, later: np.ndarray, budget: int) -> None:
+    sampler = TokenBudgetSampler(first, budget, 0)
+    planned = len(sampler)
+    sampler.start_at(1, lengths=later)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == min(planned, len(later))
+    assert all(batches)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(later)))
+
+
 def test_batches_are_even_and_epochs_differ(random: np.random.Generator) -> None:
     lengths = random.integers(1, 100, 5000)
     sampler = TokenBudgetSampler(lengths, 1000, seed=3)

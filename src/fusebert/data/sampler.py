@@ -14,7 +14,7 @@ class TokenBudgetSampler:
     """Batch sampler: lists of row numbers, each sorted by length, longest first.
 
     Packed rows need no padding, so a batch may be cut anywhere: each epoch has the same number of batches, and they
-    hold the same number of tokens, give or take one row.
+    hold the same number of tokens, give or take one row. Only an epoch of fewer rows has fewer, a row each.
 
     Args:
         lengths: int[rows], tokens of each row.
@@ -28,30 +28,36 @@ class TokenBudgetSampler:
         self.epoch, self.skip = 0, 0
 
     def __len__(self) -> int:
-        return self.batches
+        return min(self.batches, len(self.lengths))
 
     def start_at(self, epoch: int, skip: int = 0, lengths: np.ndarray | None = None) -> None:
         """The next iteration gives `epoch`, without its first `skip` batches.
 
         Args:
-            lengths: of that epoch's rows, where each epoch has rows of its own; the number of batches stays.
+            lengths: of that epoch's rows, where each epoch has rows of its own; the number of batches stays if it can.
         """
         self.epoch, self.skip = epoch, skip
         if lengths is not None:
             self.lengths = np.asarray(lengths, dtype=np.int64)
 
     def __iter__(self) -> Iterator[list[int]]:
+        if not len(self):  # so small a share of a corpus that it holds no row
+            return
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
-        chunks = np.array_split(order, -(-self.batches // BATCHES_SORTED_TOGETHER))
+        chunks = np.array_split(order, -(-len(self) // BATCHES_SORTED_TOGETHER))
         order = np.concatenate([chunk[np.argsort(-self.lengths[chunk], kind="stable")] for chunk in chunks])
-        batches = cut(self.lengths[order], self.batches)
-        for number in random.permutation(self.batches)[self.skip :]:
+        batches = cut(self.lengths[order], len(self))
+        for number in random.permutation(len(self))[self.skip :]:
             yield order[batches[number] : batches[number + 1]].tolist()
 
 
 def cut(lengths: np.ndarray, batches: int) -> np.ndarray:
-    """Places that cut rows into `batches` runs of about equal tokens, each with a row at least: int64[batches + 1]."""
+    """Places that cut rows into `batches` runs of about equal tokens, each with a row at least: int64[batches + 1].
+
+    Args:
+        batches: at most one a row.
+    """
     ends = lengths.cumsum()
     wanted = ends[-1] * np.arange(1, batches) / batches
     places: np.ndarray = np.concatenate([[0], np.searchsorted(ends, wanted, side="left") + 1, [len(lengths)]])
