@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fusebert.training import pretrain as module
 from fusebert.training import trainer
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import WARM_UP_STEPS, Clock
@@ -15,7 +17,7 @@ from fusebert.training.progress import Silence, Terminal
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 from tests.training.test_ranks import PRETRAINING
 
-LIMIT = 6.0
+LIMIT, READING = 8.0, 2.0
 
 
 class Stop(Silence):
@@ -44,15 +46,22 @@ def test_the_limit_and_the_rate_hold_over_an_interruption(
         rates.append(factor)
         real(optimizer, factor)
 
+    def slowly(*given: Any) -> Any:
+        time.sleep(READING)
+        return read(*given)
+
+    read = module.read_corpus
     monkeypatch.setattr(trainer, "set_learning_rate", noting)
+    monkeypatch.setattr(module, "read_corpus", slowly)
     changed = {"data.train": str(corpus), "task.passes": 900.0, "task.rounds": 300, "training.checkpoint_steps": 5}
     settings = PRETRAINING | changed | {"training.time_limit": LIMIT}
     with pytest.raises(KeyboardInterrupt):
-        pretrain(settings, tmp_path / "run", progress=Stop(LIMIT / 2))
+        pretrain(settings, tmp_path / "run", progress=Stop(LIMIT / 4))
+    monkeypatch.setattr(module, "read_corpus", read)
     first, said = list(rates), Stop()
     rates.clear()
     training = pretrain(settings, tmp_path / "run", resume=True, progress=said)["training"]
-    assert 0.6 * LIMIT < training["seconds"] <= LIMIT
+    assert 0.5 * LIMIT < training["seconds"] + READING <= LIMIT
     assert "time limit" in training["stopped"]
     (line,) = [line for line in said.lines if line.startswith("resuming after step")]
     whole = [*first[: int(line.split()[3])], *rates]

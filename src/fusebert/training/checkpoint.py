@@ -29,7 +29,8 @@ class State:
         step: optimizer steps done.
         steps: optimizer steps planned.
         tokens: of all processes so far.
-        seconds: spent so far, validations and saves included.
+        seconds: of training so far, validations and saves included.
+        seconds_before: that reading, planning and building took, in all starts of the run.
         progress: under a time limit, the share of the run that is over.
         processes: that train together.
         loss_sum, loss_rows: of the running epoch.
@@ -48,6 +49,7 @@ class State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    seconds_before: float = 0.0
     progress: float = 0.0
     processes: int = 1
     loss_sum: float = 0.0

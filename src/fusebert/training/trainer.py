@@ -199,6 +199,7 @@ class Trainer:
     def leave_time(self, spent_seconds: float, tokens: int) -> None:
         """Let the time limit count `spent_seconds`, and leave room for forward passes over `tokens` after training."""
         self.clock = Clock(self.settings.time_limit, spent_seconds, tokens)
+        self.state.seconds_before = spent_seconds
 
     def _resume(self) -> State:
         found = checkpoint.newest_whole(self.checkpoints, self.progress.note)
@@ -213,8 +214,10 @@ class Trainer:
                 f"this run was begun with processes: {saved.processes}, and is resumed with {self.ranks.count}; "
                 "resume it with as many, or start again elsewhere"
             )
+        here = self.state.seconds_before
         self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.number)
-        self.clock.deadline -= self.state.seconds
+        self.clock.deadline -= self.state.seconds_before + self.state.seconds
+        self.state.seconds_before += here
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
         return self.state
 
