@@ -78,3 +78,15 @@ def test_decoding_takes_less_memory_than_the_logits() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < logits.nbytes / 4
+
+
+@pytest.mark.parametrize("top", [1, 7, 40, 90])
+def test_answers_are_those_of_a_sort_of_all_items(top: int, random: np.random.Generator) -> None:
+    logits = random.integers(5, size=(30, 40)).astype(np.float32)  # most are equal to others
+    task = Task(Config(), [f"i{item}" for item in range(40)])
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for answer, places, row in zip(task.decode(logits, top), order, shares, strict=True):
+        found = answer.top if top > 1 else [(answer.value, answer.probability)]
+        assert [label for label, _ in found] == [f"i{place}" for place in places]
+        assert [share for _, share in found] == pytest.approx(row[places])

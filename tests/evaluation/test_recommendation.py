@@ -5,15 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
 import pytest
 import torch
-from pyarrow import parquet
 
 import fusebert
 from fusebert.cli import main
@@ -23,7 +20,7 @@ from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
-from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, Task, ranking_metrics
+from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, ranking_metrics
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError
@@ -183,15 +180,6 @@ def test_a_question_knows_what_came_before_and_nothing_else(world: Path) -> None
         assert int(row.values[NEXT][1:]) == (int(list(past)[-1].item[1:]) + step) % ITEMS
 
 
-def test_times_of_a_parquet_table_are_read(tmp_path: Path) -> None:
-    times = [datetime(2024, 5, 31, hour, tzinfo=UTC) for hour in (12, 13)]
-    table = pyarrow.table({"user": ["u", "u"], "item": ["a", "b"], "when": times})
-    parquet.write_table(table, tmp_path / "events.parquet")
-    done, bad = read_events(read_table(tmp_path / "events.parquet"), Config(time="when"))
-    assert bad == []
-    assert [one.seconds for one in done] == [1717156800, 1717160400]
-
-
 def test_a_share_for_validation_cuts_all_users_at_one_moment(world: Path) -> None:
     done, _ = read_events(read_table(world / "train.jsonl"), Config(time="time"))
     older, newer = hold_out_newest(done, 0.2)
@@ -231,18 +219,6 @@ def test_a_description_stands_for_an_item_that_nobody_had(
         new = [label for label, _ in answer.top if int(label[1:]) >= ITEMS]
         ranks.append(1 + new.index(f"i{ITEMS + following}"))
     assert np.mean(ranks) < 4  # of 20: 10.5 by chance
-
-
-@pytest.mark.parametrize("top", [1, 7, 40, 90])
-def test_answers_are_those_of_a_sort_of_all_items(top: int, random: np.random.Generator) -> None:
-    logits = random.integers(5, size=(30, 40)).astype(np.float32)  # most are equal to others
-    task = Task(Config(), [f"i{item}" for item in range(40)])
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    for answer, places, row in zip(task.decode(logits, top), order, shares, strict=True):
-        found = answer.top if top > 1 else [(answer.value, answer.probability)]
-        assert [label for label, _ in found] == [f"i{place}" for place in places]
-        assert [share for _, share in found] == pytest.approx(row[places])
 
 
 def test_metrics_of_ranks() -> None:

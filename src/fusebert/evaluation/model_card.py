@@ -13,7 +13,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fusebert.evaluation.plots import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.modalities.events.history import Event, read_history
+from fusebert.modalities.values import is_missing
 from fusebert.storage import write_atomically
+from fusebert.types import Sample
 
 IGNORED = "ignore"
 PIPELINES = {
@@ -22,7 +25,9 @@ PIPELINES = {
     ("classification", frozenset({"text", "image"})): "visual-question-answering",
 }
 LEFT_OUT_OF_LEDGER = {"loss", "expected_calibration_error"}
-EXAMPLE_VALUES = {"image": "picture.jpg", "text": "..."}
+EXAMPLE_FILES = {"image": "picture.jpg", "audio": "sound.wav"}
+EXAMPLE_EVENTS, EXAMPLE_CHARACTERS = 3, 100
+"""The newest events and the first characters of an example's values."""
 
 
 def write_model_card(path: Path, card: dict[str, Any]) -> None:
@@ -46,6 +51,35 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items() if text)
     text = f"---\n{_metadata(card).to_yaml()}\n---\n\n# {_escaped(card['name'])}\n\n{body}\n"
     write_atomically(path, str(ModelCard(text)).encode())
+
+
+def example_row(columns: Mapping[str, str], samples: Sequence[Sample]) -> dict[str, Any]:
+    """Of some rows the fullest, in JSON values that a model reads.
+
+    Args:
+        columns: the modality of each input.
+    """
+    rows = [
+        {column: value for column in columns if not is_missing(value := sample.values.get(column))}
+        for sample in samples
+    ]
+    return {column: _example_value(value, columns[column]) for column, value in max(rows, key=len).items()}
+
+
+def _example_value(value: Any, modality: str) -> Any:
+    if modality in EXAMPLE_FILES:
+        return value if isinstance(value, str) and not Path(value).is_absolute() else EXAMPLE_FILES[modality]
+    if modality == "events":
+        return [_example_event(event) for event in read_history(value)[-EXAMPLE_EVENTS:]]
+    if isinstance(value, bool | int | float):
+        return value
+    text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]}..."
+
+
+def _example_event(event: Event) -> dict[str, Any]:
+    found = {"item": event.item, "type": event.type, "time": event.seconds, "value": event.value}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _metadata(card: Mapping[str, Any]) -> ModelCardData:
@@ -85,8 +119,8 @@ def _purpose(card: Mapping[str, Any]) -> str:
 
 
 def _usage(card: Mapping[str, Any]) -> str:
-    row = {name: EXAMPLE_VALUES.get(modality, "...") for name, modality in _inputs(card).items()}
-    line = json.dumps(row, ensure_ascii=False)
+    line = json.dumps(card["example"], ensure_ascii=False)
+    row = json.loads(line)  # Python writes true, null and numbers in its own way
     return "\n\n".join(
         [
             "Put one row on each line of `data.jsonl`:",
@@ -94,7 +128,7 @@ def _usage(card: Mapping[str, Any]) -> str:
             "Then, with this folder as `FOLDER`:",
             _fenced("sh", "pip install fusebert\nfusebert predict FOLDER data.jsonl"),
             "Or in Python:",
-            _fenced("python", f'import fusebert\n\nmodel = fusebert.load("FOLDER")\nprint(model.predict([{line}]))'),
+            _fenced("python", f'import fusebert\n\nmodel = fusebert.load("FOLDER")\nprint(model.predict([{row!r}]))'),
         ]
     )
 

@@ -17,7 +17,7 @@ from fusebert.data.dataset import Dataset
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import score
 from fusebert.evaluation.ledger import beaten, ledger, warnings
-from fusebert.evaluation.model_card import write_model_card
+from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
 from fusebert.storage import seal, sync_tree, write_json
@@ -144,7 +144,7 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
         picture = next(
             (values.get(c) for c, name in predictor.columns.items() if name == "image" and values.get(c)), None
         )
-        fields = {c: str(values.get(c) or "") for c, name in predictor.columns.items() if name != "image"}
+        fields = {c: _shown(values.get(c)) for c, name in predictor.columns.items() if name != "image"}
         found.append(
             {
                 "image": samples[0].root / picture if isinstance(picture, str) and samples[0].root else None,
@@ -156,6 +156,13 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
             }
         )
     return found
+
+
+def _shown(value: Any) -> str:
+    """A value in words; a file that stands in the table itself is no words."""
+    if value is None:
+        return ""
+    return "a file in the table" if isinstance(value, bytes | Mapping) else str(value)
 
 
 def _card(
@@ -174,6 +181,7 @@ def _card(
         "task": predictor.task.name,
         "target": predictor.target,
         "columns": predictor.columns,
+        "example": example_row(predictor.columns, splits["validation"].samples[:EXAMPLES]),
         "data": {name: {"file": files[name], "rows": len(splits[name])} for name in splits},
         "recipe": dict(recipe),
         "parameters": metrics["parameters"],

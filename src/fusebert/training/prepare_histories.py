@@ -125,7 +125,7 @@ def _with_catalogue(
         rows = read_catalogue(table, config.item)
         missing = sum(name not in rows for name in items)
         progress.note(f"{table}: {len(rows):,} items; {missing:,} items of the training events are not among them")
-        items = [*items, *(name for name in rows if name not in set(items))][: fitted.config.max_items]
+        items = list(dict.fromkeys([*items, *rows]))[: fitted.config.max_items]
         if config.content is not None:
             content = describe(config.content, config.item, [rows.get(name) for name in items])
             counts = Counter(one.event.item for one in done)
