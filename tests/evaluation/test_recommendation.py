@@ -18,9 +18,10 @@ from fusebert.data.tables import read_table
 from fusebert.errors import DataError, UsageError
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
+from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
-from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, ranking_metrics
+from fusebert.tasks.recommendation.ranking import ranking_metrics
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError

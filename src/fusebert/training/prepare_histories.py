@@ -19,6 +19,7 @@ from fusebert.errors import DataError, RowError, UsageError
 from fusebert.modalities.events.processor import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
+from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import (
     Done,
     MaskedHistories,
@@ -28,7 +29,7 @@ from fusebert.tasks.recommendation.histories import (
     whole_histories,
 )
 from fusebert.tasks.recommendation.leaks import leaks
-from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, Task
+from fusebert.tasks.recommendation.task import Task
 from fusebert.training.catalogue import describe, read_catalogue
 from fusebert.training.prepare import BAD_ROWS, Prepared
 from fusebert.training.progress import Progress

@@ -16,17 +16,17 @@ from sklearn.metrics import (
 )
 
 from fusebert.spill import chunks
-from fusebert.tasks.classification.task import MOST_CURVES
 
 CALIBRATION_BINS = 10
 
 
-def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any]) -> dict[str, Any]:
+def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any], few: bool) -> dict[str, Any]:
     """Metrics of one-label answers.
 
     Args:
         probabilities: float[B, C].
         targets: int[B], -1 for a label that has no class.
+        few: whether labels are so few that each has a curve and a place in the confusion table.
     """
     predicted = np.concatenate([probabilities[part].argmax(axis=1) for part in chunks(len(targets))])
     confidence = np.concatenate([probabilities[part].max(axis=1) for part in chunks(len(targets))])
@@ -40,7 +40,6 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
         if len(seen)
         else 0.0,
     }
-    few = len(labels) <= MOST_CURVES
     if few:
         scores |= _auroc((probabilities[:, c], targets == c) for c in ([1] if len(labels) == 2 else classes))
     scores["expected_calibration_error"] = error
@@ -54,12 +53,13 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
     }
 
 
-def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any]) -> dict[str, Any]:
+def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any], few: bool) -> dict[str, Any]:
     """Metrics of any-number-of-labels answers.
 
     Args:
         probabilities: float[B, C].
         targets: float[B, C + 1]; the last column counts labels that have no class, all of which are missed.
+        few: whether labels are so few that each has a curve.
     """
     counts, exact, unseen = np.zeros((len(labels), 2, 2)), 0, 0.0
     for part in chunks(len(targets)):
@@ -77,7 +77,7 @@ def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence
         "f1_macro": float(f1.mean()),
         "accuracy": exact / len(targets),
     }
-    if len(labels) <= MOST_CURVES:
+    if few:
         scores |= _auroc((probabilities[:, c], targets[:, c] >= 0.5) for c in range(len(labels)))
     rows = true_positive + false_negative
     return {"metrics": scores, "per_class": _table(labels, precision, recall, f1, rows)}

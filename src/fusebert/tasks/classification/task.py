@@ -208,16 +208,15 @@ class Task:
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """`metrics`, `per_class`, and for single labels `confusion` and `calibration`."""
-        from fusebert.tasks.classification import (
-            metrics,
-        )  # scikit-learn takes seconds to import; answers need none of it
+        # scikit-learn takes seconds to import; answers need none of it
+        from fusebert.tasks.classification import metrics
 
         probabilities, losses = Spill(), []
         for part in chunks(len(logits)):
             probabilities.append(self.probabilities(logits[part]).astype(np.float32))
             losses.append(self._losses(logits[part] / self.temperature, np.asarray(targets[part])))
         report = metrics.multi_label if self.multi_label else metrics.single_label
-        found = report(probabilities.array(), targets, self.labels)
+        found = report(probabilities.array(), targets, self.labels, few=len(self.labels) <= MOST_CURVES)
         if self.primary_metric in found["metrics"]:
             found["metrics"] = {self.primary_metric: 0.0} | found["metrics"]  # the first one stands for all
         found["metrics"]["loss"] = float(np.concatenate(losses).mean()) if any(map(len, losses)) else 0.0

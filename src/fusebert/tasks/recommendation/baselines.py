@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fusebert.tasks.recommendation.task import HISTORY, NEXT, Task, ranking_metrics
+from fusebert.tasks.recommendation.config import HISTORY, NEXT
+from fusebert.tasks.recommendation.ranking import ranking_metrics
 from fusebert.types import Sample
 
 NEIGHBOURS = 100
@@ -19,7 +20,7 @@ Scorer = Callable[[list[np.ndarray]], np.ndarray]
 
 
 def baselines(
-    task: Task, histories: Sequence[Sample], asked: Mapping[str, Sequence[Sample]], processor: Any
+    task: Any, histories: Sequence[Sample], asked: Mapping[str, Sequence[Sample]], processor: Any
 ) -> dict[str, dict[str, Any]]:
     """Metrics of `popularity`, `last_item` and `item_knn` by split, on the questions that the model is asked, by its
     rules.
@@ -28,6 +29,7 @@ def baselines(
     by popularity.
 
     Args:
+        task: Recommendation, which knows the items.
         histories: of the training part, one a user.
         asked: by split, rows with a history and the item that came next.
         processor: of the events; knows the items' codes.
@@ -44,7 +46,7 @@ def baselines(
 
 
 def _metrics(
-    task: Task, scorers: Mapping[str, Scorer], counts: np.ndarray, asked: Sequence[Sample], processor: Any
+    task: Any, scorers: Mapping[str, Scorer], counts: np.ndarray, asked: Sequence[Sample], processor: Any
 ) -> dict[str, Any]:
     """Of each scorer, on the questions of one split."""
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}

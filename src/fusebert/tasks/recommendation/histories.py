@@ -16,7 +16,7 @@ from fusebert.data.tables import Rows
 from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.modalities.events.history import MOST_EVENTS, Event, Past, read_event
 from fusebert.modalities.values import as_category, is_missing
-from fusebert.tasks.recommendation.task import HISTORY, NEXT, Config, Target
+from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config, Target
 from fusebert.types import Sample
 
 

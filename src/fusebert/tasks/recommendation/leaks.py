@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fusebert.tasks.recommendation.config import HISTORY, NEXT
 from fusebert.tasks.recommendation.histories import Done, questions
-from fusebert.tasks.recommendation.task import HISTORY, NEXT
 
 
 def leaks(parts: dict[str, list[Done]], repeats: bool) -> list[str]:

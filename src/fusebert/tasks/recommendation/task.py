@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.data.tables import Rows
 from fusebert.errors import UsageError
 from fusebert.modalities.values import as_category
 from fusebert.storage import read_json, write_json
+from fusebert.tasks.recommendation.config import HISTORY, Config, Target
+from fusebert.tasks.recommendation.ranking import ranking_metrics
 from fusebert.types import Answer, Sample
-
-HISTORY, NEXT = "history", "next"
-"""Columns of the rows that a trained model reads and is scored on."""
-AT = (10, 1, 5, 20)
-
-
-class Config(BaseModel):
-    """Which columns of the tables of events say who did what, and how it is learnt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    user: str = Field("user", description="column of the one who did it")
-    item: str = Field("item", description="column of what it was done with")
-    time: str | None = Field(None, description="column of when; else events are in order of the rows")
-    type: str | None = Field(None, description="column of what was done: click, browse, comment, share, rate, buy, ...")
-    value: str | None = Field(None, description="column of a number that belongs to it, such as a rating or a price")
-    catalogue: Path | None = Field(
-        None, description="table of the items, each once under the same column name; its other columns describe them"
-    )
-    content: str | None = Field(
-        None, description="what reads the catalogue: a BERT, named as model.trunk is, or the folder of a matching model"
-    )
-    repeats: bool = Field(False, description="whether an item of the history may come again")
-    mask_share: float = Field(0.2, ge=0, lt=1, description="of a history's events to guess, beside the newest one")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is asked of a training row: items int64[M] (codes) at places int64[M] among the row's tokens."""
-
-    places: np.ndarray
-    items: np.ndarray
 
 
 class Task:
@@ -182,18 +150,3 @@ def _best(scores: np.ndarray, top: int) -> np.ndarray:
     top = min(top, len(scores))
     candidates = np.flatnonzero(scores >= np.partition(scores, -top)[-top])
     return np.asarray(candidates[np.argsort(-scores[candidates], kind="stable")[:top]])
-
-
-def ranking_metrics(ranks: np.ndarray, trained: np.ndarray) -> dict[str, float]:
-    """NDCG, recall and mean reciprocal rank of one right item a question.
-
-    Args:
-        ranks: float[B], from 1.
-        trained: bool[B], whether the training events have the right item; the others are scored apart, too.
-    """
-    metrics = {"ndcg_at_10": float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())}
-    metrics |= {f"recall_at_{most}": float((ranks <= most).mean()) for most in AT}
-    metrics |= {"mrr": float((1 / ranks).mean()), "new_item_share": float((~trained).mean())}
-    if not trained.all():
-        metrics["new_item_recall_at_20"] = float((ranks[~trained] <= 20).mean())
-    return metrics

@@ -1,0 +1,40 @@
+"""What is set, and what is asked: shapes that the parts of recommendation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+HISTORY, NEXT = "history", "next"
+"""Columns of the rows that a trained model reads and is scored on."""
+
+
+class Config(BaseModel):
+    """Which columns of the tables of events say who did what, and how it is learnt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str = Field("user", description="column of the one who did it")
+    item: str = Field("item", description="column of what it was done with")
+    time: str | None = Field(None, description="column of when; else events are in order of the rows")
+    type: str | None = Field(None, description="column of what was done: click, browse, comment, share, rate, buy, ...")
+    value: str | None = Field(None, description="column of a number that belongs to it, such as a rating or a price")
+    catalogue: Path | None = Field(
+        None, description="table of the items, each once under the same column name; its other columns describe them"
+    )
+    content: str | None = Field(
+        None, description="what reads the catalogue: a BERT, named as model.trunk is, or the folder of a matching model"
+    )
+    repeats: bool = Field(False, description="whether an item of the history may come again")
+    mask_share: float = Field(0.2, ge=0, lt=1, description="of a history's events to guess, beside the newest one")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked of a training row: items int64[M] (codes) at places int64[M] among the row's tokens."""
+
+    places: np.ndarray
+    items: np.ndarray

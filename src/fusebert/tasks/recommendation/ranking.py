@@ -1,0 +1,23 @@
+"""Scores of rankings with one right item each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+AT = (10, 1, 5, 20)
+"""Recall is the share of questions whose item is among the first so many."""
+
+
+def ranking_metrics(ranks: np.ndarray, trained: np.ndarray) -> dict[str, float]:
+    """NDCG, recall and mean reciprocal rank of one right item a question.
+
+    Args:
+        ranks: float[B], from 1.
+        trained: bool[B], whether the training events have the right item; the others are scored apart, too.
+    """
+    metrics = {"ndcg_at_10": float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())}
+    metrics |= {f"recall_at_{most}": float((ranks <= most).mean()) for most in AT}
+    metrics |= {"mrr": float((1 / ranks).mean()), "new_item_share": float((~trained).mean())}
+    if not trained.all():
+        metrics["new_item_recall_at_20"] = float((ranks[~trained] <= 20).mean())
+    return metrics
