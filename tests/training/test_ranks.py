@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from fusebert.errors import FusebertError, UsageError
+from fusebert.training import pretrain as module
 from fusebert.training.pretrain import pretrain
 from fusebert.training.run import train
 from tests.corpus.conftest import corpus, documents  # noqa: F401
@@ -165,6 +167,21 @@ def test_a_lost_worker_costs_a_fresh_start_and_nothing_else(
     assert found[0] == found[1]
 
 
+def lose_the_reader(rank: int, port: int, settings: dict[str, Any], said: Path) -> None:
+    """One of two processes, of which the first is killed while it reads the corpus and the other waits."""
+    module.read_corpus = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+    work(rank, port, [("pretrain", settings, said.parent / "run")], False, said)
+
+
+def test_a_worker_lost_before_training_is_named(corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    said = tmp_path / "said"
+    processes = start(lose_the_reader, PRETRAINING | {"data.train": str(corpus)}, said)
+    for process in processes:
+        process.join(BOUND_SECONDS)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 1]
+    assert "another process of this run is gone" in said.read_text()
+
+
 def command(rank: int, port: int, arguments: list[str], said: Path) -> None:
     """One of two processes of the command line; what it prints goes into a file of its own."""
     from fusebert.cli import main
@@ -179,6 +196,17 @@ def command(rank: int, port: int, arguments: list[str], said: Path) -> None:
             traceback.print_exc()  # now: the file is closed when this process reports it
             raise
     os._exit(code)
+
+
+def test_a_corpus_that_cannot_be_read_is_an_error_in_all(corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copytree(corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("vocabulary"))
+    arguments = ["pretrain", str(tmp_path / "corpus"), "--output", str(tmp_path / "bert")]
+    processes = start(command, arguments, tmp_path)
+    for process in processes:
+        process.join(BOUND_SECONDS)
+    said = [(tmp_path / f"err{rank}").read_text() for rank in range(2)]
+    assert [process.exitcode for process in processes] == [2, 2], said
+    assert all("vocabulary" in one and "Traceback" not in one for one in said), said
 
 
 @pytest.mark.parametrize(("budget", "code"), [("20s", 0), ("0.01s", 2)])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +36,10 @@ from fusebert.training.budget import Budget, Plan, beginning, make_plan
 from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress, Silence
+from fusebert.training.ranks import naming_losses
 from fusebert.training.run import PLAN, RECIPE, fit, join, look_into
 
+Value = TypeVar("Value")
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
     "model.dropout": 0.0,
@@ -68,6 +70,7 @@ class Corpus:
     data_hash: str
 
 
+@naming_losses()
 def pretrain(
     settings: Mapping[str, Any],
     output: str | Path,
@@ -86,6 +89,10 @@ def pretrain(
 
     Returns:
         What metrics.json holds.
+
+    Raises:
+        FusebertError: in words; what the first of several processes cannot do is an error in all.
+        LostWorkerError: another process of the run has gone.
     """
     started = time.monotonic()
     progress = progress or Silence()
@@ -99,8 +106,7 @@ def pretrain(
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
     trunk_folder = find_trunk(recipe.model.trunk)
-    with PartialState().main_process_first():  # which tokenizes; the others read what it wrote
-        corpus = read_corpus(recipe, trunk_folder)
+    corpus = _read_together(recipe, trunk_folder, is_first)
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
     if is_first and kept is None:
         (folder / PLAN).unlink(missing_ok=True)  # of a run that was killed before it began
@@ -128,6 +134,19 @@ def pretrain(
     return metrics
 
 
+def _read_together(recipe: Recipe, trunk_folder: Path | None, is_first: bool) -> Corpus:
+    """The first process tokenizes; the others read what it wrote."""
+    corpus: Corpus | None = None
+    error: FusebertError | None = None
+    if is_first:
+        try:
+            corpus = read_corpus(recipe, trunk_folder)
+        except FusebertError as found:
+            error = found
+    _of_first(error)
+    return corpus or read_corpus(recipe, trunk_folder)
+
+
 def _plan(
     settings: Mapping[str, Any], budget: Budget, corpus: Corpus, trunk_folder: Path | None
 ) -> tuple[Recipe, Plan]:
@@ -144,11 +163,17 @@ def _plan(
         found = make_plan(settings, budget, corpus.train, corpus.unigram_entropy, build, processes)
     except FusebertError as error:
         found = error
-    found = broadcast_object_list([found])[0] if processes > 1 else found
+    chosen, plan = _of_first(found)
+    return pretraining_recipe(chosen), plan
+
+
+def _of_first(found: Value | FusebertError) -> Value:
+    """What the first process has found, in all; its error is raised in all."""
+    if PartialState().num_processes > 1:
+        found = broadcast_object_list([found])[0]
     if isinstance(found, FusebertError):
         raise found
-    chosen, plan = found
-    return pretraining_recipe(chosen), plan
+    return found
 
 
 def _kept_plan(folder: Path, settings: Mapping[str, Any], budget: float | None) -> dict[str, Any] | None:

@@ -33,12 +33,14 @@ from fusebert.training.pretrain import (
     unigram_entropy,
 )
 from fusebert.training.progress import Progress, Silence
+from fusebert.training.ranks import naming_losses
 from fusebert.training.run import fit, join, look_into
 
 DEFAULTS: dict[str, Any] = {"task.next_sentence": "matching", "training.tokens_per_batch": 2048}
 """Where they differ from those for a corpus."""
 
 
+@naming_losses()
 def pretrain_table(
     settings: Mapping[str, Any],
     output: str | Path,

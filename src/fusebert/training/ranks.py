@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,8 @@ from torch.distributed.fsdp import FSDPModule
 from fusebert.errors import FusebertError
 
 Value = TypeVar("Value")
+MOST_WAIT = timedelta(days=1)
+"""For what the first process does alone, such as tokenizing or scoring; torch's own 10 or 30 minutes may be too few."""
 _of_lost_runs: list[Any] = []
 """Groups that are not to be taken apart at once: torch waits for a group's threads with Python's lock in hand, which
 one of them may need to drop what it was doing when the other process went. That hung one of twenty survivors."""
@@ -37,7 +40,7 @@ class Ranks:
     def __init__(self, accelerator: Accelerator) -> None:
         self.number: int = accelerator.process_index
         self.count: int = accelerator.num_processes
-        self.group = distributed.new_group(backend="gloo") if self.count > 1 else None
+        self.group = distributed.new_group(backend="gloo", timeout=MOST_WAIT) if self.count > 1 else None
 
     @property
     def is_first(self) -> bool:
@@ -92,19 +95,24 @@ class Ranks:
         if self.count > 1:
             distributed.barrier(group=self.group)
 
-    @contextmanager
-    def naming_losses(self) -> Iterator[None]:
-        """Raises LostWorkerError where another process has gone."""
-        try:
-            yield
-        except RuntimeError as error:  # gloo raises nothing more special
-            if self.count == 1 or "gloo" not in str(error):
-                raise
-            _of_lost_runs.extend([self.group, distributed.group.WORLD])
-            raise LostWorkerError(
-                "another process of this run is gone; start all of them again with --resume, they go on from the "
-                "last checkpoint"
-            ) from error
+
+@contextmanager
+def naming_losses(*groups: Any) -> Iterator[None]:
+    """Raises LostWorkerError where another process of the run has gone.
+
+    Args:
+        groups: that this process is in, beside the one of all processes.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises nothing more special
+        if not distributed.is_initialized() or "gloo" not in str(error):
+            raise
+        _of_lost_runs.extend([*groups, distributed.group.WORLD])
+        raise LostWorkerError(
+            "another process of this run is gone; start all of them again with --resume, they go on from the last "
+            "checkpoint"
+        ) from error
 
 
 class OwnBatches:

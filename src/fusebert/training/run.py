@@ -25,12 +25,14 @@ from fusebert.training.checkpoint import State
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.prepare_histories import prepare_histories, start_at_histories
 from fusebert.training.progress import Progress, Silence
+from fusebert.training.ranks import MOST_WAIT, naming_losses
 from fusebert.training.trainer import Trainer
 
 RECIPE, PLAN = "recipe.yaml", "plan.json"
 RANK_SEED = 1_000_003
 
 
+@naming_losses()
 def train(
     recipe: Recipe | Mapping[str, Any] | str | Path,
     output: str | Path,
@@ -96,7 +98,7 @@ def join(device: str) -> bool:
     Raises:
         UsageError: there is no such device.
     """
-    return bool(PartialState(cpu=pick_device(device) == "cpu").is_main_process)
+    return bool(PartialState(cpu=pick_device(device) == "cpu", timeout=MOST_WAIT).is_main_process)
 
 
 def fit(

@@ -31,7 +31,7 @@ from fusebert.training.optimization import (
     set_learning_rate,
 )
 from fusebert.training.progress import Progress
-from fusebert.training.ranks import OwnBatches, Ranks
+from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
 from fusebert.training.sharding import fill, gather, shard
 from fusebert.training.signals import Signals, leave_interrupts_to_the_parent
 
@@ -90,7 +90,7 @@ class Trainer:
             StoppedError: after SIGINT or SIGTERM, with everything saved.
             LostWorkerError: another process of the run has gone.
         """
-        with self.ranks.naming_losses():
+        with naming_losses(self.ranks.group):
             return self._fit(train, validation, resume)
 
     def _fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
