@@ -12,7 +12,9 @@ from fusebert.modalities.table.processor import Config
 
 
 class Embedder(nn.Module):
-    """A learned vector for each column and category, plus a linear map of the number for each column.
+    """A learned vector for each column, one for each of its categories, and a linear map of its number, summed.
+
+    Categories start at zero, so that one seen in a few rows stays close to what its column says of any.
 
     Args:
         columns: number of columns.
@@ -22,7 +24,9 @@ class Embedder(nn.Module):
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
         self.width = config.width
+        self.columns = nn.Embedding(columns, trunk.hidden_size)
         self.values = nn.Embedding(config.codes, trunk.hidden_size)
+        self.values.starts_at_zero = True  # type: ignore[assignment]
         self.slopes = nn.Embedding(columns * config.width, trunk.hidden_size)
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
@@ -31,4 +35,5 @@ class Embedder(nn.Module):
         """int64[B, K] codes, float[B, K, width] encoded numbers -> float[B * K, D]."""
         slopes = self.slopes.weight.unflatten(0, (-1, self.width))  # float[K, width, D]
         numbers = torch.einsum("bkw,kwd->bkd", features["encoded"].to(slopes.dtype), slopes)
-        return self.dropout(self.LayerNorm(self.values(features["codes"]) + numbers)).flatten(0, 1)  # type: ignore[no-any-return]
+        tokens: Tensor = self.LayerNorm(self.columns.weight + self.values(features["codes"]) + numbers)
+        return self.dropout(tokens).flatten(0, 1)  # type: ignore[no-any-return]
