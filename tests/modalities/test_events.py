@@ -14,9 +14,10 @@ from pyarrow import parquet
 
 from fusebert.data.columns import guess_columns
 from fusebert.data.tables import read_table
-from fusebert.errors import InputError
+from fusebert.errors import InputError, UsageError
+from fusebert.evaluation.predictor import load as load_model
 from fusebert.modalities.events.history import read_event, read_history
-from fusebert.modalities.events.processor import UNKNOWN, Config, Processor
+from fusebert.modalities.events.processor import MOST_PIECES, UNKNOWN, Config, Processor
 from fusebert.training.run import train
 from fusebert.types import Sample
 
@@ -88,7 +89,7 @@ def test_rows_without_events() -> None:
         ([{"item": ""}], "event 1: it has no item"),
         ([{"item": ["a"]}], "event 1: one value expected, found list"),
         ([{"item": "a" * 300}], "event 1: a category of 300 characters"),
-        ([{"item": 1, "when": 5}], "event 1: 'when' is not one of item, type, time, value"),
+        ([{"item": 1, "when": 5}], "event 1: 'when' is not one of item, type, time, value, text"),
         ([{"item": 1}, {"item": 1, "time": "soon"}], "event 2: 'soon' is not a time"),
         ([{"item": 1, "time": "2024-02-30"}], "event 1: '2024-02-30' is not a time"),
         ([{"item": 1, "time": [1]}], "event 1: .* is not a time"),
@@ -96,6 +97,7 @@ def test_rows_without_events() -> None:
         ([{"item": 1, "time": float("inf")}], "is not a time"),
         ([{"item": 1, "time": 5}, {"item": 2}], "event 2 has no time"),
         ([{"item": 1, "value": "much"}], "event 1: 'much' is not a number"),
+        ([{"item": 1, "text": {"a": 1}}], "event 1: text expected, found dict"),
         ([{"item": 1, "value": 1e300}], "event 1: .* is not a finite number"),
         ([1] * 100_001, "a history of 100,001 events"),
         ([None], "event 1: it has no item"),
@@ -127,6 +129,52 @@ def test_moments_of_pandas_are_read() -> None:
         pandas.Timestamp("2024-05-31T05:00", tz="America/Los_Angeles"),
     ]
     assert {read_event({"item": 1, "time": moment}).seconds for moment in moments} == {1717156800}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trunk that knows the words good and bad."""
+    folder = tmp_path_factory.mktemp("bert")
+    rows = [{"said": word, "answer": word} for word in ("good", "bad") * 20]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"data.train": str(folder / "rows.jsonl"), "data.validation": 0.2, "data.target": "answer"}
+    settings |= {"data.columns": {"said": "text"}, "model.trunk": "tiny"}
+    train(settings | {"training.epochs": 1, "training.trackers": []}, folder / "model").save_trunk(folder / "trunk")
+    return folder / "trunk"
+
+
+def test_text_of_events_is_read_with_the_words_of_the_trunk(bert: Path, tmp_path: Path) -> None:
+    told = [{"item": "tent", "text": "good good bad"}, {"item": "tent"}, {"item": "tent", "text": "bad " * 99}]
+    processor = Processor.fit(Config(asks_next=True), ["history"], [sample(history=told)], bert)
+    found = load(processor, told)
+    assert found["piece_counts"].tolist() == [3, 0, MOST_PIECES, 0]
+    good, bad = found["pieces"][1:3].tolist()
+    assert found["pieces"].tolist() == [good, good, bad] + [bad] * MOST_PIECES
+    processor.save(tmp_path)
+    again = Processor.load_from(tmp_path)
+    assert again.fitted == processor.fitted
+    assert np.array_equal(load(again, told)["pieces"], found["pieces"])
+    with pytest.raises(UsageError, match=r"events have text, .* name one with model\.trunk"):
+        fitted(told)
+    with pytest.raises(InputError, match="an event has text, but those that the model was trained on had none"):
+        load(fitted(HISTORY), told)
+    with pytest.raises(InputError, match="lone surrogate"):
+        load(processor, [{"item": 1, "text": "\ud800"}])
+
+
+def test_what_events_say_answers_a_question_about_it(bert: Path, tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    rows = []
+    for n in range(400):
+        said = chance.choice(["good", "bad"], size=2).tolist()
+        history = [{"item": n % 3, "text": said[0]}, {"item": n % 5, "text": said[1]}]
+        rows.append({"history": history, "answer": said[1]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"data.train": str(tmp_path / "rows.jsonl"), "data.validation": 0.2, "data.target": "answer"}
+    settings |= {"model.trunk": str(bert), "training.epochs": 6, "training.learning_rate": 1e-3}
+    train(settings | {"training.trackers": []}, tmp_path / "model")
+    found = load_model(tmp_path / "model").evaluate(tmp_path / "rows.jsonl")
+    assert found["metrics"]["accuracy"] > 0.95
 
 
 def test_columns_of_events_are_known_as_such() -> None:

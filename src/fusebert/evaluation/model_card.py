@@ -79,6 +79,7 @@ def _example_value(value: Any, modality: str) -> Any:
 
 def _example_event(event: Event) -> dict[str, Any]:
     found = {"item": event.item, "type": event.type, "time": event.seconds, "value": event.value}
+    found |= {"text": event.text and event.text[:EXAMPLE_CHARACTERS]}
     return {name: value for name, value in found.items() if value is not None}
 
 

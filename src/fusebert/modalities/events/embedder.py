@@ -17,7 +17,7 @@ Volkovs et al. 2017)."""
 
 
 class Embedder(nn.Module):
-    """Item + type + time since the event before + value + how many events ago, normalised.
+    """Item + type + time since the event before + value + how many events ago + mean of the words, normalised.
 
     Args:
         columns: number of histories a row may have; each has a learned place.
@@ -55,8 +55,13 @@ class Embedder(nn.Module):
         return described + F.pad(own, (0, 0, 0, len(described) - len(own))).to(described.dtype)  # type: ignore[no-any-return]
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
-        """int64[E] each, and float32[E, 2] values, of all rows' events -> float[E, D]."""
+        """int64[E] each, float32[E, 2] values, and int64 pieces of text, of all rows' events -> float[E, D]."""
         done = F.embedding(features["items"], self.item_vectors()) + self.types(features["types"])
         when = self.gaps(features["gaps"]) + self.ages(features["ages"]) + self.column_places(features["place"])
         value = self.values(features["values"].to(self.values.weight.dtype))
-        return self.dropout(self.LayerNorm(done + when + value))  # type: ignore[no-any-return]
+        found = done + when + value
+        if len(features["pieces"]):
+            words: Any = embeddings.word_embeddings
+            starts = features["piece_counts"].cumsum(0) - features["piece_counts"]
+            found = found + F.embedding_bag(features["pieces"], words.weight, starts, mode="mean")
+        return self.dropout(self.LayerNorm(found))  # type: ignore[no-any-return]

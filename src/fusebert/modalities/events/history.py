@@ -10,11 +10,12 @@ from itertools import islice
 from typing import Any
 
 from fusebert.errors import InputError
+from fusebert.modalities.text.processor import plain_text
 from fusebert.modalities.values import as_category, as_date, as_number, is_missing
 
 MOST_EVENTS, MOST_CHARACTERS = 100_000, 32 << 20
 """Of one row: more is refused before it is looked at."""
-FIELDS = ("item", "type", "time", "value")
+FIELDS = ("item", "type", "time", "value", "text")
 PLAIN = "event"
 """The type of an event that names none."""
 SHOWN = 10
@@ -30,12 +31,14 @@ class Event:
     Args:
         seconds: since 1970 in UTC, or None where histories have no times.
         value: such as a rating or a price; None where it has none.
+        text: such as a comment; None where it has none.
     """
 
     item: str
     type: str
     seconds: float | None
     value: float | None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def read_history(raw: Any) -> list[Event]:
     Args:
         raw: a list, or JSON text of one; each event is the name of an item, or has `item` and, if known, `type`
             (click, browse, comment, share, rate, buy, ...), `time` (ISO 8601, a date or datetime of Python, or seconds
-            since 1970) and `value`. Or a Past, which has been read already.
+            since 1970), `value` and `text`. Or a Past, which has been read already.
 
     Raises:
         InputError: an event cannot be read; says which.
@@ -111,12 +114,13 @@ def read_event(event: Any) -> Event:
     unknown = [name for name in event if name not in FIELDS]
     if unknown:
         raise InputError(f"{unknown[0]!r:.60} is not one of {', '.join(FIELDS)}")
-    kind, when, value = (event.get(name) for name in ("type", "time", "value"))
+    kind, when, value, text = (event.get(name) for name in ("type", "time", "value", "text"))
     return Event(
         _as_name(event.get("item"), "item"),
         PLAIN if is_missing(kind) else _as_name(kind, "type"),
         None if is_missing(when) else _as_seconds(when),
         None if is_missing(value) else as_number(value),
+        None if is_missing(text) else plain_text(text),
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Tokenizer
 
-from fusebert.errors import InputError
+from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.events.history import Event, read_history
-from fusebert.storage import read_json, write_json
+from fusebert.modalities.text.processor import encode, read_tokenizer
+from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
 
 UNKNOWN = 0
@@ -21,7 +24,10 @@ UNKNOWN = 0
 GAPS = 34
 """Codes of the time since the event before: 0 for none, else 1 + the whole part of log2(seconds + 1), at most 33
 (about 270 years)."""
-FIELDS = ("items", "types", "gaps", "values", "ages", "place")
+FIELDS = ("items", "types", "gaps", "values", "ages", "place", "pieces", "piece_counts")
+TOKENIZER = "events_tokenizer.json"
+MOST_PIECES = 64
+"""Of the text of one event, the first."""
 
 
 class Config(BaseModel):
@@ -46,6 +52,7 @@ class Processor:
     Args:
         items, types: names in the training rows, the most frequent first.
         mean, deviation: of the values of their events.
+        tokenizer: the pretrained trunk's, where their events have text.
         content: float32[items, C], what describes each item, where something does; known while a model is trained.
     """
 
@@ -59,20 +66,26 @@ class Processor:
         types: Sequence[str],
         mean: float,
         deviation: float,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.config = config.model_copy(update={"items": len(items), "types": len(types)})
         self.columns, self.items, self.types = tuple(columns), tuple(items), tuple(types)
-        self.mean, self.deviation = mean, deviation
+        self.mean, self.deviation, self.tokenizer = mean, deviation, tokenizer
         self._items, self._types = ({name: 1 + code for code, name in enumerate(names)} for names in (items, types))
 
     @property
     def fitted(self) -> tuple[Any, ...]:
         """What codes and values mean."""
-        return self.items, self.types, self.mean, self.deviation
+        return self.items, self.types, self.mean, self.deviation, self.tokenizer and self.tokenizer.to_str()
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
-        """Items, types, and the scale of values, of the training rows."""
+        """Items, types, and the scale of values, of the training rows.
+
+        Raises:
+            UsageError: events have text, and there is no vocabulary to read it with.
+        """
+        has_text = False
         items, types, values = Counter[str](), Counter[str](), list[float]()
         for sample in samples:
             for name in columns:
@@ -83,15 +96,23 @@ class Processor:
                 items.update(event.item for event in events)
                 types.update(event.type for event in events)
                 values += [event.value for event in events if event.value is not None]
+                has_text = has_text or any(event.text for event in events)
+        if has_text and pretrained is None:
+            raise UsageError(
+                "events have text, which is read with the words of a pretrained trunk; name one with model.trunk, or "
+                "leave `text` out of the events"
+            )
         ordered = (sorted(found, key=lambda name: (-found[name], name)) for found in (items, types))
         item_names, type_names = ordered
         mean = float(np.mean(values)) if values else 0.0
         deviation = float(np.std(values)) if values else 1.0
-        return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation or 1.0)
+        tokenizer = read_tokenizer(pretrained) if has_text and pretrained is not None else None
+        return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation or 1.0, tokenizer)
 
     def load(self, sample: Sample) -> Features | None:
         """Of E events: `items`, `types`, `gaps`, `ages` (0 for the newest) and `place` int64[E], and `values`
-        float32[E, 2], the scaled value and whether there is one.
+        float32[E, 2], the scaled value and whether there is one; `piece_counts` int64[E], pieces of each one's text,
+        and `pieces` int64, their ids, one event after another.
 
         With `asks_next`, the newest event is the one to be guessed, and `seen` int64[S] are the items of the whole
         history, also of what was left out.
@@ -137,7 +158,18 @@ class Processor:
             asked = {name: np.zeros_like(array, shape=(1, *array.shape[1:])) for name, array in found.items()}
             found = {name: np.concatenate([array, asked[name]]) for name, array in found.items()}
         count = len(found["items"])
+        texts = [self._pieces(event) for event in events]
+        counts = np.zeros(count, dtype=int)
+        counts[: len(texts)] = [len(pieces) for pieces in texts]
+        found |= {"pieces": np.array([*chain(*texts)], dtype=int), "piece_counts": counts}
         return found | {"ages": np.arange(count)[::-1].copy(), "place": np.full(count, place)}
+
+    def _pieces(self, event: Event) -> list[int]:
+        if event.text is None:
+            return []
+        if self.tokenizer is None:
+            raise InputError("an event has text, but those that the model was trained on had none")
+        return encode(self.tokenizer, event.text, MOST_PIECES)[:MOST_PIECES]
 
     def length(self, features: Features) -> int:
         return len(features["items"])
@@ -154,12 +186,16 @@ class Processor:
         saved = {"columns": self.columns, "config": self.config.model_dump(), "mean": self.mean}
         saved |= {"deviation": self.deviation, "types": self.types, "items": self.items}
         write_json(folder / "processors" / "events.json", saved)
+        if self.tokenizer is not None:
+            write_atomically(folder / "processors" / TOKENIZER, self.tokenizer.to_str().encode())
 
     @classmethod
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "processors" / "events.json")
         scale = saved["mean"], saved["deviation"]
-        return cls(Config(**saved["config"]), saved["columns"], saved["items"], saved["types"], *scale)
+        file = folder / "processors" / TOKENIZER
+        tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
+        return cls(Config(**saved["config"]), saved["columns"], saved["items"], saved["types"], *scale, tokenizer)
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:

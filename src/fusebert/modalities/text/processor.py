@@ -84,11 +84,7 @@ class Processor:
         text = plain_text(value)
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
-        text = text[: self.config.max_tokens * CHARACTERS_PER_TOKEN_BOUND]
-        try:
-            return self.tokenizer.encode(text, add_special_tokens=False).ids
-        except (UnicodeEncodeError, TypeError):
-            raise InputError("the text contains half a character (a lone surrogate)") from None
+        return encode(self.tokenizer, text, self.config.max_tokens)
 
     def length(self, features: Features) -> int:
         return len(features["input_ids"])
@@ -109,6 +105,14 @@ class Processor:
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "processors" / "text.json")
         return cls(Config(**saved["config"]), saved["columns"], read_tokenizer(folder))
+
+
+def encode(tokenizer: Tokenizer, text: str, tokens: int) -> list[int]:
+    """Ids of a text, of which `tokens` are wanted; there may be more. Raises InputError."""
+    try:
+        return tokenizer.encode(text[: tokens * CHARACTERS_PER_TOKEN_BOUND], add_special_tokens=False).ids
+    except (UnicodeEncodeError, TypeError):
+        raise InputError("the text contains half a character (a lone surrogate)") from None
 
 
 def plain_text(value: Any) -> str:
