@@ -136,15 +136,13 @@ def pretrain(
 
 def _read_together(recipe: Recipe, trunk_folder: Path | None, is_first: bool) -> Corpus:
     """The first process tokenizes; the others read what it wrote."""
-    corpus: Corpus | None = None
-    error: FusebertError | None = None
-    if is_first:
-        try:
-            corpus = read_corpus(recipe, trunk_folder)
-        except FusebertError as found:
-            error = found
-    _of_first(error)
-    return corpus or read_corpus(recipe, trunk_folder)
+    found: Corpus | FusebertError | None = None
+    try:
+        found = read_corpus(recipe, trunk_folder) if is_first else None
+    except FusebertError as error:
+        found = error
+    _of_first(found if isinstance(found, FusebertError) else None)
+    return found if isinstance(found, Corpus) else read_corpus(recipe, trunk_folder)
 
 
 def _plan(
