@@ -42,13 +42,32 @@ def test_next_sentences(made: Tokens, random: np.random.Generator) -> None:
     assert 0.5 <= (pairs.labels == NOT_NEXT).mean() < 0.62  # a lone last sentence always gets a random B
 
 
+def times_read(found: Tokens, kind: NextSentence, random: np.random.Generator) -> np.ndarray:
+    """How often a pass reads each piece."""
+    read = np.zeros(len(found.ids), dtype=int)
+    for start_a, end_a, start_b, end_b in draw(found, kind, random).spans:
+        read[start_a:end_a] += 1
+        read[start_b:end_b] += 1
+    return read
+
+
 def test_every_document_is_read(made: Tokens, random: np.random.Generator) -> None:
-    pairs = draw(made, "off", random)
-    read = np.zeros(len(made.ids), dtype=int)
-    for start, end, *_ in pairs.spans:
-        read[start:end] += 1
-    assert read.max() == 1
-    assert read.mean() > 0.8
+    whole = times_read(made, "off", random)
+    assert whole.max() == 1
+    assert whole.mean() > 0.8
+    ordered = times_read(made, "sentence_order", random)
+    assert ordered.max() == 1
+    assert ordered.mean() > whole.mean() - 0.01
+
+
+def test_sentence_order_reads_lone_sentences(random: np.random.Generator) -> None:
+    lengths = random.integers(2, LENGTH - 3, 500)
+    sentences = borders(lengths)
+    ids = np.zeros(sentences[-1], np.int32)
+    found = Tokens(ids, np.zeros(len(ids), bool), sentences, np.arange(501))
+    assert (times_read(found, "sentence_order", random) == 1).all()
+    spans = draw(found, "sentence_order", random).spans
+    assert (np.abs(np.diff(spans[:, :2]) - np.diff(spans[:, 2:])) <= 1).all()
 
 
 def test_sentence_order(made: Tokens, random: np.random.Generator) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 from fusebert.cli import main
 from fusebert.config import read_settings
-from fusebert.corpus.tokens import tokenize_corpus
+from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer, measure
 from fusebert.data.collate import Collator
-from fusebert.errors import UsageError
+from fusebert.errors import DataError, UsageError
 from fusebert.evaluation.inference import score
 from fusebert.modalities.text.processor import read_tokenizer
 from fusebert.model.pretrained import find_trunk
@@ -230,6 +231,15 @@ def test_killed_and_resumed_the_weights_are_the_same(
 def test_epochs_are_not_a_setting_of_it(settings: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="passes"):
         pretrain(settings | {"training.epochs": 3}, tmp_path / "x")
+
+
+def test_a_corpus_without_pairs(settings: dict[str, Any]) -> None:
+    """Documents of one piece have an order of nothing."""
+    recipe = pretraining_recipe(settings | {"task.next_sentence": "sentence_order"})
+    made = read_corpus(recipe, None)
+    lone = Tokens(made.train.ids[:9], made.train.inside[:9], np.arange(10), np.arange(10))
+    with pytest.raises(DataError, match="the train part has no pairs"):
+        prepare_rows(recipe, replace(made, train=lone), None)
 
 
 def test_rounds_of_fewer_rows_than_batches(settings: dict[str, Any], tmp_path: Path) -> None:

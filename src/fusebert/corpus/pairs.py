@@ -41,7 +41,8 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
     Sentences are collected until they fill the target length; A ends at a random one of them. B is the rest, or
     (half of the time) as many sentences from a random place of another document, and the unused rest is walked again.
     One pair in ten aims at a random shorter length. With `sentence_order`, B is always the rest and half of the pairs
-    are swapped (ALBERT, Lan et al. 2019); with `off`, a row is one segment.
+    are swapped (ALBERT, Lan et al. 2019); a lone sentence, of which no rest is left, is cut in its middle, so that it
+    is read too. With `off`, a row is one segment.
 
     Args:
         length: tokens of a full row, [CLS] and [SEP] included.
@@ -66,7 +67,10 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
                 continue
             middle = here + int(random.integers(1, stop - here)) if stop - here > 1 else stop
             a, label = (starts[here], starts[middle]), IS_NEXT
-            if kind == "nsp" and (middle == stop or random.random() < RANDOM_SHARE) and count > 1:
+            if kind == "sentence_order" and middle == stop:
+                a, b = (a[0], sum(a) // 2), (sum(a) // 2, a[1])
+                here = stop
+            elif kind == "nsp" and (middle == stop or random.random() < RANDOM_SHARE) and count > 1:
                 b, label = _elsewhere(corpus, number, target - (a[1] - a[0]), random), NOT_NEXT
                 here = middle
             else:

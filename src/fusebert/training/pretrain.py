@@ -292,6 +292,8 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
         )
     }
     for part, rows in splits.items():
+        if not rows.in_pass:
+            raise DataError(f"{recipe.data.train}: the {part} part has no pairs; set task.next_sentence=off")
         if not len(rows):
             raise DataError(f"{recipe.data.train}: a round has no {part} rows; lower task.rounds or raise task.passes")
     text = recipe.modality_config("text").model_copy(update={"max_tokens": config.length - 1})

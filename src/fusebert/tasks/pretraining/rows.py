@@ -56,6 +56,11 @@ class PairRows:
         self.pairs = Pairs(np.concatenate([spans for spans, _ in parts]), np.concatenate([found for _, found in parts]))
         self.lengths = self.pairs.lengths
 
+    @property
+    def in_pass(self) -> int:
+        """Rows of the whole pass that the epoch begins in."""
+        return len(self._pass(math.floor(self.epoch * self.share)).labels)
+
     def _pass(self, which: int) -> Pairs:
         if self._drawn is None or self._drawn[0] != which:
             random = np.random.default_rng([self.seed, which])
