@@ -233,6 +233,18 @@ def test_epochs_are_not_a_setting_of_it(settings: dict[str, Any], tmp_path: Path
         pretrain(settings | {"training.epochs": 3}, tmp_path / "x")
 
 
+def test_held_out_rows_do_not_depend_on_the_seed(settings: dict[str, Any]) -> None:
+    def rows_of(seed: int) -> dict[str, Any]:
+        recipe = pretraining_recipe(settings | {"training.seed": seed})
+        return dict(prepare_rows(recipe, read_corpus(recipe, None), None).splits)
+
+    first, second = rows_of(0), rows_of(1)
+    assert first["train"].pairs.spans.tolist() != second["train"].pairs.spans.tolist()
+    assert first["validation"].pairs.spans.tolist() == second["validation"].pairs.spans.tolist()
+    masked = [[row.target.places.tolist() for row in rows["validation"]] for rows in (first, second)]
+    assert masked[0] == masked[1]
+
+
 def test_a_corpus_without_pairs(settings: dict[str, Any]) -> None:
     """Documents of one piece have an order of nothing."""
     recipe = pretraining_recipe(settings | {"task.next_sentence": "sentence_order"})

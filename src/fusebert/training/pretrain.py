@@ -49,8 +49,9 @@ DEFAULTS: dict[str, Any] = {
 """Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
 COUNTED_AT_ONCE = 2**24
 RATE_TIMES_WIDTH, RATE_TO_GO_ON = 0.256, 1e-4
-HELD_OUT_MASK_SHARE = 0.15
-"""BERT's, whatever share is masked in training, so that the losses of all runs can be compared."""
+HELD_OUT_MASK_SHARE, HELD_OUT_SEED = 0.15, 0
+"""BERT's share, and one choice of pairs and masks, whatever training does: losses can be compared between runs of the
+same row length, question, `whole_words` and `held_out_tokens`."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def unigram_entropy(train: np.ndarray, held_out: np.ndarray) -> float:
 def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> Prepared:
     """Training rows drawn anew for each round, and held-out rows that are always the same."""
     task = Task.fit(recipe.task_config(), [])
-    config, seed = task.config, recipe.training.seed
+    config = task.config
     kind = config.next_sentence
     if kind == "matching":
         raise UsageError("task.next_sentence=matching is for tables; a corpus has nsp, sentence_order, or off")
@@ -286,9 +287,9 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
             seed,
             share,
         )
-        for part, tokens, mask_share, share in (
-            ("train", corpus.train, config.mask_share, config.passes / config.rounds),
-            ("validation", corpus.held_out, HELD_OUT_MASK_SHARE, held_share),
+        for part, tokens, mask_share, seed, share in (
+            ("train", corpus.train, config.mask_share, recipe.training.seed, config.passes / config.rounds),
+            ("validation", corpus.held_out, HELD_OUT_MASK_SHARE, HELD_OUT_SEED, held_share),
         )
     }
     for part, rows in splits.items():

@@ -27,6 +27,7 @@ from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared, prepare
 from fusebert.training.pretrain import (
     HELD_OUT_MASK_SHARE,
+    HELD_OUT_SEED,
     piece_counts,
     pretraining_recipe,
     start,
@@ -120,7 +121,8 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
             "or set task.next_sentence=off"
         )
     masked = {"train": task.config.mask_share, "validation": HELD_OUT_MASK_SHARE}
-    one_stream, seed = recipe.model.fusion == "one_stream", recipe.training.seed
+    seeds = {"train": recipe.training.seed, "validation": HELD_OUT_SEED}
+    one_stream = recipe.model.fusion == "one_stream"
     shares = {"train": task.config.passes / task.config.rounds, "validation": 1.0}
     splits: dict[str, Any] = {}
     for part, share in shares.items():
@@ -130,7 +132,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
         if share * len(rows) < 1:
             raise DataError(f"{table}: a round has no {part} rows; lower task.rounds or raise task.passes")
         masking = Masking.of(text.tokenizer, masked[part], task.config.whole_words)
-        splits[part] = MatchingRows(rows, masking, matching, one_stream, seed, share)
+        splits[part] = MatchingRows(rows, masking, matching, one_stream, seeds[part], share)
         if matching and not splits[part].differ:
             raise DataError(
                 f"{table}: the {part} part has no two rows that differ in their text and in what stands beside it, so "
