@@ -28,7 +28,9 @@ from fusebert.training.progress import Silence
 FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.25, 0.058, 0.34, 0.6, 0.216
 """L / H = FLOOR + BY_SIZE * parameters^-SIZE_POWER + BY_TOKENS * tokens^-TOKENS_POWER, both in millions: the form of
 Hoffmann et al. 2022, eq. 2. The first and the third are taken as given, the others fitted to four short runs of tiny
-and mini on English (docs/log.md, 2026-11-24), as `benchmarks/pretrain_law.py` makes them. For other sizes: a guess."""
+and mini on English (docs/log.md, 2026-11-24), as `benchmarks/pretrain_law.py` makes them. For other sizes: a guess.
+Those runs had neither today's starting weights nor NEXT_SENTENCE_WEIGHT, so the forecast is rough: 4.53 nats where 4.18
+were measured in 20 minutes of English, and 4.38 where it was 4.79 in 10 minutes of Chinese (2026-11-25)."""
 REUSE = 15.4
 """Tokens read again are worth less: so many passes are the most they can be worth (Muennighoff et al. 2023, eq. 5)."""
 SHORT_LENGTHS, LENGTH, LONG_LENGTH = (32, 64), 128, 512
