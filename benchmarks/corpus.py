@@ -5,7 +5,8 @@ same vocabulary (TOKENIZERS_PARALLELISM is true for both) to int32, and leave fi
 holds documents out. It runs twice: as users have it (`fusebert`), and without the fingerprints for near-duplicates,
 which the other side does not make either (`same_work`, `ratio_wall_same_work`). `datasets` takes the better of two
 batch sizes, tried on a part. Each side runs in a process of its own, whose memory (with its children's, shared pages
-divided among them: PSS) is sampled. `ratio_wall` is their seconds / ours, `ratio_memory` their peak / ours. In the end
+divided among them: PSS) is sampled: `peak_mb` is what it holds, `peak_pss_mb` also counts pages of files that are
+mapped, such as Arrow files and libraries, which the system may take back. `ratio_wall` is their seconds / ours, `ratio_memory` their peak / ours. In the end
 fusebert alone reads ten times as much: copies whose words are shuffled within each sentence, so that all are kept; peak
 memory should not follow (`peak_growth`).
 """
@@ -108,7 +109,7 @@ def run(program: str, source: Path, *more: str) -> dict[str, float]:
         script, said = Path(room) / "side.py", Path(room) / "said"  # a file, so that worker processes can import it
         script.write_text(program, encoding="utf-8")
         given = [sys.executable, str(script), str(source), f"{room}/out", str(common.trunk_folder()), *more]
-        started, peak, cpu = time.time(), 0, 0.0
+        started, cpu, peaks = time.time(), 0.0, [0, 0]
         with said.open("wb") as out:
             process = subprocess.Popen(given, stdout=out, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
         watched = psutil.Process(process.pid)
@@ -117,7 +118,8 @@ def run(program: str, source: Path, *more: str) -> dict[str, float]:
                 times = watched.cpu_times()
                 cpu = max(cpu, times.user + times.system + times.children_user + times.children_system)
                 family = [watched, *watched.children(recursive=True)]
-                peak = max(peak, sum(map(pss, family)))
+                now = zip(*map(memory, family), strict=True)
+                peaks = [max(peak, sum(each)) for peak, each in zip(peaks, now, strict=True)]
             except psutil.Error:
                 pass
             time.sleep(SAMPLE_SECONDS)
@@ -126,15 +128,19 @@ def run(program: str, source: Path, *more: str) -> dict[str, float]:
             sys.exit("\n".join(lines[-30:]))
     counts = json.loads(lines[-1])
     wall = counts.pop("ended") - started
-    return {"wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak / 2**20, 1), **counts}
+    held, whole = (round(peak / 2**10, 1) for peak in peaks)
+    measured = {"wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_mb": held, "peak_pss_mb": whole}
+    return measured | counts
 
 
-def pss(process: psutil.Process) -> int:
-    """Its memory in bytes; of pages that several processes share, its part. 0 when it has just ended."""
+def memory(process: psutil.Process) -> tuple[int, int]:
+    """KiB of a process without and with mapped files; of pages that several share, its part. 0 when it has ended."""
     try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:
-        return 0
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return 0, 0
+    found = {name: int(size.split()[0]) for name, size in (line.split(":") for line in lines)}
+    return found["Pss_Anon"] + found["Pss_Shmem"], found["Pss"]
 
 
 def check_same_work(ours: dict[str, float], theirs: dict[str, float]) -> None:

