@@ -65,6 +65,37 @@ def peak_bytes(command: list[str]) -> tuple[int, int, str]:
     return process.returncode, peak, process.communicate()[1]
 
 
+SMALL_SHARDS = f"from fusebert.corpus import prepare; prepare.SHARD_BYTES = {MEGABYTE}; {PROGRAM}"
+WORDS_A_DOCUMENT, WORDS_A_SENTENCE = 600, 12
+
+
+def shuffled_words(documents: int, random: np.random.Generator) -> Iterable[str]:
+    """Texts of the same words in random orders, of which no two are alike; 4 KB each."""
+    words = np.array(["".join(chr(97 + letter) for letter in random.integers(0, 26, 6)) for _ in range(2000)])
+    ends = np.where(np.arange(1, WORDS_A_DOCUMENT + 1) % WORDS_A_SENTENCE, "", ".")
+    for _ in range(documents):
+        yield " ".join(np.char.add(random.choice(words, WORDS_A_DOCUMENT), ends).tolist())
+
+
+@pytest.mark.parametrize("documents", [600, pytest.param(3000, marks=pytest.mark.real)])
+def test_memory_does_not_grow_with_the_corpus(documents: int, tmp_path: Path, random: np.random.Generator) -> None:
+    """Ten times the text, in shards so small that both runs write several."""
+    peaks = []
+    for times in (1, 10):
+        source, output = tmp_path / f"{times}.jsonl", tmp_path / f"corpus-{times}"
+        with source.open("w") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in shuffled_words(times * documents, random))
+        command = [sys.executable, "-c", SMALL_SHARDS, "corpus", "prepare", str(source), "--output", str(output)]
+        cap = READER_BYTES + WORKER_BYTES
+        code, peak, said = peak_bytes([*command, "--workers", "1", "--max-memory", f"{cap >> 20}m"])
+        assert code == 0, said
+        report = json.loads((output / "corpus.json").read_text())
+        assert report["counts"]["train_documents"] + report["counts"]["held_out_documents"] == times * documents
+        assert report["shards"]["train"] > times
+        peaks.append(peak)
+    assert peaks[1] < 1.08 * peaks[0], [peak >> 20 for peak in peaks]
+
+
 @pytest.mark.parametrize(
     "kind",
     [
