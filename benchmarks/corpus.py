@@ -6,9 +6,9 @@ holds documents out. It runs twice: as users have it (`fusebert`), and without t
 which the other side does not make either (`same_work`, `ratio_wall_same_work`). `datasets` takes the better of two
 batch sizes, tried on a part. Each side runs in a process of its own, whose memory (with its children's, shared pages
 divided among them: PSS) is sampled: `peak_mb` is what it holds, `peak_pss_mb` also counts pages of files that are
-mapped, such as Arrow files and libraries, which the system may take back. `ratio_wall` is their seconds / ours, `ratio_memory` their peak / ours. In the end
-fusebert alone reads ten times as much: copies whose words are shuffled within each sentence, so that all are kept; peak
-memory should not follow (`peak_growth`).
+mapped, such as Arrow files and libraries, which the system may take back. `ratio_wall` is their seconds / ours,
+`ratio_memory` their `peak_mb` / ours. In the end fusebert alone reads ten times as much: copies whose words are
+shuffled within each sentence, so that all are kept; peak memory should not follow (`peak_growth`).
 """
 
 from __future__ import annotations
