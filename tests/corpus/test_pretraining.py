@@ -212,10 +212,11 @@ pretrain(json.loads(sys.argv[1]), sys.argv[2], resume=True)
 """
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.real)])
 def test_killed_and_resumed_the_weights_are_the_same(
-    pretrained: Path, settings: dict[str, Any], tmp_path: Path, random: np.random.Generator
+    pretrained: Path, settings: dict[str, Any], tmp_path: Path, random: np.random.Generator, workers: int
 ) -> None:
-    given = json.dumps(settings | {"training.checkpoint_steps": 3})
+    given = json.dumps(settings | {"training.checkpoint_steps": 3, "training.workers": workers})
     folder = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, given, str(folder)], stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(folder.glob("checkpoints/step-*")):
