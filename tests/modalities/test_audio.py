@@ -13,7 +13,8 @@ import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from fusebert.errors import InputError
-from fusebert.modalities.audio.embedder import Embedder, hide_and_shift
+from fusebert.modalities.audio.augment import perturb
+from fusebert.modalities.audio.embedder import Embedder
 from fusebert.modalities.audio.processor import Config, Processor
 from fusebert.modalities.audio.signal import RATE_HZ, decode, log_mel
 from fusebert.model.trunk import TrunkConfig
@@ -150,8 +151,16 @@ def test_what_fills_up_a_batch_changes_nothing() -> None:
 
 def test_augmentation_hides_some_and_moves_little() -> None:
     torch.manual_seed(0)
-    mels = torch.randn(64, 40, 80) + 5
-    found = hide_and_shift(mels, torch.full((64,), 40))
-    hidden = (found == 0).float().mean()
-    assert 0.05 < hidden < 0.4
+    frames = torch.tensor([40, 25] * 32)
+    inside = torch.arange(40) < frames[:, None]
+    bump = torch.exp(-((torch.arange(80) - 40) ** 2) / 200) * torch.exp(-((torch.arange(40)[:, None] - 12) ** 2) / 50)
+    mels = (5 + bump) * inside[:, :, None]
+    found = perturb(mels, frames)
     assert found.shape == mels.shape
+    assert (found[~inside] == 0).all()
+    hidden = (found[inside] == 0).float().mean()
+    assert 0.05 < hidden < 0.5
+    peaks = found.amax(dim=1).argmax(dim=1).float()  # the loudest bin, unless it is hidden
+    assert 2 < peaks.std() < 12
+    assert abs(peaks.mean() - 40) < 4
+    assert not torch.equal(found[0], found[2])

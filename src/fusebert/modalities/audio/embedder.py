@@ -1,4 +1,4 @@
-"""Recordings -> 25 tokens a second, by two convolutions over log-mel frames or a published speech encoder."""
+"""Recordings -> 25 tokens a second, by two convolutions over time and frequency or a published speech encoder."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusebert.modalities.audio.augment import perturb
 from fusebert.modalities.audio.encoders import SpeechEncoder
 from fusebert.modalities.audio.encoders import prepare as prepare
 from fusebert.modalities.audio.processor import Config
 from fusebert.modalities.audio.signal import MEL_BINS
-
-BAND_BINS, SPAN_SHARE = 12, 0.2
-"""Widest hidden band, and longest hidden span as a share of the recording (SpecAugment, Park et al. 2019)."""
-MOST_SHIFT_BINS = 3
 
 
 class Embedder(nn.Module):
@@ -34,12 +31,12 @@ class Embedder(nn.Module):
         super().__init__()
         self.config = config
         if config.encoder == "conv":
-            self.first = nn.Conv1d(MEL_BINS, config.width, 3, stride=2, padding=1)
-            self.second = nn.Conv1d(config.width, 2 * config.width, 3, stride=2, padding=1)
+            self.first = nn.Conv2d(1, config.width, 3, stride=2, padding=1)
+            self.second = nn.Conv2d(config.width, 2 * config.width, 3, stride=2, padding=1)
         else:
             self.encoder = SpeechEncoder(config)
             self.encoder.requires_grad_(not config.frozen)
-        width = 2 * config.width if config.encoder == "conv" else self.encoder.width
+        width = 2 * config.width * (MEL_BINS // 4) if config.encoder == "conv" else self.encoder.width
         self.projection = nn.Linear(width, trunk.hidden_size)
         self.positions = nn.Embedding(config.most_tokens, trunk.hidden_size)
         self.column_places = nn.Embedding(columns, trunk.hidden_size)
@@ -70,30 +67,11 @@ class Embedder(nn.Module):
 
     def _convolved(self, mels: Tensor, frames: Tensor) -> Tensor:
         if self.training and self.config.augment:
-            mels = hide_and_shift(mels, frames)
-        hidden = mels.transpose(1, 2)
+            mels = perturb(mels, frames)
+        hidden = mels[:, None]
         for convolution in (self.first, self.second):  # each of stride two: FRAMES_PER_TOKEN = 4
             frames = (frames + 1) // 2
             hidden = F.gelu(convolution(hidden))
             real = torch.arange(hidden.shape[2], device=hidden.device) < frames[:, None]
-            hidden = hidden * real[:, None]
-        return hidden.transpose(1, 2)[real]
-
-
-def hide_and_shift(mels: Tensor, frames: Tensor) -> Tensor:
-    """Shift the bins of each recording of float[R, T, MEL_BINS] by up to three, and hide two bands and one span."""
-    rows, longest, bins = mels.shape
-    device = mels.device
-    shift = torch.randint(-MOST_SHIFT_BINS, MOST_SHIFT_BINS + 1, (rows, 1), device=device)
-    source = (torch.arange(bins, device=device) + shift).clamp(0, bins - 1)
-    mels = mels.gather(2, source[:, None].expand(-1, longest, -1))
-    kept = torch.ones(rows, 1, bins, dtype=torch.bool, device=device)
-    places = torch.arange(bins, device=device)
-    for _ in range(2):
-        start = torch.randint(0, bins, (rows, 1), device=device)
-        width = torch.randint(0, BAND_BINS + 1, (rows, 1), device=device)
-        kept &= ~((places >= start) & (places < start + width))[:, None]
-    start = (torch.rand(rows, 1, device=device) * frames[:, None]).long()
-    width = (torch.rand(rows, 1, device=device) * SPAN_SHARE * frames[:, None]).long()
-    times = torch.arange(longest, device=device)
-    return mels * kept * ~((times >= start) & (times < start + width))[:, :, None]
+            hidden = hidden * real[:, None, :, None]
+        return hidden.transpose(1, 2)[real].flatten(1)

@@ -45,9 +45,11 @@ class Config(BaseModel):
     )
     frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
     max_seconds: float = Field(30.0, gt=0, le=600, description="longer recordings cannot be used")
-    width: int = Field(128, ge=8, le=1024, description="channels of the first layer of conv")
+    width: int = Field(
+        32, ge=4, le=512, description="channels of the first layer of conv; the second has twice as many"
+    )
     augment: bool = Field(
-        False, description="in training, hide bands and spans (SpecAugment) and shift the pitch a little (conv)"
+        False, description="in training, change voice and pace a little and hide bands and spans (conv)"
     )
     backbone: dict[str, Any] = Field({}, description="filled in by training: the speech encoder's own configuration")
 
