@@ -64,8 +64,11 @@ def test_without_and_shuffle_change_the_score_of_what_is_used(
 
 def test_only_a_recommender_reads_what_is_known(trained: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = str(world / "test.jsonl")
-    assert main(["evaluate", str(trained), table, "--known", table]) == 2
+    train = str(world / "train.jsonl")
+    assert main(["evaluate", str(trained), table, "--known", train]) == 2
     assert "only a recommender reads what is known; the task of this model is classification" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), table, "--known", table]) == 2
+    assert "is what is scored" in capsys.readouterr().err
 
 
 def test_an_error_is_one_object_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

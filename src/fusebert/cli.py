@@ -142,6 +142,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _nothing(rest)
+    if options.table.resolve() in [table.resolve() for table in options.known]:
+        raise UsageError(f"{options.table} is what is scored; leave it out of --known")
     found: dict[str, Any] = _load(options.folder).evaluate(
         options.table,
         without=options.without,
@@ -169,6 +171,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
             _print(answer)
         return answer  # type: ignore[no-any-return]
     _nothing(rest[1:])
+    if options.output is not None and options.output.resolve() == Path(rest[0]).resolve():
+        raise UsageError(f"--output {options.output} is the table itself; choose another file")
     source = read_table(Path(rest[0]))
     counts = {"rows": 0, "bad_rows": 0}
 

@@ -349,3 +349,37 @@ def test_hard_negatives_that_will_not_do(change: dict[str, Any], problem: str, t
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     with pytest.raises(FusebertError, match=problem):
         train(given, tmp_path / "model")
+
+
+def test_with_a_side_taken_away_nothing_is_found_but_by_chance(tmp_path: Path) -> None:
+    """More rows than are drawn for the recall among a hundred; whole folders are written."""
+    rows = [{"a": f"word{number}", "n": number, "b": f"thing {number}"} for number in range(140)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "data.train": str(tmp_path / "rows.jsonl"),
+        "data.validation": str(tmp_path / "rows.jsonl"),
+        "data.columns": {"a": "table", "n": "table", "b": "text"},
+        "table.categories": ["a"],
+        "task.name": "matching",
+        "task.left": ["a", "n"],
+        "task.right": "b",
+        "model.trunk": "tiny",
+        "training.epochs": 1,
+        "training.trackers": [],
+    }
+    model = train(settings, tmp_path / "model")
+    found = read_json(model.folder / "metrics.json")["ledger"]
+    for label in ("without text", "without table"):
+        assert found[label]["recall_at_10"] < 0.25
+        assert found[label]["recall_at_10_of_100"] < 0.25
+    for wrong in ({"without": ["text", "table"]}, {"without": ["text"], "shuffle": ["text"]}):
+        with pytest.raises(UsageError):
+            model.evaluate(rows, **wrong)
+
+
+def test_contents_of_sides_with_nothing() -> None:
+    task = Task(Config(left=("a",), right=("b",)))
+    targets = [task.target([{"a": left}, {"b": right}]) for left, right in ((None, 1), (None, 2), (None, 1), (3, None))]
+    assert len({int(one[0]) for one in targets}) == 3
+    assert targets[0][0] == targets[2][0]
+    assert targets[0][1] == targets[2][1] != targets[1][1]

@@ -79,7 +79,9 @@ def prepare_corpus(
     least = READER_BYTES + workers * WORKER_BYTES
     if max_memory < least:
         raise UsageError(f"--max-memory must be at least {least >> 20}m for {workers} workers")
-    if (output / REPORT).exists() or (not resume and output.exists() and any(output.iterdir())):
+    if (output / REPORT).exists():
+        raise UsageError(f"{output} already holds a finished corpus; choose another --output")
+    if not resume and output.exists() and any(output.iterdir()):
         raise UsageError(f"{output} already holds files; choose another --output, or --resume a run that was stopped")
     cached = min(MOST_CACHED, (max_memory - least) // 2)
     check_room(sources, settings.field, PAGE_BYTES + max_memory - least - cached)

@@ -12,6 +12,8 @@ from fusebert.evaluation.predictor import Predictor
 
 Ledger = dict[str, dict[str, float]]
 SHUFFLED = " shuffled"
+LEAST_ROWS = 50
+"""Of fewer, two standard errors are so wide that nearly any score is as good as any other."""
 NO_SHARE = 0.01
 """A score that is no share, such as an error, differs where it differs by this part of itself."""
 
@@ -55,12 +57,15 @@ def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_bett
 
     Args:
         found: of `ledger`.
-        rows: that were scored.
+        rows: that were scored; of fewer than LEAST_ROWS, a variant has to score no less at all.
     """
     metric = primary_metric(found["all"])
     whole = found["all"][metric]
     is_share = higher_is_better and 0 <= whole <= 1
-    margin = max(2 * math.sqrt(whole * (1 - whole) / rows), 1 / rows) if is_share else NO_SHARE * abs(whole)
+    if is_share:
+        margin = max(2 * math.sqrt(whole * (1 - whole) / rows), 1 / rows) if rows >= LEAST_ROWS else 0.0
+    else:
+        margin = NO_SHARE * abs(whole)
     names = [label.removesuffix(SHUFFLED) for label in found if label.endswith(SHUFFLED)]
 
     def as_good(label: str) -> str | None:

@@ -82,7 +82,7 @@ class Predictor:
     def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
         preparer = Preparer(self.processors, sides=self._sides)
-        pairs = ((row, self._prepare(preparer, row)) for row in rows)
+        pairs = ((row, self._prepare(preparer, self._known(row))) for row in rows)
         for window in windows(pairs, lambda pair: pair[1], outputs(self.model)):
             good = [example for _, example in window if isinstance(example, Example)]
             decoded = iter(
@@ -90,6 +90,14 @@ class Predictor:
             )
             for row, example in window:
                 yield row, example if isinstance(example, RowError) else next(decoded)
+
+    def _known(self, row: Sample | RowError) -> Sample | RowError:
+        """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""
+        if isinstance(row, RowError) or any(column in row.values for column in self.columns):
+            return row
+        return RowError(
+            f"it has none of the columns that the model reads ({', '.join(self.columns)})", row.table, row.row
+        )
 
     def _prepare(self, preparer: Preparer, row: Sample | RowError) -> Example | RowError:
         return row if isinstance(row, RowError) else preparer(row)
@@ -121,6 +129,10 @@ class Predictor:
         for name in [*without, *shuffle]:
             if name not in self.processors:
                 raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
+        if both := set(without) & set(shuffle):
+            raise UsageError(f"{', '.join(sorted(both))} cannot be taken away and dealt out at once")
+        if set(without) == set(self.processors):
+            raise UsageError(f"without {', '.join(without)} the model reads nothing")
         if hasattr(self.task, "questions"):
             rows = self.task.questions(rows, [_read(one) for one in known])
         elif known:
@@ -149,7 +161,13 @@ class Predictor:
                 yield made
 
     def save_trunk(self, folder: str | Path) -> None:
-        """Write the trunk alone, with its vocabulary, as a folder that `transformers.BertModel` loads."""
+        """Write the trunk alone, with its vocabulary, as a new folder that `transformers.BertModel` loads.
+
+        Raises:
+            UsageError: the folder holds something already.
+        """
+        if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+            raise UsageError(f"{folder} is not empty; choose another folder for the trunk")
         save_trunk(self.model.trunk, Path(folder))
         if "text" in self.processors:
             self.processors["text"].save_tokenizer(Path(folder))  # type: ignore[attr-defined]

@@ -133,7 +133,10 @@ def _only(columns: Sequence[ColumnGuess], task: Any, samples: Sequence[Sample]) 
     for name in named:
         if kinds[name].kind == IGNORE:
             raise UsageError(f"{kinds[name]}; say what it is with data.columns.{name}=MODALITY")
-    return [g if g.column in named else ColumnGuess(g.column, IGNORE, "on neither side") for g in columns]
+    why = dict.fromkeys(task.hard_negatives.values(), "read as a hard negative")
+    return [
+        g if g.column in named else ColumnGuess(g.column, IGNORE, why.get(g.column, "on neither side")) for g in columns
+    ]
 
 
 def _hash(datasets: Mapping[str, Dataset]) -> str:

@@ -84,8 +84,10 @@ class Task:
 
     def target(self, raw: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """int64[S], equal for equal contents, from the values of each of a row's S sides: one picture may have several
-        names."""
-        return np.array([_content(present(values, list(values))) for values in raw])
+        names. A side with nothing has the content of the others: it belongs to them, and to no other nothing."""
+        sides = [present(values, list(values)) for values in raw]
+        whole = [one for parts in sides for one in parts]
+        return np.array([_content(parts or [(-1, whole)]) for parts in sides])
 
     @staticmethod
     def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
@@ -142,6 +144,7 @@ def _among(ranks: np.ndarray, strangers: np.ndarray) -> np.ndarray:
     """float[B]: the chance to be among the first ten beside AMONG - 1 strangers, of the rank beside all of them."""
     from scipy.stats import hypergeom
 
+    strangers = np.maximum(1, strangers)  # of none, the first drawn is the right one
     return np.asarray(hypergeom.cdf(9, strangers, ranks - 1, np.minimum(AMONG - 1, strangers)))
 
 

@@ -1,0 +1,40 @@
+"""Commands that would destroy what is there, or answer what was not asked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fusebert.cli import main
+from fusebert.errors import UsageError
+from fusebert.evaluation.predictor import load
+
+
+def test_a_trunk_is_not_saved_over_other_files(trained: Path, tmp_path: Path) -> None:
+    model = load(trained)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for place in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt", trained):
+        with pytest.raises(UsageError, match="not empty"):
+            model.save_trunk(place)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    model.save_trunk(tmp_path / "empty")
+    assert (tmp_path / "empty" / "model.safetensors").is_file()
+
+
+def test_answers_do_not_replace_the_questions(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Path(shutil.copy(world / "test.jsonl", tmp_path))
+    before = table.read_bytes()
+    assert main(["predict", str(trained), str(table), "--output", str(tmp_path / "." / "test.jsonl")]) == 2
+    assert "is the table itself" in capsys.readouterr().err
+    assert table.read_bytes() == before
+
+
+def test_a_row_without_any_of_the_columns_is_not_answered(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.jsonl").write_text('{"user": 1, "item": 2}\n')
+    assert main(["predict", str(trained), str(tmp_path / "other.jsonl")]) == 1
