@@ -17,6 +17,8 @@ EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds o
 
 MANY_WITHOUT_HISTORY = 0.2
 """Share of questions: of whole histories it is far less, since each has only one first event."""
+MOST_BESIDE = 4
+"""Columns of a table, so that their names can be read on a narrow screen."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -293,16 +295,25 @@ def _nothing(rest: Sequence[str]) -> None:
 
 
 def _table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Few rows stand side by side, each metric on a line; of many rows the first metrics are shown."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    table.add_column("")
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
-    for name in names:
-        table.add_column(name, justify="right")
-    for row, scores in rows.items():
-        table.add_row(row, *(_number(scores[name]) if name in scores else "" for name in names))
+    cells = {
+        name: {row: _number(scores[name]) if name in scores else "" for row, scores in rows.items()} for name in names
+    }
+    if len(rows) <= MOST_BESIDE:
+        heads, lines = list(rows), {name: list(cells[name].values()) for name in names}
+    else:
+        heads = names[:MOST_BESIDE]
+        lines = {row: [cells[name][row] for name in heads] for row in rows}
+    table.add_column("")
+    for head in heads:
+        table.add_column(head, justify="right", overflow="fold")
+    for name, line in lines.items():
+        table.add_row(name, *line)
     Console(stderr=True).print(table)
 
 
