@@ -93,7 +93,7 @@ def test_memory_does_not_grow_with_the_corpus(documents: int, tmp_path: Path, ra
         assert report["counts"]["train_documents"] + report["counts"]["held_out_documents"] == times * documents
         assert report["shards"]["train"] > times
         peaks.append(peak)
-    assert peaks[1] < 1.08 * peaks[0], [peak >> 20 for peak in peaks]
+    assert peaks[1] < 1.10 * peaks[0], [peak >> 20 for peak in peaks]
 
 
 @pytest.mark.parametrize(

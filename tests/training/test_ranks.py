@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ PRETRAINING: dict[str, Any] = {
     "training.precision": "fp32",
     "training.trackers": [],
 }
+MOST_RUNS = 4
 BOUND_SECONDS = 60
 """In this time a run ends that has lost a worker."""
 
@@ -53,8 +56,8 @@ def work(rank: int, port: int, runs: list[Run], resume: bool, said: Path) -> Non
     """One of two processes that do these runs together."""
     from accelerate.state import AcceleratorState
 
-    join_as(rank, port)
-    for task, settings, folder in runs:
+    for number, (task, settings, folder) in enumerate(runs):
+        join_as(rank, port + number)  # a port of its own: one process may still find the server of the run before
         try:
             {"train": train, "pretrain": pretrain}[task](settings, folder, resume=resume)
         except FusebertError as error:
@@ -68,13 +71,21 @@ def launch(runs: list[Run], resume: bool = False) -> list[Any]:
     return start(work, runs, resume, runs[0][2].parent / "said")
 
 
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nothing listens to."""
+    for first in range(random.randrange(20_000, 30_000), 32_000, count):
+        with ExitStack() as opened, suppress(OSError):
+            for port in range(first, first + count):
+                opened.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise AssertionError("no free ports")
+
+
 def start(target: Callable[..., None], *arguments: Any) -> list[Any]:
     """Two processes that need not import torch again, each as killable as any other."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fusebert.training.pretrain", "tests.training.test_ranks"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports(MOST_RUNS)
     processes = [context.Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
