@@ -82,7 +82,7 @@ class Predictor:
     def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
         preparer = Preparer(self.processors, sides=self._sides)
-        pairs = ((row, self._prepare(preparer, self._known(row))) for row in rows)
+        pairs = ((row, self._prepare(preparer, self._foreign_refused(row))) for row in rows)
         for window in windows(pairs, lambda pair: pair[1], outputs(self.model)):
             good = [example for _, example in window if isinstance(example, Example)]
             decoded = iter(
@@ -91,7 +91,7 @@ class Predictor:
             for row, example in window:
                 yield row, example if isinstance(example, RowError) else next(decoded)
 
-    def _known(self, row: Sample | RowError) -> Sample | RowError:
+    def _foreign_refused(self, row: Sample | RowError) -> Sample | RowError:
         """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""
         if isinstance(row, RowError) or any(column in row.values for column in self.columns):
             return row
