@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from fusebert.cli import main
 from fusebert.data.columns import guess_columns
 from fusebert.data.tables import read_table
 from fusebert.errors import InputError, UsageError
@@ -180,6 +182,20 @@ def test_what_events_say_answers_a_question_about_it(bert: Path, tmp_path: Path)
 def test_columns_of_events_are_known_as_such() -> None:
     rows = [sample(clicks=HISTORY[: 1 + n % 3], tags=["a", "b"], text=json.dumps(HISTORY)) for n in range(20)]
     assert [guess.kind for guess in guess_columns(rows, None, {})] == ["events", "ignore", "events"]
+
+
+def test_events_in_a_csv_are_known_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As JSON text, also of nothing and over several lines; what is broken is a bad row, not a column of text."""
+    cells = [json.dumps(HISTORY[: 1 + n % 3], indent=n % 2 or None) for n in range(20)]
+    cells[4], cells[6], cells[9] = "[]", json.dumps(HISTORY)[:-3], "no list"
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("clicks", "answer"), *((cell, "ab"[n % 2]) for n, cell in enumerate(cells))])
+    assert main(["check", str(tmp_path / "rows.csv"), "--target", "answer", "--strict", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["columns"][0]["kind"], found["columns"][0]["ambiguous"]) == ("events", False)
+    broken = [problem for problem in found["problems"] if "not a list of events in JSON" in problem["problem"]]
+    assert [problem["column"] for problem in broken] == ["clicks", "clicks"]
+    assert all(problem["table"] == str(tmp_path / "rows.csv") for problem in broken)
 
 
 def test_behaviour_alone_answers_a_question_about_it(tmp_path: Path) -> None:

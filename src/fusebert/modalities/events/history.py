@@ -77,7 +77,7 @@ def read_history(raw: Any) -> list[Event]:
         return list(raw)
     if is_missing(raw):
         return []
-    events = _as_list(raw)
+    events = read_list(raw)
     if len(events) > MOST_EVENTS:
         raise InputError(f"a history of {len(events):,} events; {MOST_EVENTS:,} are the most that can be read")
     found = []
@@ -92,7 +92,8 @@ def read_history(raw: Any) -> list[Event]:
     return sorted(found, key=lambda event: event.seconds or 0.0)
 
 
-def _as_list(raw: Any) -> list[Any]:
+def read_list(raw: Any) -> list[Any]:
+    """The list that a row holds, or that its JSON text spells; what is in it is not looked at. Raises InputError."""
     if isinstance(raw, str):
         if len(raw) > MOST_CHARACTERS:
             raise InputError(f"a history of {len(raw):,} characters; {MOST_CHARACTERS:,} are the most that can be read")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated
-from fusebert.modalities.events.history import Event, read_history
+from fusebert.modalities.events.history import Event, read_history, read_list
 from fusebert.modalities.text.processor import encode, read_tokenizer
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -28,6 +29,8 @@ FIELDS = ("items", "types", "gaps", "values", "ages", "place", "pieces", "piece_
 TOKENIZER = "events_tokenizer.json"
 MOST_PIECES = 64
 """Of the text of one event, the first."""
+LOOKED_AT = 100
+"""Values of a column, to see whether they are histories."""
 
 
 class Config(BaseModel):
@@ -199,16 +202,18 @@ class Processor:
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
-    """A column of lists of events with an item each."""
-    read = [value for value in values if isinstance(value, list) or str(value).startswith("[{")]
-    if len(read) < len(values):
-        return None
-    try:
-        events = [event for value in read[:100] for event in read_history(value)]
-    except InputError:
-        return None
-    named = any(isinstance(event, dict) for value in read if isinstance(value, list) for event in value)
-    if not events or not (named or isinstance(read[0], str)):
+    """A column of lists of events with an item each, also as JSON text; a few broken ones are reported by the check of
+    every row."""
+    looked_at = values[:LOOKED_AT]
+    lists = 0
+    named = False
+    for value in looked_at:
+        with suppress(InputError):
+            events = read_list(value)
+            read_history(events)
+            lists += 1
+            named = named or any(isinstance(event, dict) for event in events)
+    if not named or 2 * lists <= len(looked_at):
         return None
     return Evidence("lists of events", 0.95)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ and leaves this share of its pieces to longer ones."""
 MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
 """Text beyond `max_tokens` times this is cut before it is tokenized: even rare words spend fewer characters a token."""
+JSON_LIST = re.compile(r'\s*\[\s*[{"]')
+"""How a list in JSON begins, which is rather a history than words."""
 
 
 class Config(BaseModel):
@@ -139,7 +142,8 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     share = sum(any(c.isalpha() for c in text) for text in texts) / len(texts)
     if share < 0.5:
         return None
-    confidence = 0.9 * len(texts) / len(values)
+    in_json = sum(JSON_LIST.match(text) is not None for text in texts) / len(texts)
+    confidence = (0.9 - 0.4 * in_json) * len(texts) / len(values)
     words = sum(len(text.split()) for text in texts) / len(texts)
     han = sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in texts) / len(texts)
     if words >= 2 or han >= 0.3:
