@@ -93,7 +93,7 @@ def test_check_shows_what_it_found_also_when_rows_are_bad(tmp_path: Path, capsys
     out = capsys.readouterr()
     found = json.loads(out.out)
     assert found["bad_rows"] == 1
-    assert found["problems"][0]["row"] == 3
+    assert found["problems"][0]["row"] == 2
     assert found["columns"][0]["column"] == "question"
-    assert "row 3" in found["error"]
+    assert "row 2 (line 3)" in found["error"]
     assert len([line for line in out.err.splitlines() if line.startswith("fusebert: ")]) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusebert import __version__, cli_corpus, cli_vectors
-from fusebert.errors import FusebertError, RowError, UsageError
+from fusebert.errors import FusebertError, RowError, UsageError, row_in_words
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
 
@@ -214,7 +214,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     for column in found["columns"]:
         _say(f"{column['column']}: {column['kind']} ({column['why']})" + ("  AMBIGUOUS" if column["ambiguous"] else ""))
     for line in found["problems"]:
-        _say(f"{Path(line['table']).name} row {line['row']}: {line['problem']}")
+        _say(f"{Path(line['table']).name}, {row_in_words(line['row'], line['line'])}: {line['problem']}")
     for finding in findings:
         _say(f"{finding.fault}: {finding}")
     _say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used; {len(findings)} things may be wrong")
@@ -222,7 +222,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         first = found["problems"][0]
         found["error"] = (
             f"{options.source}: {found['bad_rows']} of {found['rows']} rows cannot be used; "
-            f"first: row {first['row']}: {first['problem']}"
+            f"first: {row_in_words(first['row'], first['line'])}: {first['problem']}"
         )
     return found
 

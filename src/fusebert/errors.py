@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+
+def row_in_words(row: int, line: int | None) -> str:
+    """The row, and its line where that is another number."""
+    return f"row {row}" + (f" (line {line})" if line not in (None, row) else "")
 
 
 class FusebertError(Exception):
@@ -31,14 +37,22 @@ class RowError(DataError):
     Args:
         problem: what is wrong and what to do, without a full stop.
         table: the file the row stands in.
-        row: its number in the file, from 1; for text files this is the line.
+        row: its number among the table's rows, from 1; a header is no row.
         column: the column, where the problem lies in one.
+        line: of a text file, where the row begins, from 1.
     """
 
-    def __init__(self, problem: str, table: Path | str, row: int, column: str | None = None) -> None:
-        self.problem, self.table, self.row, self.column = problem, Path(table), row, column
-        place = f"{table}, row {row}" + (f", column {column!r}" if column else "")
+    def __init__(
+        self, problem: str, table: Path | str, row: int, column: str | None = None, line: int | None = None
+    ) -> None:
+        self.problem, self.table, self.row, self.column, self.line = problem, Path(table), row, column, line
+        place = f"{table}, {row_in_words(row, line)}" + (f", column {column!r}" if column else "")
         super().__init__(f"{place}: {problem}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As lists of bad rows hold it."""
+        found = {"table": str(self.table), "row": self.row, "line": self.line}
+        return found | {"column": self.column, "problem": self.problem}
 
 
 class InputError(FusebertError):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusebert.errors import RowError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -28,16 +30,22 @@ class Sample:
 
     Args:
         table: the file it stands in.
-        row: its number in the file, from 1.
+        row: its number among the table's rows, from 1; a header is no row.
         values: column -> raw value; None where the row has none.
         root: the folder media paths are relative to and may not leave; None for a row the user typed, whose paths may
             lie anywhere.
+        line: of a text file, where the row begins, from 1.
     """
 
     table: Path
     row: int
     values: Mapping[str, Any]
     root: Path | None
+    line: int | None = None
+
+    def error(self, problem: str, column: str | None = None) -> RowError:
+        """What is wrong with this row."""
+        return RowError(problem, self.table, self.row, column, self.line)
 
 
 @dataclass(frozen=True, slots=True)

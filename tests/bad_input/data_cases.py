@@ -109,7 +109,7 @@ def doubled_parquet(place: Place) -> list[str]:
 
 CELL = "a " * 500_000
 RED_OR_BLUE = ["red", "blue"]
-BAD = f"row {BAD_ROW}"
+BAD, BAD_LINE = f"row {BAD_ROW}", f"row {BAD_ROW - 1} (line {BAD_ROW})"
 
 PICTURES = [
     Case("missing", picture("none.png"), 1, ("rows.jsonl", BAD, "'image'", "none.png", "does not exist")),
@@ -155,25 +155,25 @@ TABLES = [
         "target nan",
         table("rows.csv", delimited("what is it,nan").replace(b",a\n", b",1.5\n").replace(b",b\n", b",2\n")),
         1,
-        ("rows.csv", BAD, "'answer'", "not a finite number"),
+        ("rows.csv", BAD_LINE, "'answer'", "not a finite number"),
     ),
     Case(
         "target inf",
         table("rows.csv", delimited("what is it,inf").replace(b",a\n", b",1.5\n").replace(b",b\n", b",2\n")),
         1,
-        ("rows.csv", BAD, "'answer'", "not a finite number"),
+        ("rows.csv", BAD_LINE, "'answer'", "not a finite number"),
     ),
     Case("integer of 400 digits", on_answers([1.5, 2.5, int("9" * 400)]), 1, ("rows.jsonl", "row 3", "'answer'")),
     Case("number of 1e300", on_answers([1.5, 2.5, 1e300]), 1, ("rows.jsonl", "row 3", "'answer'", "too large")),
-    Case("csv not UTF-8", table("rows.csv", delimited(b"caf\xe9,a")), 1, ("rows.csv", BAD, "UTF-8")),
+    Case("csv not UTF-8", table("rows.csv", delimited(b"caf\xe9,a")), 1, ("rows.csv", BAD_LINE, "UTF-8")),
     Case("jsonl not UTF-8", table("rows.jsonl", lines(b'{"question": "caf\xe9"}')), 1, ("rows.jsonl", BAD, "UTF-8")),
-    Case("UTF-16", table("rows.csv", delimited().decode().encode("utf-16")), 1, ("rows.csv", "row 1", "UTF-8")),
-    Case("ragged", table("rows.csv", delimited("what,is,it")), 1, ("rows.csv", BAD, "3 cells", "2 columns")),
+    Case("UTF-16", table("rows.csv", delimited().decode().encode("utf-16")), 1, ("rows.csv", "header", "UTF-8")),
+    Case("ragged", table("rows.csv", delimited("what,is,it")), 1, ("rows.csv", BAD_LINE, "3 cells", "2 columns")),
     Case(
         "unclosed quote, skipping",
         table("rows.csv", delimited('"what is it,a'), "data.bad_rows=skip"),
         1,
-        ("rows.csv", BAD, "quote"),
+        ("rows.csv", BAD_LINE, "quote"),
     ),
     Case(
         "setting of another task",
@@ -187,7 +187,18 @@ TABLES = [
         2,
         ("task.label_smoothing", "2"),
     ),
-    Case("unclosed quote", table("rows.csv", delimited('"what is it,a')), 1, ("rows.csv", BAD, "quote", "not closed")),
+    Case(
+        "unclosed quote",
+        table("rows.csv", delimited('"what is it,a')),
+        1,
+        ("rows.csv", BAD_LINE, "quote", "not closed"),
+    ),
+    Case(
+        "not UTF-8 inside quotes",
+        table("rows.csv", delimited(b'"what\ncaf\xe9 is it",a'), "data.bad_rows=skip"),
+        1,
+        ("rows.csv", f"line {BAD_ROW + 1}", "UTF-8", "rows after it"),
+    ),
     Case("semicolons", table("rows.csv", delimited("a;b", ";")), 1, ("rows.csv", "';'", "','")),
     Case("duplicate column", table("rows.csv", "a,b,a\n1,2,3\n"), 1, ("rows.csv", "'a'", "more than once")),
     Case("duplicate column, parquet", doubled_parquet, 1, ("rows.parquet", "'x'", "more than once")),

@@ -158,7 +158,11 @@ def test_training_skips_bad_rows_and_lists_them(place: Place, capsys: pytest.Cap
     assert run(*place.train(table)) == 1
     assert "3 of 13 rows" in one_message(capsys.readouterr().err)
     listed = [json.loads(line) for line in (place.output / "bad_rows.jsonl").read_text().splitlines()]
-    assert sorted((line["row"], line["column"]) for line in listed) == [(4, "image"), (5, "answer"), (13, None)]
+    assert sorted((line["row"], line["line"], line["column"]) for line in listed) == [
+        (4, 4, "image"),
+        (5, 5, "answer"),
+        (13, 13, None),
+    ]
     assert run(*place.train(table, "data.bad_rows=skip")) == 0, "the refused run stands in the way of a new one"
     assert "3 of 13 rows" in capsys.readouterr().err
     assert len((place.output / "bad_rows.jsonl").read_text().splitlines()) == 3
@@ -169,7 +173,7 @@ def test_training_skips_bad_rows_and_lists_them(place: Place, capsys: pytest.Cap
 def test_one_line_that_is_not_utf8_costs_one_row(place: Place) -> None:
     table = place.write("rows.csv", delimited(b"caf\xe9,a"))
     assert run(*place.predict(table, "--bad-rows", "skip", "--output", "answers.jsonl")) == 0
-    assert [line["row"] for line in answered(place) if "error" in line] == [BAD_ROW]
+    assert [line["row"] for line in answered(place) if "error" in line] == [BAD_ROW - 1]
     assert len(answered(place)) == 12
 
 

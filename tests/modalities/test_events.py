@@ -194,7 +194,7 @@ def test_events_in_a_csv_are_known_as_such(tmp_path: Path, capsys: pytest.Captur
     found = json.loads(capsys.readouterr().out)
     assert (found["columns"][0]["kind"], found["columns"][0]["ambiguous"]) == ("events", False)
     broken = [problem for problem in found["problems"] if "not a list of events in JSON" in problem["problem"]]
-    assert [problem["column"] for problem in broken] == ["clicks", "clicks"]
+    assert [(problem["row"], problem["column"]) for problem in broken] == [(7, "clicks"), (10, "clicks")]
     assert all(problem["table"] == str(tmp_path / "rows.csv") for problem in broken)
 
 

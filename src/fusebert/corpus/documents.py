@@ -8,7 +8,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from fusebert.data.tables import MAX_LINE_BYTES, decode_line, next_line, read_table
-from fusebert.errors import DataError, RowError, UsageError
+from fusebert.errors import DataError, InputError, RowError, UsageError
 
 TEXT_SUFFIXES = (".txt", ".text")
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
@@ -136,7 +136,7 @@ def read_documents(source: str, number: int, field: str) -> Iterator[Document | 
             if isinstance(row, RowError):
                 yield row
             else:
-                yield from _cut(row.values.get(field), path, number, row.row, field, list(row.values))
+                yield from _cut(row.values.get(field), path, number, row.row, field, list(row.values), row.line)
 
 
 def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
@@ -147,14 +147,14 @@ def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
         for line_number in count(1):
             error, text = None, ""
             try:
-                line = next_line(file, path, line_number)
+                line = next_line(file)
                 if not line:
                     break
                 if b"\0" in line:
-                    raise RowError("a NUL byte, which no text has; is this a text file?", path, line_number)
-                text = decode_line(line, path, line_number)
-            except RowError as found:
-                error = found
+                    raise InputError("a NUL byte, which no text has; is this a text file?")
+                text = decode_line(line, line_number)
+            except InputError as found:
+                error = RowError(str(found), path, line_number, line=line_number)
             blank = not text.strip()
             if lines and (blank or size + len(text) > MAX_DOCUMENT_CHARACTERS):
                 for document in _pieces("".join(lines), number, first, piece):
@@ -207,12 +207,12 @@ def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowErro
 
 
 def _cut(
-    text: object, path: Path, number: int, row: int, field: str, columns: Sequence[str]
+    text: object, path: Path, number: int, row: int, field: str, columns: Sequence[str], line: int | None = None
 ) -> Iterator[Document | RowError]:
     if field not in columns:
-        yield RowError(_no_field(field, columns), path, row)
+        yield RowError(_no_field(field, columns), path, row, line=line)
     elif not isinstance(text, str):
-        yield RowError(f"text expected, found {type(text).__name__}", path, row, field)
+        yield RowError(f"text expected, found {type(text).__name__}", path, row, field, line)
     else:
         yield from _pieces(text, number, row)
 

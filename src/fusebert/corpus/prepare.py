@@ -219,7 +219,10 @@ class _Run:
         try:
             for found in read_documents(source, number, self.settings.field):
                 row = found.row
-                yield Bad(number, row, found.problem, found.column) if isinstance(found, RowError) else found
+                if isinstance(found, RowError):
+                    yield Bad(number, row, found.problem, found.column, line=found.line)
+                else:
+                    yield found
         except DataError as error:
             if self.settings.bad_rows == "refuse" or source.startswith(HUB):
                 raise
@@ -227,11 +230,10 @@ class _Run:
 
     def _list(self, bad: Bad) -> None:
         source = self.sources[bad.source]
+        error = RowError(bad.problem, source, bad.row, bad.column, bad.line)
         if self.settings.bad_rows == "refuse":
-            error = RowError(bad.problem, source, bad.row, bad.column)
             raise DataError(f"{error}. Mend it, or leave out what cannot be read with --bad-rows skip")
-        row = {"table": source, "row": bad.row, "column": bad.column, "problem": bad.problem}
-        line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
+        line = json.dumps(error.to_json(), ensure_ascii=False).encode(errors="backslashreplace").decode()
         self.database.execute("INSERT INTO bad VALUES (?)", (line,))
         self.counts["bad"] += 1
 

@@ -40,6 +40,7 @@ class Bad:
     Args:
         problem: what is wrong with it.
         column: where, if in one.
+        line: where it begins, in a text file.
     """
 
     source: int
@@ -47,6 +48,7 @@ class Bad:
     problem: str
     column: str | None = None
     piece: int = 0
+    line: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

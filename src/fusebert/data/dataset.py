@@ -63,11 +63,11 @@ class Preparer:
             return Example(features, None, length)
         raw = sample.values.get(self.target)
         if raw in (None, ""):
-            return RowError("the target is empty", sample.table, sample.row, self.target)
+            return sample.error("the target is empty", self.target)
         try:
             return Example(features, self.task.target(raw), length)
         except InputError as error:
-            return RowError(str(error), sample.table, sample.row, self.target)
+            return sample.error(str(error), self.target)
 
     def _apart(self, sample: Sample) -> Example | RowError:
         sides, read = [], []
@@ -76,7 +76,7 @@ class Preparer:
             features = self._features(replace(sample, values=values))
             if isinstance(features, RowError):
                 named = sources.get(features.column or "", features.column)
-                return RowError(features.problem, sample.table, sample.row, named)
+                return sample.error(features.problem, named)
             if sources and not features and not self.bare:
                 return self._nothing(sample, list(sources.values()))
             sides.append(Example(features, None, self._length(features)))
@@ -89,7 +89,7 @@ class Preparer:
 
     def _nothing(self, sample: Sample, columns: Sequence[str]) -> RowError:
         which = f"all of {', '.join(columns)} are" if len(columns) > 1 else f"{columns[0]} is"
-        return RowError(f"nothing to read: {which} empty", sample.table, sample.row)
+        return sample.error(f"nothing to read: {which} empty")
 
     def _features(self, sample: Sample) -> dict[str, Features] | RowError:
         features = {}
@@ -97,7 +97,7 @@ class Preparer:
             try:
                 found = processor.load(sample)
             except InputError as error:
-                return RowError(str(error), sample.table, sample.row, _culprit(processor, sample))
+                return sample.error(str(error), _culprit(processor, sample))
             if found is not None:
                 features[name] = found
         return features
@@ -107,7 +107,7 @@ def _culprit(processor: Processor, sample: Sample) -> str:
     """The first column that cannot be read by itself; all of the modality's where each can."""
     for column in processor.columns:
         try:
-            processor.load(Sample(sample.table, sample.row, {column: sample.values.get(column)}, sample.root))
+            processor.load(replace(sample, values={column: sample.values.get(column)}))
         except InputError:
             return column
     return ", ".join(processor.columns)
@@ -225,10 +225,7 @@ def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path | N
     """
     if not bad:
         return None
-    lines = [
-        {"table": str(error.table), "row": error.row, "column": error.column, "problem": error.problem} for error in bad
-    ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text = "".join(json.dumps(error.to_json(), ensure_ascii=False) + "\n" for error in bad)
     if listed_in is not None:
         write_atomically(listed_in, text.encode(errors="backslashreplace"))
     named = "; ".join(str(error) for error in bad[:ROWS_NAMED]) + ("; ..." if len(bad) > ROWS_NAMED else "")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from fusebert.errors import DataError, RowError
+from fusebert.errors import DataError, InputError, RowError, row_in_words
 from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
@@ -57,15 +57,19 @@ def read_table(path: Path, max_characters: int = MAX_CELL_CHARACTERS) -> Rows:
 
 
 def _sample(
-    path: Path, row: int, values: Mapping[str, Any], max_characters: int = MAX_CELL_CHARACTERS
+    path: Path,
+    row: int,
+    values: Mapping[str, Any],
+    max_characters: int = MAX_CELL_CHARACTERS,
+    line: int | None = None,
 ) -> Sample | RowError:
+    found = Sample(path, row, values, path if path.is_dir() else path.parent, line)
     for column, value in values.items():
         if isinstance(value, str) and len(value) > max_characters:
-            problem = f"the cell has {len(value):,} characters; at most {max_characters:,} are read"
-            return RowError(problem, path, row, column)
+            return found.error(f"the cell has {len(value):,} characters; at most {max_characters:,} are read", column)
         if any(isinstance(text, str) and HALF_CHARACTER.search(text) for text in (column, value, *_items(value))):
-            return RowError("the text contains half a character (a lone surrogate)", path, row, column)
-    return Sample(path, row, values, path if path.is_dir() else path.parent)
+            return found.error("the text contains half a character (a lone surrogate)", column)
+    return found
 
 
 def _items(value: Any) -> list[Any]:
@@ -77,39 +81,48 @@ def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
         csv.field_size_limit(MAX_LINE_BYTES)
         lines = _TextLines(path, file)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = _next_record(reader, lines, path, 1)
+        header = _next_record(reader, lines, path, 0)
         if not isinstance(header, list):
-            raise DataError(f"{path} has no header line" if header is None else str(header))
+            raise DataError(f"{path} has no header line" if header is None else f"{path}, header: {header.problem}")
         _check_header(header, path, delimiter)
+        row = 1
         while True:
             first = lines.number + 1  # a cell in quotes may run over several lines
-            if (record := _next_record(reader, lines, path, first)) is None:
+            if (record := _next_record(reader, lines, path, row)) is None:
                 return
+            if not record:
+                continue
             if isinstance(record, RowError):
                 yield record
-            elif record and len(record) != len(header):
-                yield RowError(f"{len(record)} cells, but the header has {len(header)} columns", path, first)
-            elif record:
+            elif len(record) != len(header):
+                problem = f"{len(record)} cells, but the header has {len(header)} columns"
+                yield RowError(problem, path, row, line=first)
+            else:
                 values = {name: cell or None for name, cell in zip(header, record, strict=True)}
-                yield _sample(path, first, values, max_characters)
+                yield _sample(path, row, values, max_characters, first)
+            row += 1
 
 
-def _next_record(reader: Any, lines: _TextLines, path: Path, first: int) -> list[str] | RowError | None:
+def _next_record(reader: Any, lines: _TextLines, path: Path, row: int) -> list[str] | RowError | None:
+    first = lines.number + 1
     try:
         return next(reader, None)
     except csv.Error as error:
         if lines.number > first:
+            where = f"{path}, {row_in_words(row, first) if row else 'header'}"
             raise DataError(
-                f"{path}, row {first}: a quote that opens here is not closed as it should be ({error}), so the rows "
+                f"{where}: a quote that opens here is not closed as it should be ({error}), so the rows "
                 "after it cannot be told apart; mend it"
             ) from None
-        return RowError(f"not readable as a delimited line ({error})", path, first)
-    except RowError as error:
-        return error
+        return RowError(f"not readable as a delimited line ({error})", path, row, line=first)
+    except InputError as error:
+        if lines.number > first:
+            raise lines.lost(error) from None
+        return RowError(str(error), path, row, line=first)
 
 
 class _TextLines:
-    """Lines of a UTF-8 file, with or without a byte order mark; bytes that are not UTF-8 name their line."""
+    """Lines of a UTF-8 file, with or without a byte order mark."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file, self.number = path, file, 0
@@ -120,36 +133,40 @@ class _TextLines:
     def __next__(self) -> str:
         self.number += 1
         try:
-            line = next_line(self.file, self.path, self.number)
-        except RowError as error:  # a quote may open in it
-            raise DataError(f"{error}, so the rows after it cannot be told apart; mend it") from None
+            line = next_line(self.file)
+        except InputError as error:  # a quote may open in it
+            raise self.lost(error) from None
         if not line:
             raise StopIteration
-        return decode_line(line, self.path, self.number)
+        return decode_line(line, self.number)
+
+    def lost(self, error: InputError) -> DataError:
+        """What is wrong with this line makes all that follow doubtful."""
+        return DataError(
+            f"{self.path}, line {self.number}: {error}, so the rows after it cannot be told apart; mend it"
+        )
 
 
-def next_line(file: BinaryIO | gzip.GzipFile, path: Path, number: int) -> bytes:
-    """Line `number`, the next one of a file; nothing at its end.
+def next_line(file: BinaryIO | gzip.GzipFile) -> bytes:
+    """The next line of a file; nothing at its end.
 
     Raises:
-        RowError: it is too long, and is passed over in constant memory.
+        InputError: it is too long, and is passed over in constant memory.
     """
     line = file.readline(MAX_LINE_BYTES + 1)
     if len(line) <= MAX_LINE_BYTES:
         return line
     while line and not line.endswith(b"\n"):
         line = file.readline(MAX_LINE_BYTES)
-    raise RowError(f"the line has more than {MAX_LINE_BYTES >> 20} MiB", path, number)
+    raise InputError(f"the line has more than {MAX_LINE_BYTES >> 20} MiB")
 
 
-def decode_line(line: bytes, path: Path, number: int) -> str:
-    """Text of a line; a byte order mark before the first is dropped."""
+def decode_line(line: bytes, number: int) -> str:
+    """Text of line `number`; a byte order mark before the first is dropped. Raises InputError."""
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise RowError(
-            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8", path, number
-        ) from None
+        raise InputError(f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8") from None
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
@@ -167,33 +184,31 @@ def _check_header(header: list[str], path: Path, delimiter: str) -> None:
 
 
 def _read_json_lines(path: Path, max_characters: int) -> Rows:
+    row = 1
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
         for number in itertools.count(1):
             try:
-                line = next_line(file, path, number)
-            except RowError as error:
-                yield error
-                continue
+                line = next_line(file)
+                if not line:
+                    return
+                if not line.strip():
+                    continue
+                yield _sample(path, row, _parse_json_line(line, number), max_characters, number)
+            except InputError as error:
+                yield RowError(str(error), path, row, line=number)
             except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{path} is damaged after row {number - 1}: {error}") from None
-            if not line:
-                return
-            if line.strip():
-                yield _parse_json_line(path, number, line, max_characters)
+                raise DataError(f"{path} is damaged after row {row - 1}: {error}") from None
+            row += 1
 
 
-def _parse_json_line(path: Path, number: int, line: bytes, max_characters: int) -> Sample | RowError:
+def _parse_json_line(line: bytes, number: int) -> dict[str, Any]:
     try:
-        found = json.loads(
-            decode_line(line, path, number), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
-        )
-    except RowError as error:
-        return error
+        found = json.loads(decode_line(line, number), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        return RowError(f"not a JSON object: {error}", path, number)
+        raise InputError(f"not a JSON object: {error}") from None
     if not isinstance(found, dict):
-        return RowError(f"a JSON object expected, found {type(found).__name__}", path, number)
-    return _sample(path, number, found, max_characters)
+        raise InputError(f"a JSON object expected, found {type(found).__name__}")
+    return found
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def check(
 
     Returns:
         `rows`, `bad_rows`, `columns` (column, kind, why, ambiguous; the target's kind is its task), `problems`
-        (table, row, column, problem; the first 1000) and `findings`; and the findings as such.
+        (table, row, line, column, problem; the first 1000) and `findings`; and the findings as such.
     """
     recipe = Recipe.from_flat(dict(settings or {}))
     tables = find_tables(source, against)
@@ -78,10 +78,7 @@ def check(
     order = list(tables.values())
     problems.sort(key=lambda problem: (order.index(problem.table), problem.row))
     findings = list(_examine(splits, modalities, guesses, target))
-    listed = [
-        {"table": str(p.table), "row": p.row, "column": p.column, "problem": p.problem}
-        for p in problems[:PROBLEMS_LISTED]
-    ]
+    listed = [problem.to_json() for problem in problems[:PROBLEMS_LISTED]]
     columns_found = [
         {"column": guess.column, "kind": guess.kind, "why": guess.why, "ambiguous": guess.ambiguous}
         for guess in guesses
@@ -143,9 +140,9 @@ def _examine(
 def _target_problem(sample: Sample, target: str, kind: str) -> RowError | None:
     raw = sample.values.get(target)
     if raw in (None, ""):
-        return RowError("the target is empty", sample.table, sample.row, target)
+        return sample.error("the target is empty", target)
     try:
         plugins.load("tasks", kind, "task").Task.read(raw)
     except InputError as error:
-        return RowError(str(error), sample.table, sample.row, target)
+        return sample.error(str(error), target)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,7 @@ class Predictor:
         """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""
         if isinstance(row, RowError) or any(column in row.values for column in self.columns):
             return row
-        return RowError(
-            f"it has none of the columns that the model reads ({', '.join(self.columns)})", row.table, row.row
-        )
+        return row.error(f"it has none of the columns that the model reads ({', '.join(self.columns)})")
 
     def _prepare(self, preparer: Preparer, row: Sample | RowError) -> Example | RowError:
         return row if isinstance(row, RowError) else preparer(row)
@@ -243,7 +242,7 @@ def hidden(rows: Iterable[Sample | RowError], columns: Sequence[str]) -> Rows:
     """Rows without the values of some columns."""
     for row in rows:
         if isinstance(row, Sample):
-            row = Sample(row.table, row.row, {k: v for k, v in row.values.items() if k not in columns}, row.root)
+            row = replace(row, values={k: v for k, v in row.values.items() if k not in columns})
         yield row
 
 
@@ -255,7 +254,7 @@ def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str], seed: in
     for row in rows:
         if isinstance(row, Sample):
             giver = next(takers)
-            row = Sample(row.table, row.row, {**row.values, **{c: giver.values.get(c) for c in columns}}, row.root)
+            row = replace(row, values={**row.values, **{c: giver.values.get(c) for c in columns}})
         yield row
 
 

@@ -25,10 +25,10 @@ def read_catalogue(table: Path, item: str) -> dict[str, Sample]:
         if isinstance(row, RowError):
             raise row
         if is_missing(raw := row.values.get(item)):
-            raise RowError("it names no item", table, row.row, item)
+            raise row.error("it names no item", item)
         name = as_category(raw)
         if name in rows:
-            raise RowError(f"{name!r} stands in row {rows[name].row}, too", table, row.row, item)
+            raise row.error(f"{name!r} stands in row {rows[name].row}, too", item)
         rows[name] = row
     return rows
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class MatchingRows:
         if own == shown:
             return sample
         values = dict(sample.values) | {name: other.values.get(name) for name in self.columns}
-        return Sample(sample.table, sample.row, values, sample.root)
+        return replace(sample, values=values)
 
     def __len__(self) -> int:
         return len(self.own)

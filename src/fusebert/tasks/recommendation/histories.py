@@ -28,6 +28,7 @@ class Done:
     event: Event
     table: Path
     row: int
+    line: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -71,14 +72,14 @@ def _look_for(sample: Sample, columns: dict[str, str]) -> None:
 def _read(sample: Sample, user: str, columns: dict[str, str]) -> Done | RowError:
     raw = sample.values.get(user)
     if is_missing(raw):
-        return RowError("it has no user", sample.table, sample.row, user)
+        return sample.error("it has no user", user)
     if "time" in columns and is_missing(sample.values.get(columns["time"])):
-        return RowError("it has no time", sample.table, sample.row, columns["time"])
+        return sample.error("it has no time", columns["time"])
     try:
         event = read_event({field: sample.values.get(column) for field, column in columns.items()})
-        return Done(as_category(raw), event, sample.table, sample.row)
+        return Done(as_category(raw), event, sample.table, sample.row, sample.line)
     except InputError as error:
-        return RowError(str(error), sample.table, sample.row)
+        return sample.error(str(error))
 
 
 def by_user(done: Iterable[Done]) -> dict[str, list[Done]]:
@@ -121,7 +122,8 @@ def questions(known: Iterable[Done], asked: Iterable[Done]) -> Iterator[Sample]:
         past = [one.event for one in events]
         for place, one in enumerate(events):
             if id(one) in wanted:
-                yield Sample(one.table, one.row, {HISTORY: Past(past, place), NEXT: one.event.item}, None)
+                values = {HISTORY: Past(past, place), NEXT: one.event.item}
+                yield Sample(one.table, one.row, values, None, one.line)
 
 
 def whole_histories(done: Iterable[Done]) -> list[Sample]:

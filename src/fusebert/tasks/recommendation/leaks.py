@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fusebert.errors import row_in_words
 from fusebert.tasks.recommendation.config import HISTORY, NEXT
 from fusebert.tasks.recommendation.histories import Done, questions
 
@@ -19,7 +20,7 @@ def leaks(parts: dict[str, list[Done]], repeats: bool) -> list[str]:
             first = doubled[0]
             said.append(
                 f"leak: {len(doubled):,} of {len(asked):,} {name} events are training events, too (the first is "
-                f"{first.table}, row {first.row})"
+                f"{first.table}, {row_in_words(first.row, first.line)})"
             )
         if asked and all(one.event.seconds is not None for one in (*parts["train"], *asked)):
             middle = float(np.median([one.seconds for one in asked]))

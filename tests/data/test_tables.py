@@ -1,0 +1,51 @@
+"""Rows are counted alike in every kind of table; where a text file has another line for one, both are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from fusebert.data.dataset import settle
+from fusebert.data.tables import read_table
+from fusebert.errors import DataError, RowError
+from fusebert.types import Sample
+
+TEXTS = ["one", "two\nlines", "three", "four"]
+
+
+def written(folder: Path, kind: str) -> Path:
+    path = folder / f"rows.{kind}"
+    if kind == "parquet":
+        parquet.write_table(pyarrow.table({"text": TEXTS}), path)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS).replace("\n", "\n\n", 1))
+    else:
+        path.write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS).replace("\n", "\n\n", 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"), [("csv", [2, 4, 6, 7]), ("tsv", [2, 4, 6, 7]), ("jsonl", [1, 3, 4, 5]), ("parquet", [None] * 4)]
+)
+def test_the_first_row_is_row_1_in_every_kind(kind: str, lines: list[int | None], tmp_path: Path) -> None:
+    rows = [row for row in read_table(written(tmp_path, kind)) if isinstance(row, Sample)]
+    assert [(row.row, row.values["text"]) for row in rows] == list(enumerate(TEXTS, 1))
+    assert [row.line for row in rows] == lines
+
+
+def test_bad_rows_say_row_and_line_where_they_differ(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('a,b\n"x\ny",1\n1,2,3\n\n4,5\n6\n')
+    bad = [row for row in read_table(path) if isinstance(row, RowError)]
+    assert [str(error).split(": ")[0] for error in bad] == [f"{path}, row 2 (line 4)", f"{path}, row 4 (line 7)"]
+    with pytest.raises(DataError):
+        settle(bad, 4, "refuse", tmp_path / "bad_rows.jsonl")
+    listed = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["line"]) for line in listed] == [(2, 4), (4, 7)]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('{"a": 1}\n{\n')
+    assert str(list(read_table(lines))[1]).startswith(f"{lines}, row 2: not a JSON object")
