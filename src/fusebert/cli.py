@@ -211,6 +211,8 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
     settings = parse_overrides(_no_flags(rest))
     found, findings = check(options.source, options.target, options.strict, options.against, settings)
+    for note in found["notes"]:
+        _say(note)
     for column in found["columns"]:
         _say(f"{column['column']}: {column['kind']} ({column['why']})" + ("  AMBIGUOUS" if column["ambiguous"] else ""))
     for line in found["problems"]:

@@ -24,6 +24,7 @@ MAX_LINE_BYTES = 8 * 2**20
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
 Rows = Iterator[Sample | RowError]
@@ -239,11 +240,26 @@ def _read_parquet(path: Path, max_characters: int) -> Rows:
         raise DataError(f"{path} cannot be read as parquet after row {row}: {' '.join(str(error).split())}") from None
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file's name is that of a table."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def picture_folders(folder: Path) -> list[Path]:
+    """The folders inside that have pictures in them."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in inside if _pictures(path)]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+
+
 def _read_folder(folder: Path) -> Rows:
     """One row for each picture `CLASS/NAME.png`: its path and its label."""
     row = 0
-    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for picture in sorted(path for path in kind.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES):
+    for kind in picture_folders(folder):
+        for picture in _pictures(kind):
             row += 1
             yield _sample(folder, row, {"image": f"{kind.name}/{picture.name}", "label": kind.name})
     if row == 0:

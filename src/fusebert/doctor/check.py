@@ -13,12 +13,11 @@ from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
 from fusebert.doctor import media, rows
 from fusebert.doctor.finding import Finding, Splits
+from fusebert.doctor.folder import find_tables
 from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.types import Sample
 
 PROBLEMS_LISTED = 1000
-SPLITS = ("train", "val", "valid", "validation", "dev", "test")
-"""Names of tables in a folder that belong together, before the suffix."""
 
 
 def check(
@@ -36,11 +35,12 @@ def check(
         settings: of a recipe, such as `data.columns.x` or `audio.max_seconds`, as training will have them.
 
     Returns:
-        `rows`, `bad_rows`, `columns` (column, kind, why, ambiguous; the target's kind is its task), `problems`
-        (table, row, line, column, problem; the first 1000) and `findings`; and the findings as such.
+        `notes` (how the source was read), `rows`, `bad_rows`, `columns` (column, kind, why, ambiguous; the target's
+        kind is its task), `problems` (table, row, line, column, problem; the first 1000) and `findings`; and the
+        findings as such.
     """
     recipe = Recipe.from_flat(dict(settings or {}))
-    tables = find_tables(source, against)
+    tables, notes = find_tables(source, against)
     read = {name: list(read_table(table)) for name, table in tables.items()}
     problems = [row for found in read.values() for row in found if isinstance(row, RowError)]
     splits = {name: [row for row in found if isinstance(row, Sample)] for name, found in read.items()}
@@ -78,37 +78,28 @@ def check(
     order = list(tables.values())
     problems.sort(key=lambda problem: (order.index(problem.table), problem.row))
     findings = list(_examine(splits, modalities, guesses, target))
-    listed = [problem.to_json() for problem in problems[:PROBLEMS_LISTED]]
-    columns_found = [
+    return _told(notes, sum(map(len, read.values())), guesses, problems, findings), findings
+
+
+def _told(
+    notes: Sequence[str],
+    total: int,
+    guesses: Sequence[ColumnGuess],
+    problems: Sequence[RowError],
+    findings: Sequence[Finding],
+) -> dict[str, Any]:
+    columns = [
         {"column": guess.column, "kind": guess.kind, "why": guess.why, "ambiguous": guess.ambiguous}
         for guess in guesses
     ]
     return {
-        "rows": sum(map(len, read.values())),
+        "notes": list(notes),
+        "rows": total,
         "bad_rows": len(problems),
-        "columns": columns_found,
-        "problems": listed,
+        "columns": columns,
+        "problems": [problem.to_json() for problem in problems[:PROBLEMS_LISTED]],
         "findings": [finding.to_json() for finding in findings],
-    }, findings
-
-
-def find_tables(source: Path, against: Sequence[Path]) -> dict[str, Path]:
-    """The tables to look at, by name of the split; those to train on first.
-
-    Raises:
-        UsageError: a table is given twice.
-    """
-    found = {source.name: source}
-    if source.is_dir():
-        inside = {path.name.split(".")[0]: path for path in sorted(source.iterdir()) if path.is_file()}
-        named = {split: inside[split] for split in SPLITS if split in inside}
-        if "train" in named:
-            found = named
-    for table in against:
-        if table.resolve() in [one.resolve() for one in found.values()]:
-            raise UsageError(f"{table} is given twice")
-        found[table.name if table.name not in found else str(table)] = table
-    return found
+    }
 
 
 def _examine(

@@ -1,0 +1,49 @@
+"""A folder is read as its tables or as pictures by class; the doctor says which, or that there is nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fusebert.cli import main
+
+
+def pictures(folder: Path) -> None:
+    for kind in ("cat", "dog"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(3):
+            Image.effect_noise((20, 20), 50 + number).save(folder / kind / f"{number}.png")
+
+
+def tables(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("text,label\nwhat is it,a\nwhat was it,b\n")
+
+
+def test_it_says_how_a_folder_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "animals")
+    tables(tmp_path / "animals", "notes.csv")
+    assert main(["check", str(tmp_path / "animals"), "--target", "label", "--json"]) == 0
+    out, err = capsys.readouterr()
+    said = "has no table named train, so it is read as pictures of 2 classes, a folder each (cat, dog); its tables are "
+    assert f"{tmp_path / 'animals'} {said}left alone (notes.csv)" in err
+    assert said in json.loads(out)["notes"][0]
+    tables(tmp_path / "split", "train.csv", "test.csv")
+    (tmp_path / "split" / "train.md").write_text("about them")
+    assert main(["check", str(tmp_path / "split"), "--target", "label"]) == 0
+    assert f"{tmp_path / 'split'} is read as tables: train.csv, test.csv\n" in capsys.readouterr().err
+
+
+def test_a_folder_with_nothing_to_look_at_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    assert main(["check", str(tmp_path / "empty")]) == 1
+    err = capsys.readouterr().err
+    assert "has no table named train (such as train.csv or train.jsonl), and no folders with pictures" in err
+    assert "name it" not in err
+    tables(tmp_path / "rows", "test.csv", "rows.csv")
+    assert main(["check", str(tmp_path / "rows")]) == 1
+    assert "to look at one of its tables, name it (rows.csv, test.csv)" in capsys.readouterr().err
