@@ -52,7 +52,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
     found = read_json(model / "metrics.json")["ledger"]
     rows = [row for row in read_table(test) if isinstance(row, Sample)][:ROWS_SHOWN]
     predictions = [
-        {"question": row.values["question"], "target": row.values["answer"]} | answer.to_json()  # type: ignore[union-attr]
+        {"question": row.values["question"], "target": row.values["answer"]} | answer.to_json()
         for row, (_, answer) in zip(rows, predictor.answers(iter(rows)), strict=True)
     ]
     return {"folder": str(model), "ledger": found, "predictions": predictions, "report": str(model / "report.html")}

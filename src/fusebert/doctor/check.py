@@ -12,12 +12,16 @@ from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_colum
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
 from fusebert.doctor import media, rows
+from fusebert.doctor.events import check_events
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.doctor.folder import find_tables
 from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.tasks.recommendation.config import Config as EventConfig
 from fusebert.types import Sample
 
 PROBLEMS_LISTED = 1000
+RECOMMENDATION = "recommendation"
+EVENT_COLUMNS = {EventConfig().user, EventConfig().item}
 
 
 def check(
@@ -41,6 +45,14 @@ def check(
     """
     recipe = Recipe.from_flat(dict(settings or {}))
     tables, notes = find_tables(source, against)
+    if recipe.task.get("name") == RECOMMENDATION:
+        if target is not None or recipe.data.columns:
+            named = "--target" if target is not None else "data.columns"
+            raise UsageError(f"{named} is given, but task.name={RECOMMENDATION} reads task.user, task.item, task.time")
+        config = recipe.task_config()
+        notes += [] if config.time else ["task.time is not set: events are taken in the order of the rows"]
+        total, guesses, problems, findings = check_events(tables, config)
+        return _told(notes, total, guesses, problems, findings), findings
     read = {name: list(read_table(table)) for name, table in tables.items()}
     problems = [row for found in read.values() for row in found if isinstance(row, RowError)]
     splits = {name: [row for row in found if isinstance(row, Sample)] for name, found in read.items()}
@@ -52,6 +64,8 @@ def check(
             f"the target column {target!r} does not exist; {tables[name]} has {', '.join(column_names(samples))}"
         )
     guesses = guess_columns(samples, target, recipe.data.columns)
+    if target is None and set(column_names(samples)) >= EVENT_COLUMNS:
+        notes.append(f"if each row is an event, look at it for a recommender with task.name={RECOMMENDATION}")
     modalities = {
         kind: [guess.column for guess in guesses if guess.kind == kind]
         for kind in sorted({guess.kind for guess in guesses} - {IGNORE})
