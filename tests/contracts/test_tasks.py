@@ -57,6 +57,7 @@ def test_metrics_are_perfect_on_gold_and_at_chance_on_shuffled(name: str, column
         assert {perfect[metric] for metric in ("accuracy", "f1_macro", "auroc")} == {1.0}
         assert abs(shuffled["auroc"] - 0.5) < 0.15
     assert task.primary_metric in perfect
+    assert set(task.metric_names) == set(perfect)
 
 
 @pytest.mark.parametrize(("name", "column"), TASKS)

@@ -91,6 +91,7 @@ def test_recall_among_a_hundred_is_what_drawing_them_gives(random: np.random.Gen
     both /= np.linalg.norm(both, axis=2, keepdims=True)
     task = Task(Config(left=("a",), right=("b",)))
     found = task.evaluate(both.reshape(300, 16), np.arange(600).reshape(300, 2))["metrics"]
+    assert set(found) == set(task.metric_names)
     hits = []
     for left, right in ((both[:, 0], both[:, 1]), (both[:, 1], both[:, 0])):
         scores = left @ right.T

@@ -21,7 +21,7 @@ from fusebert.storage import read_json
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
-from fusebert.tasks.recommendation.ranking import ranking_metrics
+from fusebert.tasks.recommendation.ranking import NAMES, ranking_metrics
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError
@@ -224,6 +224,7 @@ def test_a_description_stands_for_an_item_that_nobody_had(
 
 def test_metrics_of_ranks() -> None:
     found = ranking_metrics(np.array([1.0, 3.0, 11.0, 50.0]), np.array([True, True, True, False]))
+    assert set(found) == set(NAMES)
     assert found["ndcg_at_10"] == pytest.approx((1 + 0.5) / 4)
     assert found["recall_at_10"] == 0.5
     assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11 + 1 / 50) / 4)

@@ -54,6 +54,8 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     ("arguments", "code", "said"),
     [
         (["--fusion", "all,none"], 2, "'all' is not one of all, one_stream, concat, two_stream"),
+        (["--metric", "speed"], 2, "--metric: 'speed' is not one of accuracy, f1_macro, auroc"),
+        (["--metric", "rmse"], 2, "'rmse' is not one of accuracy"),
         (["--seeds", "0"], 2, "--seeds must be at least 1"),
         (["--fusion", "concat", "--seeds", "1", "training.epochs=none"], 2, "training.epochs"),
         (["--fusion", "concat", "--seeds", "1", "data.target=nothing"], 1, "failed with exit code 2"),

@@ -14,11 +14,15 @@ Metrics = dict[str, float]
 
 
 class Task(Protocol):
-    """Raw targets in, arrays for the loss; logits in, answers and metrics out. Numpy only."""
+    """Raw targets in, arrays for the loss; logits in, answers and metrics out. Numpy only.
+
+    `metric_names` are those that `evaluate` may give: known before anything is trained.
+    """
 
     name: str
     primary_metric: str
     higher_is_better: bool
+    metric_names: Sequence[str]
 
     @staticmethod
     def read(raw: Any) -> Any:

@@ -42,10 +42,15 @@ def compare(
 
     Raises:
         RecipeError: a setting is wrong.
-        UsageError: a folder there was trained in another way.
+        UsageError: the task has no such metric, or a folder there was trained in another way.
         FusebertError: a run failed; its own message stands on stderr.
     """
-    read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
+    recipe = read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
+    if metric is not None:
+        from fusebert.training.prepare import fitted_task  # torch, which else only the runs need
+
+        if metric not in (known := fitted_task(recipe).metric_names):
+            raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
     rows = {}
     for fusion in fusions:
         runs = []
@@ -84,7 +89,7 @@ def _run(folder: Path, arguments: list[str], metric: str | None) -> dict[str, An
     scores = metrics["evaluations"][split]["metrics"]
     metric = metric or next(iter(scores))
     if metric not in scores:
-        raise UsageError(f"--metric: {metric!r} is not one of {', '.join(scores)}")
+        raise UsageError(f"--metric: {folder} has no {metric!r} on {split}, only {', '.join(scores)}")
     return {
         "metric": metric,
         "split": split,

@@ -148,6 +148,20 @@ def _hash(datasets: Mapping[str, Dataset]) -> str:
     return found.hexdigest()
 
 
+def fitted_task(recipe: Recipe) -> Task:
+    """The task of a recipe on its training table, before anything else is read. Raises FusebertError."""
+    task = _without_target(recipe)
+    if task is None:
+        if recipe.data.train is None:
+            raise UsageError("data.train is not set: name the table to train on")
+        table = recipe.table(recipe.data.train)
+        samples = [row for row in read_table(table) if isinstance(row, Sample)]
+        if not samples:
+            raise DataError(f"{table} has no rows")
+        _, task = _fit_task(recipe, _target(recipe.data.target, samples), samples)
+    return task
+
+
 def _target(named: str | None, samples: Sequence[Sample]) -> str:
     found = column_names(samples)
     if named is not None:

@@ -73,6 +73,9 @@ class Task:
         self.config, self.labels, self.multi_label = config, list(labels), multi_label
         self.weights, self.temperature = list(weights), temperature
         self.primary_metric = config.metric or ("f1_micro" if multi_label else "accuracy")
+        named = ["f1_micro", "f1_macro", "accuracy"] if multi_label else ["accuracy", "f1_macro"]
+        named += ["auroc"] if len(self.labels) <= MOST_CURVES else []
+        self.metric_names = [*named, *([] if multi_label else ["expected_calibration_error"]), "loss"]
         self._class = {_fold(_key(label), config.ignore_case): number for number, label in enumerate(self.labels)}
 
     @staticmethod

@@ -63,6 +63,15 @@ class Task:
     needs_target = False
     primary_metric = "recall_at_10"
     higher_is_better = True
+    metric_names: Sequence[str] = (
+        *(f"recall_at_{most}" for most in AT),
+        "mrr",
+        "ndcg_at_10",
+        "left_to_right_recall_at_10",
+        "right_to_left_recall_at_10",
+        f"recall_at_10_of_{AMONG}",
+        "chance_recall_at_10",
+    )
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -60,6 +60,10 @@ class Task:
     name = "pretraining"
     primary_metric = "loss"
     higher_is_better = False
+    metric_names: Sequence[str] = (
+        *("loss", "mlm_loss", "mlm_accuracy"),
+        *("next_sentence_loss", "next_sentence_accuracy", "matching_loss", "matching_accuracy"),
+    )
 
     def __init__(self, config: Config) -> None:
         self.config = config

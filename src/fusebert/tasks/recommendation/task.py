@@ -14,7 +14,7 @@ from fusebert.errors import UsageError
 from fusebert.modalities.values import as_category
 from fusebert.storage import read_json, write_json
 from fusebert.tasks.recommendation.config import HISTORY, Config, Target
-from fusebert.tasks.recommendation.ranking import ranking_metrics
+from fusebert.tasks.recommendation.ranking import NAMES, ranking_metrics
 from fusebert.types import Answer, Sample
 
 
@@ -28,8 +28,10 @@ class Task:
     """
 
     name = "recommendation"
+    needs_target = False
     primary_metric = "ndcg_at_10"
     higher_is_better = True
+    metric_names: Sequence[str] = NAMES
 
     def __init__(
         self, config: Config, items: Sequence[str] = (), trained: int = 0, own_vectors: int | None = None

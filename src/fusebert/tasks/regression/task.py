@@ -31,6 +31,7 @@ class Task:
     name = "regression"
     primary_metric = "mae"
     higher_is_better = False
+    metric_names: Sequence[str] = ("mae", "rmse", "loss", "r2", "pearson")
 
     def __init__(self, config: Config, mean: float, std: float) -> None:
         self.config, self.mean, self.std = config, mean, std
