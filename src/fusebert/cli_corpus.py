@@ -83,6 +83,8 @@ def _prepare(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str
     report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
     for name, count in report["counts"].items():
         say(f"{name.replace('_', ' '):24} {count:>14,}")
+    if damaged := report["counts"].get("damaged_files"):
+        say(f"Warning: {damaged} files are damaged; how many documents are lost is not known (bad_documents.jsonl)")
     if report["ignored_files"]:
         say(f"{report['ignored_files']} files of other kinds in the folders were ignored")
     say(f"The corpus is in {options.output}; next: fusebert corpus vocabulary {options.output}")

@@ -223,6 +223,12 @@ TABLES = [
     Case(
         "truncated gzip", table("rows.jsonl.gz", gzip.compress(lines("{}") * 400)[:-300]), 1, ("rows.jsonl.gz", "row")
     ),
+    Case(
+        "truncated gzip, skipping",
+        table("rows.jsonl.gz", gzip.compress(lines("{}") * 400)[:-300], "data.bad_rows=skip"),
+        1,
+        ("rows.jsonl.gz", "damaged after row", "copy it again"),
+    ),
     Case("damaged parquet", damaged_parquet, 1, ("rows.parquet", "parquet")),
     Case("1 MB cell", on_rows({"question": CELL}), 1, ("rows.jsonl", BAD, "'question'", "1,000,000 characters")),
     Case("nested text", on_rows({"question": [["a"]]}), 1, ("rows.jsonl", BAD, "'question'", "text expected")),

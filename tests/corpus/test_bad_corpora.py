@@ -188,7 +188,9 @@ def test_read(case: Case, tmp_path: Path) -> None:
     assert all(row["sentences"] and all(row["sentences"]) for row in found)
 
 
-def test_damaged_files_are_skipped_and_listed_and_the_others_read(tmp_path: Path) -> None:
+def test_damaged_files_are_skipped_and_listed_and_the_others_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     lines = "".join(json.dumps({"text": f"{number} {LONG}"}) + "\n" for number in range(2000)).encode()
@@ -202,6 +204,10 @@ def test_damaged_files_are_skipped_and_listed_and_the_others_read(tmp_path: Path
     assert main(["corpus", "prepare", str(folder), "--output", str(tmp_path / "out"), *flags]) == 0
     listed = [json.loads(line) for line in (tmp_path / "out" / "bad_documents.jsonl").read_text().splitlines()]
     assert [Path(row["table"]).name[0] for row in listed] == ["a", "b", "c", "d", "e"]
+    lost = [Path(row["table"]).name[0] for row in listed if "what follows in this file is lost" in row["problem"]]
+    assert lost == ["a", "b", "e"]
+    assert "3 files are damaged; how many documents are lost is not known" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]["damaged_files"] == 3
     found = [int(row["id"].split(":")[0]) for row in read_shards(tmp_path / "out", "train")]
     assert found.count(5) == 5
     assert found.count(1) > 100

@@ -226,7 +226,7 @@ class _Run:
         except DataError as error:
             if self.settings.bad_rows == "refuse" or source.startswith(HUB):
                 raise
-            yield Bad(number, row + 1, str(error))
+            yield Bad(number, row + 1, f"{error}; what follows in this file is lost", rest=True)
 
     def _list(self, bad: Bad) -> None:
         source = self.sources[bad.source]
@@ -236,6 +236,8 @@ class _Run:
         line = json.dumps(error.to_json(), ensure_ascii=False).encode(errors="backslashreplace").decode()
         self.database.execute("INSERT INTO bad VALUES (?)", (line,))
         self.counts["bad"] += 1
+        if bad.rest:
+            self.counts["damaged_files"] += 1
 
     def _take(self, one: Processed | Bad) -> None:
         if (one.source, one.row) != self.position[:2]:

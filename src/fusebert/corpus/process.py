@@ -41,6 +41,7 @@ class Bad:
         problem: what is wrong with it.
         column: where, if in one.
         line: where it begins, in a text file.
+        rest: all that follows in its file is lost, too.
     """
 
     source: int
@@ -49,6 +50,7 @@ class Bad:
     column: str | None = None
     piece: int = 0
     line: int | None = None
+    rest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ def _read_json_lines(path: Path, max_characters: int) -> Rows:
             except InputError as error:
                 yield RowError(str(error), path, row, line=number)
             except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{path} is damaged after row {row - 1}: {error}") from None
+                raise DataError(f"{path} is damaged after row {row - 1}: {error}; copy it again") from None
             row += 1
 
 
