@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fusebert.data.tables import MAX_LINE_BYTES, decode_line, next_line, read_table
 from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.hub import hub_problem
 
 TEXT_SUFFIXES = (".txt", ".text")
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
@@ -196,14 +197,16 @@ def _from_parquet(path: Path, number: int, field: str) -> Iterator[Document | Ro
 def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowError]:
     try:
         from datasets import load_dataset
+        from huggingface_hub.utils import logging as hub_logging
     except ImportError:
         raise UsageError(f"hub:{name} needs the library datasets; pip install 'fusebert[corpus]'") from None
+    hub_logging.set_verbosity_error()  # else it says twice for each try that the Hub cannot be reached
     try:
         rows = load_dataset(name, split="train", streaming=True)
         for row, values in enumerate(rows, 1):
             yield from _cut(values.get(field), Path(name), number, row, field, list(values))
     except (OSError, ValueError) as error:
-        raise DataError(f"hub:{name} cannot be read: {' '.join(str(error).split())}") from None
+        raise DataError(f"hub:{name} cannot be read: {hub_problem(error)}") from None
 
 
 def _cut(

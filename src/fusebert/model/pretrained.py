@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusebert.errors import ModelError
+from fusebert.hub import hub_problem
 from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
 from fusebert.storage import write_folder, write_json
 
@@ -52,14 +53,14 @@ def _package_folder(package: str) -> Path:
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        sizes = ", ".join(SIZES)
+    except (HFValidationError, OSError) as error:  # what else the Hub's library raises is an OSError
         raise ModelError(
-            f"{name!r} is neither a size ({sizes}), nor a folder, nor a model that the Hub gave: {error}"
+            f"the BERT {name!r} cannot be loaded: {hub_problem(error)}. Name a size ({', '.join(SIZES)}), the folder "
+            "of a BERT, package:NAME, or a model of the Hub"
         ) from None
 
 

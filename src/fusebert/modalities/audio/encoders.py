@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusebert.errors import ModelError, UsageError
+from fusebert.hub import hub_problem
 from fusebert.modalities.audio.processor import FRAMES_PER_TOKEN, STATES_PER_TOKEN, Config
 
 WHISPER = "whisper"
@@ -32,7 +33,9 @@ def prepare(config: Config) -> Config:
         settings = AutoConfig.from_pretrained(config.encoder).to_dict()
         scaled = _extractor(config.encoder).get("do_normalize", True)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"audio.encoder={config.encoder!r} cannot be used as a speech encoder: {error}") from None
+        raise ModelError(
+            f"audio.encoder={config.encoder!r} cannot be used as a speech encoder: {hub_problem(error)}"
+        ) from None
     if settings["model_type"] == WHISPER:
         settings |= {"max_source_positions": config.most_tokens * FRAMES_PER_TOKEN // 2}
         width = settings["d_model"]

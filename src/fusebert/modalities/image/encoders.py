@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fusebert.errors import ModelError, RecipeError
+from fusebert.hub import hub_problem
 from fusebert.modalities.image.processor import Config
 
 VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -144,7 +145,9 @@ def prepare(config: Config) -> Config:
         with torch.inference_mode():
             tokens = hidden_states(model(pixel_values=torch.zeros(1, 3, size, size)))
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"image.encoder={config.encoder!r} cannot be used as a vision model: {error}") from None
+        raise ModelError(
+            f"image.encoder={config.encoder!r} cannot be used as a vision model: {hub_problem(error)}"
+        ) from None
     backbone = settings.to_dict() | {"fusebert_tokens": tokens.shape[1], "fusebert_width": tokens.shape[2]}
     return config.model_copy(update={"backbone": backbone, "size_pixels": size} | normal)
 
