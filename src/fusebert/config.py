@@ -28,6 +28,11 @@ def seconds(value: Any) -> Any:
     return float(found[1]) * SECONDS[found[2] or "s"]
 
 
+def one_or_more(value: Any) -> Any:
+    """A list, also where one name stands for it."""
+    return (value,) if isinstance(value, str) else value
+
+
 class Section(BaseModel):
     """A group of settings; unknown keys are errors."""
 
@@ -86,7 +91,9 @@ class TrainingSettings(Section):
         0.1, ge=0, lt=1, description="share of all steps with a rising learning rate; then cosine decay"
     )
     max_gradient_norm: float = Field(1.0, gt=0)
-    freeze: tuple[str, ...] = Field((), description="parts that do not learn: trunk, head, or a modality")
+    freeze: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(
+        (), description="parts that do not learn: trunk, head, or a modality"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the processor multiplies it faster"
     )
@@ -102,7 +109,7 @@ class TrainingSettings(Section):
         "ddp", description="of several processes, each has the whole model (ddp) or a part of its weights (fsdp)"
     )
     compile: bool | None = Field(None, description="compile the trunk's layers; if not given, to pre-train on CUDA")
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(one_or_more)] = ("tensorboard",)
 
 
 class Recipe(Section):

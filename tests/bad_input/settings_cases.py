@@ -79,6 +79,7 @@ RECIPES = [
     Case("unknown modality", setting("data.columns.question=smell"), 2, ("'smell'", "text", "image")),
     Case("unknown tracker", setting("training.trackers=[pigeon]"), 2, ("'pigeon'", "tensorboard")),
     Case("unknown part to freeze", setting("training.freeze=[foot]"), 2, ("'foot'", "trunk")),
+    Case("unknown part, not in a list", setting("training.freeze=foot"), 2, ("'foot'", "trunk")),
     Case("share of 2", setting("data.validation=2"), 2, ("data.validation", "between 0 and 1")),
     Case("setting without =", setting("training.epochs"), 2, ("'training.epochs'", "key=value")),
     Case("unknown option", setting("--fast"), 2, ("--fast", "--help")),

@@ -289,6 +289,11 @@ def test_python_is_told_what_the_command_line_is_told(
         prepare_corpus([str(jsonl)], tmp_path / "out", settings, workers=workers)
 
 
+def test_one_source_may_stand_by_itself(jsonl: Path, tmp_path: Path) -> None:
+    alone, listed = (prepare_corpus(one, tmp_path / str(n), ALL) for n, one in enumerate((jsonl, [str(jsonl)])))
+    assert alone["counts"] == listed["counts"]
+
+
 def test_one_document_that_cannot_be_processed_does_not_stop_the_others(
     documents: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

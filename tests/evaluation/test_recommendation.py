@@ -126,6 +126,7 @@ def test_what_is_known_makes_histories_and_is_not_scored(
     assert json.loads(out)["metrics"]["recall_at_1"] < 0.5
     assert "150 of 150 questions have no history" in err
     model = fusebert.load(trained)
+    assert model.evaluate(test, known=known[0])["rows"] == 150
     with pytest.raises(UsageError, match="not a table of events with a column 'item'"):
         model.evaluate([{HISTORY: ["i1", "i2"], NEXT: "i3"}], known=known)
     lost = write(tmp_path / "lost.jsonl", [{"user": None, "item": "i1", "time": 5}])

@@ -35,6 +35,20 @@ def test_answers_do_not_replace_the_questions(
     assert table.read_bytes() == before
 
 
+def test_one_modality_may_stand_by_itself(trained: Path, world: Path) -> None:
+    model = load(trained)
+    table = world / "test.jsonl"
+    for argument in ("shuffle", "without"):
+        alone, listed = (model.evaluate(table, **{argument: one}) for one in ("image", ["image"]))
+        assert alone == listed
+    with pytest.raises(UsageError, match="'smell' is not a modality of this model; it has image, text"):
+        model.evaluate(table, shuffle="smell")
+    with pytest.raises(UsageError, match="only a recommender reads what is known"):
+        model.evaluate(table, known=str(table))
+    with pytest.raises(UsageError, match="bad_rows='skp' is neither 'refuse' nor 'skip'"):
+        model.evaluate(table, bad_rows="skp")
+
+
 def test_a_row_without_any_of_the_columns_is_not_answered(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text('{"user": 1, "item": 2}\n')
     assert main(["predict", str(trained), str(tmp_path / "other.jsonl")]) == 1

@@ -42,7 +42,7 @@ def most_workers(max_memory: int) -> int:
 
 
 def prepare_corpus(
-    inputs: Sequence[str],
+    inputs: str | Path | Sequence[str | Path],
     output: Path,
     settings: Settings = DEFAULTS,
     *,
@@ -58,7 +58,7 @@ def prepare_corpus(
     engine, or how often the run was stopped. Rows and files that were skipped are listed in `bad_documents.jsonl`.
 
     Args:
-        inputs: files, folders, `hub:NAME`.
+        inputs: files, folders, `hub:NAME`; or one of them.
         output: a folder that does not exist yet, unless `resume`.
         max_memory: bytes that all processes together may take (Ray's own services not counted).
         engine: `local`, or `ray` for processes on other machines.
@@ -75,7 +75,8 @@ def prepare_corpus(
         raise UsageError(f"--seed must be at least 0 and less than 2^64, not {settings.seed}")
     if workers < 1:
         raise UsageError(f"--workers must be at least 1, not {workers}")
-    sources, ignored = list_sources(inputs, output)
+    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    sources, ignored = list_sources([str(one) for one in given], output)
     least = READER_BYTES + workers * WORKER_BYTES
     if max_memory < least:
         raise UsageError(f"--max-memory must be at least {least >> 20}m for {workers} workers")

@@ -105,9 +105,9 @@ class Predictor:
         self,
         table: Any,
         *,
-        without: Sequence[str] = (),
-        shuffle: Sequence[str] = (),
-        known: Sequence[Any] = (),
+        without: str | Sequence[str] = (),
+        shuffle: str | Sequence[str] = (),
+        known: Any = (),
         bad_rows: str = "refuse",
         listed_in: Path | None = None,
     ) -> dict[str, Any]:
@@ -117,7 +117,8 @@ class Predictor:
             table: path of a table, or rows as `predict` takes them.
             without: modalities taken away from every row; one left with nothing to read is scored all the same.
             shuffle: modalities whose values are dealt out to other rows.
-            known: tables of events that came before, for a recommender; they are not scored.
+            known: tables of events that came before, for a recommender; they are not scored. One table, or one
+                modality, may stand by itself instead of in a list.
             bad_rows: refuse, or skip and report.
             listed_in: file that lists unusable rows; None for no list.
 
@@ -125,6 +126,9 @@ class Predictor:
             `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped.
         """
         rows = _read(table)
+        without, shuffle, known = map(_several, (without, shuffle, known))
+        if bad_rows not in ("refuse", "skip"):
+            raise UsageError(f"bad_rows={bad_rows!r} is neither 'refuse' nor 'skip'")
         for name in [*without, *shuffle]:
             if name not in self.processors:
                 raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
@@ -236,6 +240,12 @@ def _bf16_here(device: torch.device) -> bool:
 def _read(rows: Any) -> Rows:
     """Rows of a table, or those a program hands over."""
     return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
+
+
+def _several(given: Any) -> list[Any]:
+    """A list, also where one thing stands for it."""
+    alone = isinstance(given, str | Path | Mapping) or hasattr(given, "to_dict")  # to_dict: a pandas DataFrame
+    return [given] if alone else list(given)
 
 
 def hidden(rows: Iterable[Sample | RowError], columns: Sequence[str]) -> Rows:
