@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+GIVEN_ROW, GIVEN_TABLE = Path("the given row"), Path("the given table")
+"""What stands for a file where a program hands over rows, or a user types one."""
+
 
 def row_in_words(row: int, line: int | None) -> str:
     """The row, and its line where that is another number."""
@@ -46,7 +49,9 @@ class RowError(DataError):
         self, problem: str, table: Path | str, row: int, column: str | None = None, line: int | None = None
     ) -> None:
         self.problem, self.table, self.row, self.column, self.line = problem, Path(table), row, column, line
-        place = f"{table}, {row_in_words(row, line)}" + (f", column {column!r}" if column else "")
+        alone = self.table == GIVEN_ROW
+        place = f"{table}" if alone else f"{table}, {row_in_words(row, line)}"
+        place += f", column {column!r}" if column else ""
         super().__init__(f"{place}: {problem}")
 
     def to_json(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusebert.cli import main
-from fusebert.errors import UsageError
+from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.predictor import load
 
 
@@ -33,6 +33,18 @@ def test_answers_do_not_replace_the_questions(
     assert main(["predict", str(trained), str(table), "--output", str(tmp_path / "." / "test.jsonl")]) == 2
     assert "is the table itself" in capsys.readouterr().err
     assert table.read_bytes() == before
+
+
+def test_rows_of_a_program_are_called_what_they_are(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, good, bad = load(trained), {"question": "what is it"}, {"question": "what is it", "image": "none.png"}
+    with pytest.raises(RowError, match=r"^the given row, column 'image': file 'none.png' does not exist"):
+        model.predict(bad)
+    with pytest.raises(RowError, match=r"^the given table, row 2, column 'image': file 'none.png' does not exist"):
+        model.predict([good, bad])
+    with pytest.raises(DataError, match=r"^the given table has no rows"):
+        model.evaluate([])
+    assert main(["predict", str(trained), "--image", "none.png"]) == 1
+    assert "fusebert: the given row, column 'image'" in capsys.readouterr().err
 
 
 def test_one_modality_may_stand_by_itself(trained: Path, world: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from fusebert.errors import DataError, InputError, RowError, row_in_words
+from fusebert.errors import GIVEN_ROW, GIVEN_TABLE, DataError, InputError, RowError, row_in_words
 from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
@@ -273,5 +273,6 @@ def rows_from_memory(rows: Any) -> Rows:
     """
     if hasattr(rows, "to_dict") and not isinstance(rows, Mapping):
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    for number, values in enumerate([rows] if isinstance(rows, Mapping) else rows, 1):
-        yield values if isinstance(values, Sample) else Sample(Path("(memory)"), number, values, None)
+    table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
+    for number, values in enumerate(rows, 1):
+        yield values if isinstance(values, Sample) else Sample(table, number, values, None)

@@ -16,7 +16,7 @@ from fusebert import plugins
 from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Preparer, settle
 from fusebert.data.tables import Rows, read_table, rows_from_memory
-from fusebert.errors import DataError, ModelError, RowError, UsageError
+from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import infer, outputs, score, windows
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
@@ -150,7 +150,7 @@ class Predictor:
         first = next(examples, None)
         if first is None:
             settle(bad, len(bad), "refuse", listed_in)
-            raise DataError(f"{table} has no rows")
+            raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
         found = score(self.model, self.task, _chain(first, examples), self.collator, self.precision)
         settle(bad, found["rows"] + len(bad), bad_rows, listed_in)
         return found | ({"bad_rows": len(bad)} if bad else {})
