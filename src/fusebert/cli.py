@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,11 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     predictor = _load(options.folder)
     if not rest or rest[0].startswith("-"):  # argparse of different Pythons would take a VALUE for the TABLE
         row = _row(rest, predictor.columns)
-        answer = predictor.predict(row, top=options.top).to_json()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            answer = predictor.predict(row, top=options.top).to_json()
+        for one in said:
+            _say(f"Warning: {one.message}")
         if not options.json:
             _print(answer)
         return answer  # type: ignore[no-any-return]
@@ -179,6 +184,7 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     counts = {"rows": 0, "bad_rows": 0}
 
     def lines() -> Any:
+        strange, first = 0, ""
         for row, answer in predictor.answers(source, options.top):
             counts["rows"] += 1
             number = {"row": row.row}
@@ -189,8 +195,12 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
                 _say(f"skipped: {answer}")
                 yield number | {"error": answer.problem}
             else:
+                if unknown := predictor.unknown_items(row)[0]:
+                    strange, first = strange + 1, first or f"{unknown[0]!r} in {row_in_words(row.row, row.line)}"
                 own = {"id": _plain(row.values["id"])} if "id" in row.values else {}
                 yield number | own | answer.to_json()
+        if strange:
+            _say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
 
     if options.output is None:
         if options.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 import fusebert
 from fusebert.cli import main
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, UsageError
+from fusebert.errors import DataError, RowError, UsageError
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
@@ -158,8 +159,31 @@ def test_a_copied_model_reads_its_own_items(trained: Path) -> None:
 
 
 def test_someone_without_a_history_is_recommended_something(trained: Path) -> None:
-    answers = fusebert.load(trained).predict([{HISTORY: []}, {HISTORY: ["nobody knows it"]}])
+    with pytest.warns(UserWarning, match="'nobody knows it'"):
+        answers = fusebert.load(trained).predict([{HISTORY: []}, {HISTORY: ["nobody knows it"]}])
     assert all(answer.value.startswith("i") for answer in answers)
+
+
+def test_items_that_are_not_known_are_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = fusebert.load(trained)
+    with pytest.warns(UserWarning, match="items that the model does not know: 'x', 'y'$"):
+        some = model.predict({HISTORY: ["i1", "x", "y", "x"]})
+    with pytest.raises(RowError, match="the given row: none of the items is known to the model: 'x', 'y'"):
+        model.predict({HISTORY: ["x", "y"]})
+    rows = [{HISTORY: ["i1", "x", "y", "x"]}, {HISTORY: [f"new {n}" for n in range(7)]}]
+    with pytest.warns(UserWarning, match="'new 2' and 4 more"):
+        assert model.predict(rows)[0].value == some.value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict([{HISTORY: ["i1", "i2"]}, {HISTORY: []}])
+    assert main(["predict", str(trained), "--history", '["x"]']) == 1
+    assert "fusebert: the given row: none of the items is known" in capsys.readouterr().err
+    assert main(["predict", str(trained), "--history", '["i1", "x"]']) == 0
+    assert capsys.readouterr().err == "Warning: items that the model does not know: 'x'\n"
+    table = write(tmp_path / "rows.jsonl", [{HISTORY: ["i1"]}, {HISTORY: ["x"]}, {HISTORY: ["i2", "y"]}])
+    assert main(["predict", str(trained), str(table)]) == 0
+    said = "Warning: 2 of 3 rows have items that the model does not know: first 'x' in row 2\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_was_seen_does_not_come_again_unless_it_may(world: Path, tmp_path: Path) -> None:

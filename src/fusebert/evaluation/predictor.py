@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from fusebert.tasks.base import Task
 from fusebert.types import Answer, Sample
 
 PREDICTOR = "predictor.json"
+NAMED = 5
+"""Unknown items that a message names."""
 
 
 class Predictor:
@@ -71,14 +74,32 @@ class Predictor:
             One Answer for one dict, else a list in the order of the rows.
 
         Raises:
-            RowError: a row cannot be read.
+            RowError: a row cannot be read; or a recommender knows nothing in the history of the one dict.
+
+        Warns of items in histories that a recommender does not know.
         """
         answers = []
-        for _, answer in self.answers(_read(rows), top):
+        strange: dict[str, None] = {}
+        for row, answer in self.answers(_read(rows), top):
             if isinstance(answer, RowError):
                 raise answer
+            unknown, of = self.unknown_items(row)
+            if unknown and len(unknown) == of and isinstance(rows, Mapping):
+                problem = f"none of the items is known to the model: {_named(unknown)}; name some of its own"
+                raise RowError(problem, row.table, row.row)
+            strange |= dict.fromkeys(unknown)
             answers.append(answer)
+        if strange:
+            warnings.warn(f"items that the model does not know: {_named([*strange])}", stacklevel=2)
         return answers[0] if isinstance(rows, Mapping) else answers
+
+    def unknown_items(self, row: Sample | RowError) -> tuple[list[str], int]:
+        """The items of a row's history that a recommender does not know, and how many different ones there are; none
+        for other tasks."""
+        if isinstance(row, RowError) or not hasattr(self.task, "unknown_items"):
+            return [], 0
+        found: tuple[list[str], int] = self.task.unknown_items(row.values)
+        return found
 
     def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
@@ -240,6 +261,12 @@ def _bf16_here(device: torch.device) -> bool:
 def _read(rows: Any) -> Rows:
     """Rows of a table, or those a program hands over."""
     return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
+
+
+def _named(items: Sequence[str]) -> str:
+    """The first of them, and how many more."""
+    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+    return ", ".join(map(repr, items[:NAMED])) + more
 
 
 def _several(given: Any) -> list[Any]:

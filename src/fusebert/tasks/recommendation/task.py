@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 
 from fusebert.data.tables import Rows
-from fusebert.errors import UsageError
+from fusebert.errors import InputError, UsageError
+from fusebert.modalities.events.history import read_history
 from fusebert.modalities.values import as_category
 from fusebert.storage import read_json, write_json
 from fusebert.tasks.recommendation.config import HISTORY, Config, Target
@@ -128,6 +129,14 @@ class Task:
                 "known before them; leave out what is known"
             )
         yield from rows
+
+    def unknown_items(self, row: Mapping[str, Any]) -> tuple[list[str], int]:
+        """The items of a row's history that the model does not know, and how many different ones there are."""
+        try:
+            items = dict.fromkeys(event.item for event in read_history(row.get(HISTORY)))
+        except InputError:  # reported where the row is prepared
+            return [], 0
+        return [item for item in items if item not in self._codes], len(items)
 
     def baselines(
         self, histories: Sequence[Sample], asked: Mapping[str, Sequence[Sample]], events: Any
