@@ -158,7 +158,18 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
         _say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
+    _say_baselines(options.folder / "metrics.json")
     return found
+
+
+def _say_baselines(path: Path) -> None:
+    """Simple ways need the training events, which a model folder does not keep; it keeps what they scored."""
+    evaluations = json.loads(path.read_text())["evaluations"] if path.is_file() else {}
+    for name, found in list(evaluations.items())[-1:]:
+        if "baselines" in found:
+            metric = next(iter(found["metrics"]))
+            scores = ", ".join(f"{way} {_number(its[metric])}" for way, its in found["baselines"].items())
+            _say(f"Note: simple ways are scored in training only; their {metric} on its {name} part: {scores} ({path})")
 
 
 def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:

@@ -122,6 +122,9 @@ def test_what_is_known_makes_histories_and_is_not_scored(
     assert found["metrics"] == reported["metrics"]
     assert (found["rows"], found["without_history"]) == (150, 0)
     assert "no history" not in err
+    popularity = reported["baselines"]["popularity"]["ndcg_at_10"]
+    assert f"their ndcg_at_10 on its test part: popularity {popularity:.4f}, last_item" in err
+    assert f"({trained / 'metrics.json'})" in err
     assert main(["evaluate", str(trained), test, "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["metrics"]["recall_at_1"] < 0.5
