@@ -29,7 +29,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> N
     prepare.add_argument("inputs", metavar="IN", nargs="+", help="txt, jsonl, jsonl.gz, parquet, folders, hub:NAME")
     prepare.add_argument("--output", metavar="FOLDER", type=Path, required=True)
     prepare.add_argument("--field", default="text", help="the column with the text, in tables (default: text)")
-    prepare.add_argument("--language", default="auto", help="ISO 639 code; auto looks at each document's script")
+    language = "code of ISO 639, such as en or zh; auto: by each document's script; other: by the rules of English"
+    prepare.add_argument("--language", default="auto", help=language)
     prepare.add_argument("--held-out", type=float, default=0.02, metavar="SHARE", help="of documents kept apart")
     prepare.add_argument("--least-characters", type=int, default=100, metavar="N", help="leave out shorter documents")
     near = "drop only exact copies, not near-duplicates"

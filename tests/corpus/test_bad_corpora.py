@@ -142,6 +142,12 @@ REFUSED = [
         written("a.jsonl", "{" + ", ".join(f'"{key}": 0' for key in [*range(200_000), 199_999]) + "}\n"),
         ("a.jsonl", "row 1", "'199999'", "twice"),
     ),
+    Case(
+        "unknown language",
+        rows(LONG),
+        ("--language", "'klingon'", "auto", "en, zh, ja", "other"),
+        flags=("--language", "klingon"),
+    ),
     Case("no workers", rows(LONG), ("--workers",), flags=("--workers", "0")),
 ]
 READ = [
@@ -152,6 +158,7 @@ READ = [
     Case("one long line in pieces", written("a.txt", " ".join(map(str, range(400_000)))), documents=3),
     Case("a name twice", lambda folder: rows(LONG, LONG)(folder), documents=1),
     Case("lone surrogates, skipped", rows(LONG, "\ud800" * 200), documents=1, flags=("--bad-rows", "skip")),
+    Case("any language", rows(LONG), documents=1, flags=("--language", "other")),
     Case("no blank lines", written("a.txt", (LONG + "\n") * 5), documents=1),
     Case("one document", rows(LONG), documents=1),
     Case("one line without an end", written("a.txt", LONG.encode()), documents=1),

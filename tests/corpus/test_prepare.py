@@ -24,6 +24,7 @@ from fusebert.cli import main
 from fusebert.corpus import documents as reading
 from fusebert.corpus import prepare, process
 from fusebert.corpus.duplicates import Fingerprint, Seen, fingerprint
+from fusebert.corpus.languages import language_code
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.sentences import clean, language_of, split
 from fusebert.corpus.shards import read_shards
@@ -340,6 +341,16 @@ def test_sentences_and_languages() -> None:
     assert split("他说：“你好。”然后走了。", "zh")[-1].endswith("走了。")
     assert [language_of(text) for text in ("Hello there.", "".join(CHINESE), "これはペンです。")] == ["en", "zh", "ja"]
     assert split("Ein Satz. Noch einer.", "de") == ["Ein Satz.", "Noch einer."]
+
+
+def test_a_language_is_a_code(jsonl: Path, tmp_path: Path) -> None:
+    assert [language_code(given) for given in ("zh-CN", "EN", "pt_br", "gsw", "auto", "other")] == [
+        *("zh", "en", "pt", "gsw", "auto", "other")
+    ]
+    for given in ("tlh", "english", "", "xx"):
+        with pytest.raises(UsageError, match="--language"):
+            prepare_corpus(jsonl, tmp_path / "out", Settings(language=given))
+    assert split("Dr. Smith came. He left.", "other") == split("Dr. Smith came. He left.", "en")
 
 
 def test_a_megabyte_without_a_line_end_is_split_in_time() -> None:

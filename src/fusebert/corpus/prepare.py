@@ -9,17 +9,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fusebert.corpus.documents import HUB, Document, check_room, list_sources, probe, read_documents
 from fusebert.corpus.duplicates import Seen
 from fusebert.corpus.engine import Engine, pick_engine
+from fusebert.corpus.languages import language_code
 from fusebert.corpus.process import Bad, Processed, process
 from fusebert.corpus.process import Settings as Settings
 from fusebert.corpus.shards import REPORT, ShardWriter, shard_paths
-from fusebert.corpus.state import in_words, open_state
+from fusebert.corpus.state import file_state, in_words, open_state
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.storage import write_json, write_lines
 
@@ -69,6 +70,7 @@ def prepare_corpus(
     Raises:
         FusebertError: in words; after a kill or an error, `resume` goes on at the last whole shard.
     """
+    settings = replace(settings, language=language_code(settings.language))
     if not 0 <= settings.held_out < 1:
         raise UsageError(f"--held-out must be at least 0 and less than 1, not {settings.held_out:g}")
     if not 0 <= settings.seed < 2**64:
@@ -109,14 +111,6 @@ def prepare_corpus(
     return report
 
 
-def _file_state(source: str) -> tuple[str, int, int]:
-    """Name, size, and when it was changed last; a data set of the Hub has but a name."""
-    if not Path(source).is_file():
-        return source, 0, 0
-    found = Path(source).stat()
-    return source, found.st_size, found.st_mtime_ns
-
-
 class _Run:
     """One run over all sources; what it knows is committed together with each pair of shards."""
 
@@ -127,7 +121,7 @@ class _Run:
         database.execute("CREATE TABLE IF NOT EXISTS bad (line TEXT)")
         saved = self.saved = dict(database.execute("SELECT name, value FROM state"))
         self.identity = json.dumps(
-            [[_file_state(source) for source in sources], asdict(settings) | {"bad_rows": "either"}]
+            [[file_state(source) for source in sources], asdict(settings) | {"bad_rows": "either"}]
         )
         self.position: tuple[int, int, int] = tuple(json.loads(saved.get("position", "[0, 0, 0]")))
         self.resumed_at = self.position

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fusebert.corpus.documents import Document
 from fusebert.corpus.duplicates import Fingerprint, fingerprint
+from fusebert.corpus.languages import AUTO
 from fusebert.corpus.sentences import clean, language_of, split
 
 
@@ -16,7 +17,7 @@ class Settings:
 
     Args:
         field: the column with the text, in tables.
-        language: ISO 639 code of every document; `auto` looks at the script of each.
+        language: of every document, as `languages.py` has it; `auto` looks at the script of each.
         held_out: share of documents kept apart, in [0, 1).
         least_characters: shorter documents are left out.
         near_duplicates: whether to drop near-duplicates, not only exact ones.
@@ -25,7 +26,7 @@ class Settings:
     """
 
     field: str = "text"
-    language: str = "auto"
+    language: str = AUTO
     held_out: float = 0.02
     least_characters: int = 100
     near_duplicates: bool = True
@@ -88,7 +89,7 @@ def _process_or_name(document: Document, settings: Settings) -> Processed | Bad:
 
 def _process(document: Document, settings: Settings) -> Processed:
     text = clean(document.text)
-    language = language_of(text) if settings.language == "auto" else settings.language
+    language = language_of(text) if settings.language == AUTO else settings.language
     place = (document.source, document.row, document.piece)
     sentences = split(text, language) if len(text.strip()) >= settings.least_characters else []
     found = fingerprint(text, language, settings.near_duplicates) if sentences else Fingerprint(b"", b"")

@@ -57,7 +57,7 @@ def split(text: str, language: str) -> list[str]:
     """Sentences of clean text, without outer spaces; a line end always ends one.
 
     Args:
-        language: an ISO 639 code that sentencex knows; for Chinese each full stop ends a sentence, also before digits,
+        language: as `languages.py` has it; for Chinese each full stop ends a sentence, also before digits,
             where sentencex sees none.
     """
     found = []

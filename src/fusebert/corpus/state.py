@@ -34,3 +34,11 @@ def in_words(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise DataError(f"{path} is damaged ({error}); remove {path.parent} and start again") from None
         raise DataError(f"{path} cannot be used ({error}); mend that and go on with --resume") from None
+
+
+def file_state(source: str) -> tuple[str, int, int]:
+    """Name, size, and when it was changed last; a data set of the Hub has but a name."""
+    if not Path(source).is_file():
+        return source, 0, 0
+    found = Path(source).stat()
+    return source, found.st_size, found.st_mtime_ns
