@@ -14,6 +14,11 @@ def row_in_words(row: int, line: int | None) -> str:
     return f"row {row}" + (f" (line {line})" if line not in (None, row) else "")
 
 
+def how_to_install(extra: str) -> str:
+    """An optional part of fusebert, which is not on the package index."""
+    return f"in the folder of fusebert's source, run pip install -e '.[{extra}]'"
+
+
 class FusebertError(Exception):
     """Something is wrong that the user can mend. The message says what, where, and what to do."""
 

@@ -146,7 +146,8 @@ def test_the_card_holds_metadata_and_every_section(tmp_path: Path) -> None:
     for words in (
         "11,200,333 parameters",
         "1 min 15 s",
-        "fusebert predict FOLDER data.jsonl",
+        ".venv/bin/fusebert predict FOLDER data.jsonl",
+        "fusebert is not on the package index: `make setup` in the folder of its source installs it",
         "-0.500",
         "| 1 | 8.2 | 10.1 |",
     ):

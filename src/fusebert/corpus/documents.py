@@ -8,7 +8,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from fusebert.data.tables import MAX_LINE_BYTES, decode_line, next_line, read_table
-from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.errors import DataError, InputError, RowError, UsageError, how_to_install
 from fusebert.hub import hub_problem
 
 TEXT_SUFFIXES = (".txt", ".text")
@@ -199,7 +199,7 @@ def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowErro
         from datasets import load_dataset
         from huggingface_hub.utils import logging as hub_logging
     except ImportError:
-        raise UsageError(f"hub:{name} needs the library datasets; pip install 'fusebert[corpus]'") from None
+        raise UsageError(f"hub:{name} needs the library datasets; {how_to_install('corpus')}") from None
     hub_logging.set_verbosity_error()  # else it says twice for each try that the Hub cannot be reached
     try:
         rows = load_dataset(name, split="train", streaming=True)

@@ -13,7 +13,7 @@ from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
-from fusebert.errors import FusebertError, UsageError
+from fusebert.errors import FusebertError, UsageError, how_to_install
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -114,7 +114,7 @@ def _ray(workers: int) -> Iterator[Engine]:
         import ray
         from ray.exceptions import RayError, RayTaskError
     except ImportError:
-        raise UsageError("--engine ray needs Ray; pip install 'fusebert[scale]'") from None
+        raise UsageError(f"--engine ray needs Ray; {how_to_install('scale')}") from None
     started = not ray.is_initialized()
     own = {"address": "local", "num_cpus": workers, "object_store_memory": STORE_BYTES, **LOOPBACK}
     try:

@@ -126,9 +126,10 @@ def _usage(card: Mapping[str, Any]) -> str:
         [
             "Put one row on each line of `data.jsonl`:",
             _fenced("json", line),
-            "Then, with this folder as `FOLDER`:",
-            _fenced("sh", "pip install fusebert\nfusebert predict FOLDER data.jsonl"),
-            "Or in Python:",
+            "fusebert is not on the package index: `make setup` in the folder of its source installs it. There, with "
+            "this folder as `FOLDER`:",
+            _fenced("sh", ".venv/bin/fusebert predict FOLDER data.jsonl"),
+            "Or in Python (`.venv/bin/python`):",
             _fenced("python", f'import fusebert\n\nmodel = fusebert.load("FOLDER")\nprint(model.predict([{row!r}]))'),
         ]
     )

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from fusebert.data.collate import Example
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import Rows, rows_from_memory
-from fusebert.errors import DataError, ModelError, RowError, UsageError
+from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_install
 from fusebert.evaluation.inference import infer, windows
 from fusebert.evaluation.predictor import Predictor
 from fusebert.storage import MANIFEST, file_hash, read_json, verify, whole_or_absent, write_folder, write_json
@@ -187,5 +187,5 @@ def _lancedb() -> Any:
     try:
         import lancedb
     except ImportError:
-        raise UsageError("an index needs LanceDB; pip install 'fusebert[search]'") from None
+        raise UsageError(f"an index needs LanceDB; {how_to_install('search')}") from None
     return lancedb

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fusebert.config import Recipe
-from fusebert.errors import ModelError, UsageError
+from fusebert.errors import ModelError, UsageError, how_to_install
 from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import read_config, read_weights
@@ -124,7 +124,7 @@ def pick_trackers(wanted: Sequence[str], progress: Progress) -> list[str]:
     found = []
     for name in wanted:
         if importlib.util.find_spec(name) is None:
-            progress.note(f"{name} is not installed, so nothing is written for it (pip install 'fusebert[track]')")
+            progress.note(f"{name} is not installed, so nothing is written for it ({how_to_install('track')})")
         else:
             found.append(name)
     return found

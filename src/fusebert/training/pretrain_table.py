@@ -15,7 +15,7 @@ from fusebert.config import Recipe
 from fusebert.data.collate import Collator
 from fusebert.data.columns import column_names
 from fusebert.data.dataset import Dataset
-from fusebert.errors import DataError, UsageError
+from fusebert.errors import DataError, UsageError, how_to_install
 from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import plain_text
 from fusebert.model.cpu import keep_freed_memory
@@ -163,5 +163,5 @@ def _need_jieba(rows: Dataset) -> None:
             import jieba  # noqa: F401
         except ImportError:
             raise UsageError(
-                "to mask whole Chinese words, install fusebert[corpus]; or set task.whole_words=false"
+                f"whole Chinese words need jieba; {how_to_install('corpus')}; or set task.whole_words=false"
             ) from None
