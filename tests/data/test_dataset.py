@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from fusebert.data import dataset
 from fusebert.data.collate import Example
 from fusebert.data.dataset import Dataset, Kept, Preparer, check
 from fusebert.errors import RowError
-from fusebert.types import Sample
+from fusebert.types import Features, Sample
 
 
 class Counting(Preparer):
@@ -63,3 +64,44 @@ def test_what_has_no_room_is_prepared_each_time(monkeypatch: pytest.MonkeyPatch)
     for _ in range(2):
         assert [int(example.features["text"]["input_ids"][0]) for example in kept] == [0, 1, 2, 3]
     assert preparer.made == [0, 1, 2, 3, 2, 3]
+
+
+class Sided:
+    """The part of a task that reads the sides of a row apart."""
+
+    def target(self, _: Any) -> Any:
+        return None
+
+
+class Stretching:
+    """A modality whose rows have as many tokens as they have values, and may be given more."""
+
+    columns = ("sound",)
+
+    def load(self, sample: Sample) -> Features:
+        return {"values": np.full(4, sample.row)}
+
+    def vary(self, features: Features, random: np.random.Generator) -> Features:
+        return {"values": np.tile(features["values"], random.integers(1, 100))}
+
+    def length(self, features: Features) -> int:
+        return len(features["values"])
+
+
+@pytest.mark.parametrize("sides", [(), (("sound",), ("sound",))], ids=["whole", "apart"])
+def test_rows_to_learn_from_vary_by_epoch_and_number_alone(sides: tuple[tuple[str, ...], ...]) -> None:
+    preparer: Any = Preparer({"sound": cast("Any", Stretching())}, sides=sides)
+    if sides:
+        preparer.task = Sided()
+    samples = [Sample(Path("rows"), row, {"sound": row}, None) for row in range(8)]
+
+    def lengths(epoch: int, varied: bool = True) -> list[int]:
+        found = Dataset(samples, np.full(8, 5), preparer, seed=3, varied=varied)
+        found.epoch = epoch
+        assert all(len(one.sides) == len(sides) for one in found)
+        return [example.length for example in reversed([found[number] for number in reversed(range(8))])]
+
+    assert lengths(0) == lengths(0)
+    assert lengths(0) != lengths(1)
+    assert len(set(lengths(0))) > 4
+    assert lengths(0, varied=False) == [5 * max(1, len(sides))] * 8

@@ -13,10 +13,10 @@ import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from fusebert.errors import InputError
-from fusebert.modalities.audio.augment import perturb
+from fusebert.modalities.audio.augment import COLOUR, colours, perturb
 from fusebert.modalities.audio.embedder import Embedder
-from fusebert.modalities.audio.processor import Config, Processor
-from fusebert.modalities.audio.signal import RATE_HZ, decode, log_mel
+from fusebert.modalities.audio.processor import PACES, Config, Processor
+from fusebert.modalities.audio.signal import RATE_HZ, at_pace, decode, log_mel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
 
@@ -154,7 +154,7 @@ def test_augmentation_hides_some_and_moves_little() -> None:
     frames = torch.tensor([40, 25] * 32)
     inside = torch.arange(40) < frames[:, None]
     bump = torch.exp(-((torch.arange(80) - 40) ** 2) / 200) * torch.exp(-((torch.arange(40)[:, None] - 12) ** 2) / 50)
-    mels = (5 + bump) * inside[:, :, None]
+    mels = 4 * bump * inside[:, :, None]
     found = perturb(mels, frames)
     assert found.shape == mels.shape
     assert (found[~inside] == 0).all()
@@ -163,4 +163,54 @@ def test_augmentation_hides_some_and_moves_little() -> None:
     peaks = found.amax(dim=1).argmax(dim=1).float()  # the loudest bin, unless it is hidden
     assert 2 < peaks.std() < 12
     assert abs(peaks.mean() - 40) < 4
-    assert not torch.equal(found[0], found[2])
+
+
+def test_another_microphone_changes_all_frames_of_a_recording_alike() -> None:
+    torch.manual_seed(0)
+    added = colours(500, 80, torch.device("cpu"))
+    assert added.shape == (500, 1, 80)
+    assert abs(added.mean()) < 0.1
+    assert 0.5 * COLOUR < added.std() < 2 * COLOUR
+    assert (added.diff(dim=2).abs().mean() < added.std() / 5).item()  # smooth
+
+
+def test_recordings_to_learn_from_have_another_pace_each_time() -> None:
+    rows = [row(question=encoded(tone(1.0)), answer=encoded(tone(0.4)))]
+    processor = Processor(Config(augment=True), ["question", "answer"])
+    features = processor.load(rows[0])
+    assert features is not None
+    random = np.random.default_rng(0)
+    frames = np.array([processor.vary(features, random)["frames"] for _ in range(100)])
+    shares = frames / features["frames"]
+    slowest, fastest = PACES
+    assert (shares > 1 / fastest - 0.03).all()
+    assert (shares < 1 / slowest + 0.03).all()
+    assert shares.min() < 0.85
+    assert shares.max() > 1.2
+    assert len(set(shares[:, 0] > shares[:, 1])) == 2  # each by itself
+    varied = processor.vary(features, random)
+    assert len(varied["input_features"]) == varied["frames"].sum()
+    left = Processor(Config(), ["question", "answer"])
+    assert left.vary(features, random) is features
+
+
+def test_a_pace_keeps_ends_and_what_lies_between() -> None:
+    ramp = np.linspace(0, 1, 41, dtype=np.float32)[:, None]
+    for pace in (0.5, 0.8, 1.0, 2.0):
+        found = at_pace(ramp, pace)
+        assert len(found) == round(41 / pace)
+        np.testing.assert_allclose(found[:, 0], np.linspace(0, 1, len(found)), atol=1e-6)
+    assert at_pace(ramp[:1], 1.4).shape == (1, 1)
+
+
+def test_silence_is_silence_however_quiet() -> None:
+    """Features of a tone followed by nothing at all, and by what nobody hears, are much alike."""
+    processor, still = Processor(Config(), ["sound"]), np.zeros(RATE_HZ // 2, dtype=np.float32)
+    noise = 1e-5 * np.random.default_rng(0).standard_normal(len(still)).astype(np.float32)
+    nothing, little = (
+        processor.load(row(sound={"array": np.concatenate([tone(), end]), "sampling_rate": RATE_HZ}))
+        for end in (still, noise)
+    )
+    assert nothing is not None
+    assert little is not None
+    np.testing.assert_allclose(nothing["input_features"], little["input_features"], atol=0.05)

@@ -58,7 +58,7 @@ class Preparer:
             return features
         if not features and not self.bare:
             return self._nothing(sample, [column for one in self.processors.values() for column in one.columns])
-        length = self._length(features)
+        length = self.length(features)
         if self.task is None or self.target is None:
             return Example(features, None, length)
         raw = sample.values.get(self.target)
@@ -79,12 +79,13 @@ class Preparer:
                 return sample.error(features.problem, named)
             if sources and not features and not self.bare:
                 return self._nothing(sample, list(sources.values()))
-            sides.append(Example(features, None, self._length(features)))
+            sides.append(Example(features, None, self.length(features)))
             read.append(values)
         target = None if self.task is None else self.task.target(read)
         return Example({}, target, sum(side.length for side in sides), tuple(sides))
 
-    def _length(self, features: Mapping[str, Features]) -> int:
+    def length(self, features: Mapping[str, Features]) -> int:
+        """Tokens of the trunk's sequence, [CLS] included."""
         return 1 + sum(self.processors[name].length(found) for name, found in features.items())
 
     def _nothing(self, sample: Sample, columns: Sequence[str]) -> RowError:
@@ -141,9 +142,10 @@ class Dataset:
         samples: rows that `check` found good.
         lengths: int64[rows], tokens of each.
         modality_dropout: share of modalities hidden, drawn anew each epoch; a row always keeps one.
-        seed: of that draw.
+        seed: of all draws.
         kept: rows that were prepared before.
         skipped: how many more rows the table has that cannot be used.
+        varied: let modalities that can vary a row do so, anew each epoch; for rows to learn from.
     """
 
     def __init__(
@@ -155,9 +157,11 @@ class Dataset:
         seed: int = 0,
         kept: Kept | None = None,
         skipped: int = 0,
+        varied: bool = False,
     ) -> None:
         self.samples, self.lengths, self.preparer, self.skipped = samples, lengths, preparer, skipped
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
+        self.varied = varied and any(hasattr(one, "vary") for one in preparer.processors.values())
         self._kept = kept or Kept()
 
     def __getstate__(self) -> dict[str, object]:
@@ -171,7 +175,12 @@ class Dataset:
         example = self._kept.get(number)
         if example is None:
             example = self._prepare(number)
-        return self._hide(example, number) if self.modality_dropout and not example.sides else example
+        if not self.modality_dropout and not self.varied:
+            return example
+        random = np.random.default_rng([self.seed, self.epoch, number])
+        if self.modality_dropout and not example.sides:
+            example = self._hide(example, random)
+        return self._vary(example, random) if self.varied else example
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))
@@ -183,15 +192,24 @@ class Dataset:
         self._kept.add(number, example)
         return example
 
-    def _hide(self, example: Example, number: int) -> Example:
-        random = np.random.default_rng([self.seed, self.epoch, number])
+    def _hide(self, example: Example, random: np.random.Generator) -> Example:
         names = list(example.features)
         kept = [name for name in names if random.random() >= self.modality_dropout]
         if not kept:
             kept = [names[random.integers(len(names))]]
         features = {name: example.features[name] for name in kept}
-        length = 1 + sum(self.preparer.processors[name].length(found) for name, found in features.items())
-        return Example(features, example.target, length)
+        return Example(features, example.target, self.preparer.length(features))
+
+    def _vary(self, example: Example, random: np.random.Generator) -> Example:
+        if example.sides:
+            sides = tuple(self._vary(side, random) for side in example.sides)
+            return Example({}, example.target, sum(side.length for side in sides), sides)
+        features = dict(example.features)
+        for name, found in features.items():
+            processor = self.preparer.processors[name]
+            if hasattr(processor, "vary"):
+                features[name] = processor.vary(found, random)
+        return Example(features, example.target, self.preparer.length(features))
 
 
 def check(

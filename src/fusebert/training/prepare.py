@@ -250,8 +250,9 @@ def _check(
         kept = Kept()
         good, lengths, wrong = check(rows, preparers[name], kept)
         bad += wrong
-        hidden = recipe.model.modality_dropout if name == "train" else 0.0
-        datasets[name] = Dataset(good, lengths, preparers[name], hidden, recipe.training.seed, kept, len(wrong))
+        learnt = name == "train"
+        hidden, seed = recipe.model.modality_dropout if learnt else 0.0, recipe.training.seed
+        datasets[name] = Dataset(good, lengths, preparers[name], hidden, seed, kept, len(wrong), varied=learnt)
     note = settle(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)

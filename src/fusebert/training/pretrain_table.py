@@ -150,7 +150,7 @@ def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dat
     if not kept.all():
         progress.note(f"{part}: {(~kept).sum()} of {len(kept)} rows have no text and are left out")
     samples = [sample for sample, has in zip(rows.samples, kept.tolist(), strict=True) if has]
-    return Dataset(samples, rows.lengths[kept], rows.preparer, rows.modality_dropout, rows.seed)
+    return Dataset(samples, rows.lengths[kept], rows.preparer, rows.modality_dropout, rows.seed, varied=rows.varied)
 
 
 def _need_jieba(rows: Dataset) -> None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VOICES, PITCHES, PACES = (0.88, 1.14), (-3.0, 3.0), (0.9, 1.15)
-"""Bins are stretched and moved, and frames are read slower or faster, within these."""
+VOICES, PITCHES = (0.88, 1.14), (-3.0, 3.0)
+"""Bins are stretched and moved within these."""
+COLOUR, WAVES = 0.5, 4
+"""How far a microphone raises and lowers frequencies, in deviations of a recording's values; in how many waves."""
 NOISES, NOISE_DEVIATION = (-4.0, -1.0), 0.3
-"""Of a floor under the logarithm, in deviations of a recording's values; silence lies at about -1.7."""
+"""Of a floor under the logarithm, in the same deviations; silence lies at about -1.7."""
 BAND_BINS, SPAN_SHARE = 12, 0.2
 """Widest hidden band, and longest hidden span as a share of the recording."""
 
 
 def perturb(mels: Tensor, frames: Tensor) -> Tensor:
-    """Each recording with another voice, at another pace, in another room, and with two bands and one span hidden.
+    """Each recording with another voice, microphone and room, and with two bands and one span hidden.
 
-    Vocal tracts of other lengths stretch the axis of frequencies (Jaitly & Hinton 2013); noise adds to the power behind
-    each value; hiding is SpecAugment's (Park et al. 2019).
+    Vocal tracts of other lengths stretch the axis of frequencies (Jaitly & Hinton 2013); a microphone adds to the
+    logarithms and noise to the power behind them; hiding is SpecAugment's (Park et al. 2019).
 
     Args:
         mels: float[R, T, bins], logarithms of mean 0 and deviation 1, zero where a recording is over.
-        frames: int64[R], of each recording; it has as many after, of which the last are zero where the pace is fast.
+        frames: int64[R], of each recording.
     """
     rows, longest, bins = mels.shape
     device = mels.device
@@ -31,15 +35,30 @@ def perturb(mels: Tensor, frames: Tensor) -> Tensor:
         return low + (high - low) * torch.rand(rows, 1, device=device)
 
     places, times = torch.arange(bins, device=device), torch.arange(longest, device=device)
-    source_bins, source_times = places * draw(*VOICES) + draw(*PITCHES), times * draw(*PACES)
-    across = (2 * source_bins / (bins - 1) - 1)[:, None].expand(-1, longest, -1)
-    along = (2 * source_times / max(1, longest - 1) - 1)[:, :, None].expand(-1, -1, bins)
-    grid = torch.stack([across, along], dim=3).to(mels.dtype)
+    across = 2 * (places * draw(*VOICES) + draw(*PITCHES)) / (bins - 1) - 1
+    along = (2 * times / max(1, longest - 1) - 1)[:, None].expand(-1, bins)
+    grid = torch.stack(torch.broadcast_tensors(across[:, None], along[None]), dim=3).to(mels.dtype)
     heard = F.grid_sample(mels[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+    heard = heard + colours(rows, bins, device)
     heard = torch.logaddexp(heard, draw(*NOISES)[:, None] + NOISE_DEVIATION * torch.randn_like(heard))
-    kept = (torch.maximum(source_times, times) < frames[:, None])[:, :, None].expand_as(heard)
+    kept = (times < frames[:, None])[:, :, None].expand_as(heard)
+    heard = standard(heard, kept)
     for _ in range(2):
         start, width = draw(0, bins), draw(0, BAND_BINS)
         kept = kept & ~((places >= start) & (places < start + width))[:, None]
     start, width = draw(0, 1) * frames[:, None], draw(0, SPAN_SHARE) * frames[:, None]
     return heard * kept * ~((times >= start) & (times < start + width))[:, :, None]
+
+
+def colours(rows: int, bins: int, device: torch.device) -> Tensor:
+    """What a microphone adds to each recording's logarithms: float[R, 1, bins], a few waves over the frequencies."""
+    sizes, phases = torch.randn(rows, WAVES, 1, device=device), torch.rand(rows, WAVES, 1, device=device)
+    turns = torch.arange(1, WAVES + 1, device=device)[:, None] * torch.arange(bins, device=device) / bins
+    return COLOUR * (sizes * torch.cos(math.pi * (turns + 2 * phases))).sum(1, keepdim=True)
+
+
+def standard(values: Tensor, kept: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 of what is kept, in each row: float[R, T, bins], bool[R, T, bins]."""
+    count = kept.sum((1, 2), keepdim=True).clamp(min=1)
+    centred = values - (values * kept).sum((1, 2), keepdim=True) / count
+    return centred / (((centred * kept) ** 2).sum((1, 2), keepdim=True) / count).sqrt().clamp(min=1e-3)

@@ -1,8 +1,9 @@
-"""Recordings -> 25 tokens a second, by two convolutions over time and frequency or a published speech encoder."""
+"""Recordings -> 25 tokens a second, by convolutions over time and frequency or a published speech encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,14 +31,9 @@ class Embedder(nn.Module):
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
         self.config = config
-        if config.encoder == "conv":
-            self.first = nn.Conv2d(1, config.width, 3, stride=2, padding=1)
-            self.second = nn.Conv2d(config.width, 2 * config.width, 3, stride=2, padding=1)
-        else:
-            self.encoder = SpeechEncoder(config)
-            self.encoder.requires_grad_(not config.frozen)
-        width = 2 * config.width * (MEL_BINS // 4) if config.encoder == "conv" else self.encoder.width
-        self.projection = nn.Linear(width, trunk.hidden_size)
+        self.encoder: Any = ConvEncoder(config.width) if config.encoder == "conv" else SpeechEncoder(config)
+        self.encoder.requires_grad_(not config.frozen)
+        self.projection = nn.Linear(self.encoder.width, trunk.hidden_size)
         self.positions = nn.Embedding(config.most_tokens, trunk.hidden_size)
         self.column_places = nn.Embedding(columns, trunk.hidden_size)
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
@@ -51,7 +47,9 @@ class Embedder(nn.Module):
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
         """float[R, longest, bins], int64[R] frames -> float[N, D], packed."""
         heard, frames = features["input_features"].to(self.projection.weight.dtype), features["frames"]
-        found = self._convolved(heard, frames) if self.config.encoder == "conv" else self._encoded(heard, frames)
+        if self.training and self.config.augment:
+            heard = perturb(heard, frames)
+        found = self._encoded(heard, frames)
         counts = self.config.tokens(frames)
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=len(found))
         places = self.positions(torch.arange(len(found), device=found.device) - starts)
@@ -65,13 +63,33 @@ class Embedder(nn.Module):
         with torch.no_grad():
             return self.encoder(heard, frames)  # type: ignore[no-any-return]
 
-    def _convolved(self, mels: Tensor, frames: Tensor) -> Tensor:
-        if self.training and self.config.augment:
-            mels = perturb(mels, frames)
-        hidden = mels[:, None]
-        for convolution in (self.first, self.second):  # each of stride two: FRAMES_PER_TOKEN = 4
-            frames = (frames + 1) // 2
-            hidden = F.gelu(convolution(hidden))
-            real = torch.arange(hidden.shape[2], device=hidden.device) < frames[:, None]
-            hidden = hidden * real[:, None, :, None]
-        return hidden.transpose(1, 2)[real].flatten(1)
+
+class ConvEncoder(nn.Module):
+    """Four convolutions, each of which halves the frequencies; the first two halve the time as well, so that
+    FRAMES_PER_TOKEN frames make a token. Normalised over channels, at each place by itself: rows stay apart.
+
+    Deep and narrow: what tells words apart whoever says them is found a little higher or lower in frequency, and a wide
+    map from two convolutions learns each voice by heart.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        channels = (1, width, 2 * width, 2 * width, 2 * width)
+        self.strides = (2, 2, 1, 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=(stride, 2), padding=1)
+            for (before, after), stride in zip(pairwise(channels), self.strides, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(after) for after in channels[1:])
+        self.width = channels[-1] * (MEL_BINS >> len(self.strides))
+
+    def forward(self, mels: Tensor, frames: Tensor) -> Tensor:
+        """float[R, longest, bins], int64[R] frames -> float[N, width], packed; what fills up a batch is hidden from all
+        that follows."""
+        hidden = mels[:, None].contiguous(memory_format=torch.channels_last)
+        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
+            frames = -(-frames // stride)
+            states = norm(convolution(hidden).permute(0, 2, 3, 1))  # float[R, T, bins, channels]
+            real = torch.arange(states.shape[1], device=states.device) < frames[:, None]
+            hidden = (F.gelu(states) * real[:, :, None, None]).permute(0, 3, 1, 2)
+        return hidden.permute(0, 2, 1, 3)[real].flatten(1)

@@ -15,6 +15,7 @@ from fusebert.modalities.audio.signal import (
     FRAMES_PER_SECOND,
     MAX_FILE_BYTES,
     RATE_HZ,
+    at_pace,
     decode,
     from_array,
     log_mel,
@@ -30,6 +31,11 @@ FRAMES_PER_TOKEN = 4
 """25 tokens a second."""
 STATES_PER_TOKEN = 2
 """Of a speech encoder, which has about 50 states a second: two make a token."""
+RANGE = 14.0
+"""Of natural logarithms, 61 dB: what is further below a recording's loudest is as good as silence. Of what a telephone
+recorded, a quarter of the bins holds nothing else, and would outweigh the voice."""
+PACES = (0.8, 1.25)
+"""Recordings to learn from are played slower or faster, between these."""
 SHORTEST_SAMPLES = RATE_HZ // 10
 """What a speech encoder reads at least; shorter recordings are followed by silence."""
 
@@ -120,6 +126,7 @@ class Processor:
         most, backbone = self.config.most_tokens * FRAMES_PER_TOKEN, self.config.backbone
         if not backbone:
             frames = log_mel(samples)[:most]
+            frames = np.maximum(frames, frames.max() - RANGE)
             return np.asarray((frames - frames.mean()) / (frames.std() + 1e-3))
         if not self.config.hears_samples:
             return whisper_mel(samples, backbone["num_mel_bins"])[:most]
@@ -127,6 +134,19 @@ class Processor:
         if backbone["fusebert_normalise"]:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return np.pad(samples, (0, max(0, SHORTEST_SAMPLES - len(samples))))[:, None]
+
+    def vary(self, features: Features, random: np.random.Generator) -> Features:
+        """Each recording at a pace of its own, if it is to be changed in training; the embedder changes the rest."""
+        if not self.config.augment:
+            return features
+        most = self.config.most_tokens * FRAMES_PER_TOKEN
+        recordings = np.split(features["input_features"], np.cumsum(features["frames"])[:-1])
+        paced = [at_pace(one, np.exp(random.uniform(*np.log(PACES))))[:most] for one in recordings]
+        return {
+            **features,
+            "input_features": np.concatenate(paced),
+            "frames": np.array([len(one) for one in paced]),
+        }
 
     def length(self, features: Features) -> int:
         return int(self.config.tokens(features["frames"]).sum())

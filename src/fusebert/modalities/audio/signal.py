@@ -111,6 +111,15 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.maximum(_power(padded, FFT_SAMPLES) @ mel_filters(), FLOOR)), dtype=np.float32)
 
 
+def at_pace(frames: np.ndarray, pace: float) -> np.ndarray:
+    """float32[F, bins] -> float32[round(F / pace), bins], at least one: said faster or slower in the same voice."""
+    last = len(frames) - 1
+    places = np.linspace(0, last, max(1, round(len(frames) / pace)), dtype=np.float32)
+    before = np.minimum(places.astype(np.int64), max(0, last - 1))
+    share = (places - before)[:, None]
+    return np.asarray(frames[before] * (1 - share) + frames[np.minimum(before + 1, last)] * share)
+
+
 def whisper_mel(samples: np.ndarray, bins: int) -> np.ndarray:
     """float32[N] samples -> float32[F, bins] as Whisper reads them (Radford et al. 2022), F = ceil(N / HOP_SAMPLES).
 

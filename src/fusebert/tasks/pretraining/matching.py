@@ -82,7 +82,7 @@ class MatchingRows:
         self.lengths = 1 + self.text_lengths[self.own] + self.beside_lengths[self.shown]
         samples = [self._sample(*pair) for pair in zip(self.own.tolist(), self.shown.tolist(), strict=True)]
         hidden, seed = self.all.modality_dropout, self.all.seed
-        self.rows = Dataset(samples, self.lengths, self.preparer, hidden, seed)
+        self.rows = Dataset(samples, self.lengths, self.preparer, hidden, seed, varied=self.all.varied)
         self.rows.epoch = number
 
     def _pass(self, which: int) -> tuple[np.ndarray, np.ndarray]:
