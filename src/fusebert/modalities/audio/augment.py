@@ -10,7 +10,7 @@ from torch import Tensor
 
 VOICES, PITCHES = (0.88, 1.14), (-3.0, 3.0)
 """Bins are stretched and moved within these."""
-COLOUR, WAVES = 0.5, 4
+COLOUR, WAVES = 0.3, 4
 """How far a microphone raises and lowers frequencies, in deviations of a recording's values; in how many waves."""
 NOISES, NOISE_DEVIATION = (-4.0, -1.0), 0.3
 """Of a floor under the logarithm, in the same deviations; silence lies at about -1.7."""

@@ -16,6 +16,8 @@ from fusebert.modalities.audio.encoders import prepare as prepare
 from fusebert.modalities.audio.processor import Config
 from fusebert.modalities.audio.signal import MEL_BINS
 
+EPSILON = 1e-5
+
 
 class Embedder(nn.Module):
     """Each recording by itself: what fills up a batch is masked after each convolution.
@@ -66,11 +68,7 @@ class Embedder(nn.Module):
 
 class ConvEncoder(nn.Module):
     """Four convolutions, each of which halves the frequencies; the first two halve the time as well, so that
-    FRAMES_PER_TOKEN frames make a token. Normalised over channels, at each place by itself: rows stay apart.
-
-    Deep and narrow: what tells words apart whoever says them is found a little higher or lower in frequency, and a wide
-    map from two convolutions learns each voice by heart.
-    """
+    FRAMES_PER_TOKEN frames make a token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -80,16 +78,37 @@ class ConvEncoder(nn.Module):
             nn.Conv2d(before, after, 3, stride=(stride, 2), padding=1)
             for (before, after), stride in zip(pairwise(channels), self.strides, strict=True)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(after) for after in channels[1:])
+        self.norms = nn.ModuleList(RecordingNorm(after) for after in channels[1:])
         self.width = channels[-1] * (MEL_BINS >> len(self.strides))
 
     def forward(self, mels: Tensor, frames: Tensor) -> Tensor:
         """float[R, longest, bins], int64[R] frames -> float[N, width], packed; what fills up a batch is hidden from all
         that follows."""
-        hidden = mels[:, None].contiguous(memory_format=torch.channels_last)
+        hidden = mels[:, None]
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
             frames = -(-frames // stride)
-            states = norm(convolution(hidden).permute(0, 2, 3, 1))  # float[R, T, bins, channels]
-            real = torch.arange(states.shape[1], device=states.device) < frames[:, None]
-            hidden = (F.gelu(states) * real[:, :, None, None]).permute(0, 3, 1, 2)
-        return hidden.permute(0, 2, 1, 3)[real].flatten(1)
+            hidden = convolution(hidden)
+            real = torch.arange(hidden.shape[2], device=hidden.device) < frames[:, None]
+            hidden = F.gelu(norm(hidden, real[:, None, :, None]))
+        return hidden.transpose(1, 2)[real].flatten(1)
+
+
+class RecordingNorm(nn.Module):
+    """Each channel of each recording to mean 0 and deviation 1 (instance normalisation, Ulyanov et al. 2016).
+
+    What a voice or a microphone does to a whole recording goes, what changes within it stays. Rows stay apart, which
+    norms over a batch would tie together.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
+        """float[R, C, T, F], bool[R, 1, T, 1] -> float[R, C, T, F], zero where a recording is over."""
+        values = hidden.float()
+        count = real.sum((2, 3), keepdim=True) * values.shape[3]
+        centred = (values - (values * real).sum((2, 3), keepdim=True) / count) * real
+        variance = (centred**2).sum((2, 3), keepdim=True) / count
+        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        return ((centred * (variance + EPSILON).rsqrt() * weight + bias) * real).to(hidden.dtype)
