@@ -55,7 +55,7 @@ class Config(BaseModel):
         32, ge=4, le=512, description="channels of the first layer of conv; the second has twice as many"
     )
     augment: bool = Field(
-        False, description="in training, change voice and pace a little and hide bands and spans (conv)"
+        False, description="in training, change voice, pace and microphone and hide bands and spans (conv)"
     )
     backbone: dict[str, Any] = Field({}, description="filled in by training: the speech encoder's own configuration")
 
