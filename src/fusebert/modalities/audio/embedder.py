@@ -16,7 +16,7 @@ from fusebert.modalities.audio.encoders import prepare as prepare
 from fusebert.modalities.audio.processor import Config
 from fusebert.modalities.audio.signal import MEL_BINS
 
-EPSILON = 1e-5
+EPSILON = 1e-3
 
 
 class Embedder(nn.Module):
@@ -72,7 +72,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        channels = (1, width, 2 * width, 2 * width, 2 * width)
+        channels = (1, width, 2 * width, 4 * width, 4 * width)
         self.strides = (2, 2, 1, 1)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=(stride, 2), padding=1)
@@ -87,9 +87,9 @@ class ConvEncoder(nn.Module):
         hidden = mels[:, None]
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
             frames = -(-frames // stride)
-            hidden = convolution(hidden)
-            real = torch.arange(hidden.shape[2], device=hidden.device) < frames[:, None]
-            hidden = F.gelu(norm(hidden, real[:, None, :, None]))
+            real = torch.arange(-(-hidden.shape[2] // stride), device=hidden.device) < frames[:, None]
+            inside = real[:, None, :, None].to(hidden.dtype)
+            hidden = F.gelu(norm(convolution(hidden) * inside, frames)) * inside
         return hidden.transpose(1, 2)[real].flatten(1)
 
 
@@ -104,11 +104,11 @@ class RecordingNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
-    def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
-        """float[R, C, T, F], bool[R, 1, T, 1] -> float[R, C, T, F], zero where a recording is over."""
-        values = hidden.float()
-        count = real.sum((2, 3), keepdim=True) * values.shape[3]
-        centred = (values - (values * real).sum((2, 3), keepdim=True) / count) * real
-        variance = (centred**2).sum((2, 3), keepdim=True) / count
-        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
-        return ((centred * (variance + EPSILON).rsqrt() * weight + bias) * real).to(hidden.dtype)
+    def forward(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        """float[R, C, T, F], zero where a recording of so many frames, int64[R], is over -> float[R, C, T, F]."""
+        count = (frames * hidden.shape[3])[:, None]
+        mean = hidden.sum((2, 3), dtype=torch.float32) / count
+        variance = (hidden * hidden).sum((2, 3), dtype=torch.float32) / count - mean**2
+        scale = self.weight * (variance.clamp(min=0) + EPSILON).rsqrt()
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift[:, :, None, None].to(hidden.dtype), hidden, scale[:, :, None, None].to(hidden.dtype))

@@ -52,7 +52,10 @@ class Config(BaseModel):
     frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
     max_seconds: float = Field(30.0, gt=0, le=600, description="longer recordings cannot be used")
     width: int = Field(
-        32, ge=4, le=512, description="channels of the first layer of conv; the second has twice as many"
+        16,
+        ge=4,
+        le=256,
+        description="channels of conv's first layer; the second has twice as many, the last two four times",
     )
     augment: bool = Field(
         False, description="in training, change voice, pace and microphone and hide bands and spans (conv)"
