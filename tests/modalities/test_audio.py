@@ -198,7 +198,7 @@ def test_a_pace_keeps_ends_and_what_lies_between() -> None:
     ramp = np.linspace(0, 1, 41, dtype=np.float32)[:, None]
     for pace in (0.5, 0.8, 1.0, 2.0):
         found = at_pace(ramp, pace)
-        assert len(found) == round(41 / pace)
+        assert (len(found), found.dtype) == (round(41 / pace), np.float32)
         np.testing.assert_allclose(found[:, 0], np.linspace(0, 1, len(found)), atol=1e-6)
     assert at_pace(ramp[:1], 1.4).shape == (1, 1)
 

@@ -116,7 +116,7 @@ def at_pace(frames: np.ndarray, pace: float) -> np.ndarray:
     last = len(frames) - 1
     places = np.linspace(0, last, max(1, round(len(frames) / pace)), dtype=np.float32)
     before = np.minimum(places.astype(np.int64), max(0, last - 1))
-    share = (places - before)[:, None]
+    share = (places - before).astype(np.float32)[:, None]
     return np.asarray(frames[before] * (1 - share) + frames[np.minimum(before + 1, last)] * share)
 
 
