@@ -199,6 +199,12 @@ TABLES = [
         1,
         ("rows.csv", f"line {BAD_ROW + 1}", "UTF-8", "rows after it"),
     ),
+    Case(
+        "not UTF-8 where a quote opens",
+        table("rows.csv", delimited(b'"caf\xe9\nwhat is it",a'), "data.bad_rows=skip"),
+        1,
+        ("rows.csv", f"line {BAD_ROW}", "UTF-8", "rows after it"),
+    ),
     Case("semicolons", table("rows.csv", delimited("a;b", ";")), 1, ("rows.csv", "';'", "','")),
     Case("duplicate column", table("rows.csv", "a,b,a\n1,2,3\n"), 1, ("rows.csv", "'a'", "more than once")),
     Case("duplicate column, parquet", doubled_parquet, 1, ("rows.parquet", "'x'", "more than once")),

@@ -139,7 +139,12 @@ class _TextLines:
             raise self.lost(error) from None
         if not line:
             raise StopIteration
-        return decode_line(line, self.number)
+        try:
+            return decode_line(line, self.number)
+        except InputError as error:
+            if line.count(b'"') % 2:  # a cell opens here and goes on
+                raise self.lost(error) from None
+            raise
 
     def lost(self, error: InputError) -> DataError:
         """What is wrong with this line makes all that follow doubtful."""
