@@ -38,6 +38,16 @@ def test_it_says_how_a_folder_was_read(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"{tmp_path / 'split'} is read as tables: train.csv, test.csv\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("setting", [[], ["task.name=recommendation"]], ids=["rows", "events"])
+def test_a_table_without_rows_is_named_and_no_other(
+    setting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.csv").write_text("user,item\n")
+    (tmp_path / "test.csv").write_text("user,item\na,b,c\n")
+    assert main(["check", str(tmp_path), *setting]) == 1
+    assert f"{tmp_path / 'train.csv'} has no rows" in capsys.readouterr().err
+
+
 def test_a_folder_with_nothing_to_look_at_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty" / "inner").mkdir(parents=True)
     assert main(["check", str(tmp_path / "empty")]) == 1

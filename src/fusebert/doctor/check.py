@@ -58,7 +58,8 @@ def check(
     splits = {name: [row for row in found if isinstance(row, Sample)] for name, found in read.items()}
     name, samples = next(iter(splits.items()))
     if not samples:
-        raise problems[0] if problems else DataError(f"{tables[name]} has no rows")
+        own = [problem for problem in problems if problem.table == tables[name]]
+        raise own[0] if own else DataError(f"{tables[name]} has no rows")
     if target is not None and target not in column_names(samples):
         raise UsageError(
             f"the target column {target!r} does not exist; {tables[name]} has {', '.join(column_names(samples))}"

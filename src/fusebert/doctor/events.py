@@ -44,7 +44,8 @@ def check_events(
         problems += bad
     first = next(iter(tables))
     if not parts[first]:
-        raise problems[0] if problems else DataError(f"{tables[first]} has no rows")
+        own = [problem for problem in problems if problem.table == tables[first]]
+        raise own[0] if own else DataError(f"{tables[first]} has no rows")
     rows_read = len(problems) + sum(map(len, parts.values()))
     findings = [*_leaks(parts, config), *_repeated(parts, config), *_new_items(parts, config)]
     return rows_read, list(_columns(names, parts[first], config)), problems, findings
