@@ -27,6 +27,8 @@ def hub_problem(error: BaseException) -> str:
         return "it is not on this machine, and HF_HUB_OFFLINE forbids to ask the Hub"
     if has(errors.LocalEntryNotFoundError, ConnectionError):
         return "it is not on this machine, and the Hub cannot be reached; look at the network"
+    if has(errors.EntryNotFoundError):
+        return "the Hub has it, but not with the files that are needed"
     answers = [one.response.status_code for one in said if isinstance(one, errors.HfHubHTTPError)]
     if answers:
         return f"the Hub answered with error {answers[0]}; try again later"

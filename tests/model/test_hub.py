@@ -44,6 +44,7 @@ def unreachable() -> Exception:
 WHY = {
     "unknown": (lambda: answered(errors.RepositoryNotFoundError), "the Hub has nothing of that name, or it is private"),
     "gated": (lambda: answered(errors.GatedRepoError), "only to those who have asked for it"),
+    "no files": (lambda: answered(errors.RemoteEntryNotFoundError), "but not with the files that are needed"),
     "down": (lambda: answered(HfHubHTTPError), "answered with error 503; try again later"),
     "no network": (unreachable, "the Hub cannot be reached; look at the network"),
     "offline": (lambda: errors.OfflineModeIsEnabled(NINE_LINES), "HF_HUB_OFFLINE forbids"),
