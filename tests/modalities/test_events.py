@@ -96,6 +96,7 @@ def test_rows_without_events() -> None:
         ([{"item": 1, "time": "2024-02-30"}], "event 1: '2024-02-30' is not a time"),
         ([{"item": 1, "time": [1]}], "event 1: .* is not a time"),
         ([{"item": 1, "time": 1717243200000}], "in milliseconds"),
+        ([{"item": 1, "time": -7e10}], "in milliseconds"),
         ([{"item": 1, "time": float("inf")}], "is not a time"),
         ([{"item": 1, "time": 5}, {"item": 2}], "event 2 has no time"),
         ([{"item": 1, "value": "much"}], "event 1: 'much' is not a number"),

@@ -20,8 +20,8 @@ PLAIN = "event"
 """The type of an event that names none."""
 SHOWN = 10
 """Items of a history that are printed, the newest."""
-LAST_SECOND = 1e11
-"""In the year 5138; a larger number is a time in milliseconds, or not a time."""
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 1e11
+"""Where the year 1 begins, and in the year 5138; what lies beyond is a time in milliseconds, or not a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,6 @@ def _as_seconds(raw: Any) -> float:
         seconds = as_number(raw)
     except InputError:
         raise InputError(f"{raw!r:.60} is not a time such as 2024-05-31T12:00, or seconds since 1970") from None
-    if abs(seconds) > LAST_SECOND:
+    if not FIRST_SECOND <= seconds <= LAST_SECOND:
         raise InputError(f"a time of {seconds:g} seconds since 1970; is it in milliseconds?")
     return seconds
