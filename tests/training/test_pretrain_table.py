@@ -13,6 +13,7 @@ from transformers import BertForPreTraining
 
 from fusebert.cli import main
 from fusebert.config import Recipe
+from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError, FusebertError, UsageError
 from fusebert.storage import verify
 from fusebert.training.build import build_model
@@ -257,3 +258,13 @@ def test_held_out_rows_are_masked_alike_in_all_runs(settings: dict[str, Any], tm
         shares[part] = sum(len(row.target.pieces) for row in rows) / rows.text_lengths[rows.own].sum()
     assert shares["train"] > 0.45
     assert 0.08 < shares["validation"] < 0.25
+
+
+def test_recordings_to_learn_from_change_their_pace(settings: dict[str, Any], tmp_path: Path) -> None:
+    """As in `fusebert train`; what is held out does not."""
+    world = write_toyworld(tmp_path / "world", pictures={"train": 12, "val": 4}, sounds=True)
+    columns = {"audio": "audio", "image": "ignore"}
+    changed = settings | {"data.root": str(world), "data.columns": COLUMNS | columns, "audio.augment": True}
+    splits = prepare_matching(table_recipe(changed), tmp_path, False, Silence()).splits
+    kept = {part: [row.length for row in rows] == rows.lengths.tolist() for part, rows in splits.items()}
+    assert kept == {"train": False, "validation": True}
