@@ -88,12 +88,14 @@ def test_help_is_quick() -> None:
 
 
 def test_check_shows_what_it_found_also_when_rows_are_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "rows.csv").write_text("question,answer\nwhat is it,a\nwhat,b,c\n")
-    assert main(["check", str(tmp_path / "rows.csv"), "--target", "answer", "--json"]) == 1
+    (tmp_path / "rows.csv").write_text("question,answer\nwhat is it,a\nwhat was it,b\n")
+    (tmp_path / "test.csv").write_text("question,answer\nwhat is it,a\nwhat,b,c\n")
+    tables = [str(tmp_path / "rows.csv"), "--against", str(tmp_path / "test.csv")]
+    assert main(["check", *tables, "--target", "answer", "--json"]) == 1
     out = capsys.readouterr()
     found = json.loads(out.out)
     assert found["bad_rows"] == 1
     assert found["problems"][0]["row"] == 2
     assert found["columns"][0]["column"] == "question"
-    assert "row 2 (line 3)" in found["error"]
+    assert "first: test.csv, row 2 (line 3): 3 cells" in found["error"]
     assert len([line for line in out.err.splitlines() if line.startswith("fusebert: ")]) == 1

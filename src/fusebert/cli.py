@@ -237,17 +237,20 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     for column in found["columns"]:
         _say(f"{column['column']}: {column['kind']} ({column['why']})" + ("  AMBIGUOUS" if column["ambiguous"] else ""))
     for line in found["problems"]:
-        _say(f"{Path(line['table']).name}, {row_in_words(line['row'], line['line'])}: {line['problem']}")
+        _say(_problem(line))
     for finding in findings:
         _say(f"{finding.fault}: {finding}")
     _say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used; {len(findings)} things may be wrong")
     if found["bad_rows"]:
-        first = found["problems"][0]
         found["error"] = (
             f"{options.source}: {found['bad_rows']} of {found['rows']} rows cannot be used; "
-            f"first: {row_in_words(first['row'], first['line'])}: {first['problem']}"
+            f"first: {_problem(found['problems'][0])}"
         )
     return found
+
+
+def _problem(line: dict[str, Any]) -> str:
+    return f"{Path(line['table']).name}, {row_in_words(line['row'], line['line'])}: {line['problem']}"
 
 
 def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
