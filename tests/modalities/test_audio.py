@@ -194,6 +194,15 @@ def test_recordings_to_learn_from_have_another_pace_each_time() -> None:
     assert left.vary(features, random) is features
 
 
+def test_a_pace_leaves_room_for_the_whole_recording() -> None:
+    sound = np.linspace(0, 1, 100, dtype=np.float32)[:, None]
+    features = {"input_features": sound, "frames": np.array([100]), "place": np.array([0])}
+    processor, random = Processor(Config(augment=True, max_seconds=1.0), ["sound"]), np.random.default_rng(0)
+    found = [processor.vary(features, random) for _ in range(20)]
+    assert all(one["frames"][0] <= 100 for one in found)
+    assert all(one["input_features"][-1, 0] > 0.999 for one in found)
+
+
 def test_a_pace_keeps_ends_and_what_lies_between() -> None:
     ramp = np.linspace(0, 1, 41, dtype=np.float32)[:, None]
     for pace in (0.5, 0.8, 1.0, 2.0):

@@ -139,12 +139,13 @@ class Processor:
         return np.pad(samples, (0, max(0, SHORTEST_SAMPLES - len(samples))))[:, None]
 
     def vary(self, features: Features, random: np.random.Generator) -> Features:
-        """Each recording at a pace of its own, if it is to be changed in training; the embedder changes the rest."""
+        """Each recording at a pace of its own, if it is to be changed in training, and none so slow that its end would
+        be cut off; the embedder changes the rest."""
         if not self.config.augment:
             return features
         most = self.config.most_tokens * FRAMES_PER_TOKEN
         recordings = np.split(features["input_features"], np.cumsum(features["frames"])[:-1])
-        paced = [at_pace(one, np.exp(random.uniform(*np.log(PACES))))[:most] for one in recordings]
+        paced = [at_pace(one, max(np.exp(random.uniform(*np.log(PACES))), len(one) / most)) for one in recordings]
         return {
             **features,
             "input_features": np.concatenate(paced),
