@@ -72,3 +72,12 @@ def test_wrong_use_is_said(
     assert main(["compare", str(recipe), "--output", str(tmp_path / "c"), *arguments]) == code
     assert said in capsys.readouterr().err
     assert "data.target=nothing" in arguments or not (tmp_path / "c").exists()
+
+
+def test_a_table_of_bad_rows_alone_is_not_called_empty(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    table = f"data.train={tmp_path / 'bad.jsonl'}"
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "c"), "--metric", "accuracy", table]) == 1
+    assert f"{tmp_path / 'bad.jsonl'}, row 1: not a JSON object" in capsys.readouterr().err

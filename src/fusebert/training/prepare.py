@@ -155,9 +155,10 @@ def fitted_task(recipe: Recipe) -> Task:
         if recipe.data.train is None:
             raise UsageError("data.train is not set: name the table to train on")
         table = recipe.table(recipe.data.train)
-        samples = [row for row in read_table(table) if isinstance(row, Sample)]
+        rows = list(read_table(table))
+        samples = [row for row in rows if isinstance(row, Sample)]
         if not samples:
-            raise DataError(f"{table} has no rows")
+            raise next((row for row in rows if isinstance(row, RowError)), DataError(f"{table} has no rows"))
         _, task = _fit_task(recipe, _target(recipe.data.target, samples), samples)
     return task
 
