@@ -44,6 +44,14 @@ def ledger_of(metric: str = "accuracy", **scores: float) -> dict[str, dict[str, 
             ["audio alone does as well"],
         ),
         ({"all": 1.0, "image_shuffled": 1.0}, ["image is not used"]),
+        (
+            {"all": 0.7, "without_text": 0.78, "text_shuffled": 0.6, "image_shuffled": 0.1, "table_shuffled": 0.1},
+            ["text misleads"],
+        ),
+        (
+            {"all": 0.7, "without_text": 0.74, "text_shuffled": 0.6, "image_shuffled": 0.1, "table_shuffled": 0.1},
+            [],
+        ),
     ],
 )
 def test_warnings(scores: dict[str, float], wanted: list[str]) -> None:
@@ -57,6 +65,8 @@ def test_an_error_is_better_when_it_is_lower(unit: float) -> None:
     scores = {"all": 5.0 * unit, "image_shuffled": 5.02 * unit, "table_shuffled": 5.2 * unit}
     said = warnings(ledger_of("mae", **scores), ROWS, higher_is_better=False)
     assert [line.split()[0] for line in said] == ["image"]
+    said = warnings(ledger_of("mae", **scores, without_table=4.5 * unit), ROWS, higher_is_better=False)
+    assert any(line.startswith("table misleads") for line in said)
 
 
 def test_blank_pictures_are_noticed(

@@ -9,17 +9,17 @@ import numpy as np
 from fusebert.errors import DataError, UsageError
 from fusebert.types import Sample
 
+SEED = 0
+"""Decides who is held out."""
 
-def hold_out(
-    samples: Sequence[Sample], share: float, group: str | None, seed: int
-) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation rows.
+
+def hold_out(samples: Sequence[Sample], share: float, group: str | None) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation rows, the same whatever a run's seed: runs that differ in it are scored on the same rows.
 
     Args:
         share: of the rows, or of the groups, in (0, 1).
         group: rows with the same value in this column stay on one side (all questions about one picture, say); a row
             without one is a group of its own.
-        seed: decides who is held out.
     """
     if not 0 < share < 1:
         raise UsageError(f"data.validation={share} must be a table or a share between 0 and 1")
@@ -32,6 +32,6 @@ def hold_out(
     if not 0 < count < len(different):
         few = f"{len(different)} rows or groups are too few to hold out {share:.0%} for validation"
         raise DataError(f"{samples[0].table}: {few}")
-    held = {different[place] for place in np.random.default_rng(seed).permutation(len(different))[:count]}
+    held = {different[place] for place in np.random.default_rng(SEED).permutation(len(different))[:count]}
     train = [sample for sample, key in zip(samples, keys, strict=True) if key not in held]
     return train, [sample for sample, key in zip(samples, keys, strict=True) if key in held]

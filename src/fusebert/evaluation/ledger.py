@@ -50,7 +50,7 @@ def variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_better: bool) -> list[str]:
-    """In words: modalities that are not used, and those that do as well alone as all together.
+    """In words: modalities that are not used, that mislead, and that do as well alone as all together.
 
     A score in [0, 1] of which more is better is taken for a share of the rows, and is worse where it is so by more than
     two standard errors.
@@ -68,10 +68,10 @@ def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_bett
         margin = NO_SHARE * abs(whole)
     names = [label.removesuffix(SHUFFLED) for label in found if label.endswith(SHUFFLED)]
 
-    def as_good(label: str) -> str | None:
-        """Its score, if it is no worse."""
+    def as_good(label: str, by: float = -margin) -> str | None:
+        """Its score, if it is better by so much, by default no worse."""
         score = found.get(label, {}).get(metric)
-        if score is None or (whole - score if higher_is_better else score - whole) > margin:
+        if score is None or (score - whole if higher_is_better else whole - score) < by:
             return None
         return f"{metric_name(metric)} is {metric_text(score)}, {metric_text(whole)} with all"
 
@@ -79,6 +79,8 @@ def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_bett
     for name in names:
         if (score := as_good(f"{name}{SHUFFLED}")) is not None:
             said.append(f"{name} is not used: dealt out to other rows, {score}")
+        if margin and (score := as_good(f"without {name}", margin)) is not None:
+            said.append(f"{name} misleads: without it, {score}")
     for name in names:
         others = [other for other in names if other != name]
         alone = f"without {others[0]}" if len(others) == 1 else f"{name} alone"

@@ -1,4 +1,4 @@
-"""One recipe with each fusion and several seeds, in one table; a seed gives all fusions the same rows."""
+"""One recipe with each fusion and several seeds: same rows, each run in a process of its own, one table."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
         try:
-            samples, held_out = hold_out(samples, data.validation, data.validation_group, recipe.training.seed)
+            samples, held_out = hold_out(samples, data.validation, data.validation_group)
         except DataError:
             settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # why there are so few
             raise
