@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from fusebert.config import one_or_more
 from fusebert.modalities.base import present
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
@@ -21,11 +22,7 @@ AMONG = 100
 QUERIES_AT_ONCE = 256
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Columns = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
 """One or several, `image` or `[image, caption]`."""
 
 

@@ -37,9 +37,8 @@ def leaks(parts: Mapping[str, Sequence[Done]], repeats: bool) -> list[str]:
                     f"leak: {later:.0%} of the training events are newer than half of the {name} events: what others "
                     "did later is known; cut all users at one moment for scores that hold in use"
                 )
-    for name, asked in others[:1]:
-        again = _again(train, asked)
-        if again and not repeats:
+    for name, asked in others[: 0 if repeats else 1]:
+        if again := _again(train, asked):
             said.append(
                 f"{again:.0%} of the {name} events repeat an item of their history, which is never recommended; "
                 "task.repeats=true allows it"
