@@ -98,7 +98,14 @@ def test_a_pretrained_bert_begins_unchanged(processors: dict[str, Any], samples:
     config = model_of(processors).config
     model = FusebertModel(FusebertConfig(**{**config.to_dict(), "fusion": "two_stream"})).eval()
     texts = [without(sample, ["image"]) for sample in samples[:6]]
-    torch.testing.assert_close(logits(model, processors, samples[:6]), logits(model, processors, texts), rtol=0, atol=0)
+    # not to the bit: some processors round a product by where its operands lie in memory
+    seen, unseen = logits(model, processors, samples[:6]), logits(model, processors, texts)
+    torch.testing.assert_close(seen, unseen, rtol=2e-6, atol=1e-6)
+    with torch.no_grad():
+        for name, gate in model.named_parameters():
+            if name.endswith("gate.weight"):
+                gate.fill_(0.1)
+    assert (logits(model, processors, samples[:6]) - unseen).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("fusion", FUSIONS[1:])
