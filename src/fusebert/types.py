@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,18 +73,9 @@ class Layout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "longest", max(self.lengths))
 
-    def groups(self) -> list[tuple[int, int, int]]:
-        """Runs of neighbouring rows of equal length, as (first token, rows, length)."""
-        found: list[tuple[int, int, int]] = []
-        start = 0
-        for length in self.lengths:
-            if found and found[-1][2] == length:
-                first, rows, _ = found[-1]
-                found[-1] = (first, rows + 1, length)
-            else:
-                found.append((start, 1, length))
-            start += length
-        return found
+    def groups(self, multiple: int = 1) -> list[list[int]]:
+        """The lengths in runs of neighbouring rows whose lengths, rounded up to a multiple, are equal."""
+        return [list(run) for _, run in groupby(self.lengths, lambda length: -(-length // multiple))]
 
 
 @dataclass(frozen=True, slots=True)

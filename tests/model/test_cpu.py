@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fusebert.model.cpu import Dropout, _OneDnnLinear, linear
+from fusebert.model.cpu import Dropout, _OneDnnLinear, linear, rounded
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN")
@@ -30,6 +33,35 @@ def test_nothing_gives_no_gradient() -> None:
     assert weight.grad is not None and bias.grad is not None  # noqa: PT018
     assert not weight.grad.any()
     assert not bias.grad.any()
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor cannot")
+def test_training_takes_the_tiniest_numbers_for_zero_in_all_threads() -> None:
+    script = (
+        "import torch; from fusebert.model.cpu import prepare_to_train; prepare_to_train();"
+        "print(int((torch.full((2**22,), 1e-30) * 1e-12).view(torch.int32).count_nonzero()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
+
+
+def test_few_shapes_are_given_to_onednn() -> None:
+    counts = range(1, 10_000)
+    assert all(count <= rounded(count) <= max(count + 15, count * 17 / 16) for count in counts)
+    assert all(rounded(rounded(count)) == rounded(count) for count in counts)
+    assert len({rounded(count) for count in counts}) < 120
+    assert rounded(5, 1) == 5
+
+
+def test_bf16_products_are_those_of_the_rows_given() -> None:
+    torch.manual_seed(0)
+    values, weight = torch.randn(301, 64, requires_grad=True), torch.randn(96, 64, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear(values, weight, None)
+    assert found.shape == (301, 96)
+    torch.testing.assert_close(found.float(), values @ weight.T, rtol=0.05, atol=0.2)
+    found.float().sum().backward()
+    torch.testing.assert_close(weight.grad, values.sum(0).expand(96, 64), rtol=0.02, atol=0.3)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.9])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
@@ -152,5 +154,40 @@ def test_old_names_and_prefixes_are_understood(tmp_path: Path) -> None:
 def test_packed_attention_equals_its_padded_twin(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     qkv = torch.randn(sum(LENGTHS), 3, 4, 16, dtype=dtype)
-    found, wanted = attention(qkv, layout_of(LENGTHS)), padded_attention(qkv, layout_of(LENGTHS))
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)
+    ours, theirs = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+    found, wanted = attention(ours, layout_of(LENGTHS)), padded_attention(theirs, layout_of(LENGTHS))
+    near = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 2e-2}
+    torch.testing.assert_close(found, wanted, **near)
+    weights = torch.randn_like(found)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, **near | {"rtol": 3e-2})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_filler_behind_the_rows_is_read_by_nobody(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    tokens = sum(LENGTHS)
+    qkv = torch.randn(tokens + 5, 3, 4, 16, dtype=dtype, requires_grad=True)
+    found = attention(qkv, layout_of(LENGTHS))
+    assert torch.equal(found[:tokens], attention(qkv[:tokens], layout_of(LENGTHS)))
+    assert not found[tokens:].any()
+    found.sum().backward()
+    assert not qkv.grad[tokens:].any()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("places", [None, torch.tensor([5, 40, 99, 130])], ids=["all", "some"])
+def test_bf16_gives_the_gradients_of_fp32(places: torch.Tensor | None) -> None:
+    """It computes on rows and tokens that are filled up; nothing of that is seen."""
+    torch.manual_seed(0)
+    trunk, tokens = Trunk(TrunkConfig(**SMALL)).eval(), torch.randn(sum(LENGTHS), SMALL["hidden_size"])
+    gradients = []
+    for precision in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        with precision:
+            found = trunk(tokens, layout_of(LENGTHS), places=places)
+            assert len(found.last_hidden_state) == (len(tokens) if places is None else len(places))
+        (found.last_hidden_state.float().tanh().sum() + found.pooler_output.float().sum()).backward()
+        gradients.append(torch.cat([part.grad.flatten() for part in trunk.encoder.parameters()]))
+        trunk.zero_grad()
+    assert float(F.cosine_similarity(*gradients, dim=0)) > 0.9995
+    assert float(gradients[1].norm() / gradients[0].norm()) == pytest.approx(1, abs=0.01)

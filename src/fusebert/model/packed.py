@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusebert.model.cpu import rounded
 from fusebert.types import Layout
+
+ROUNDED_TO = 16
 
 
 def attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
@@ -38,25 +41,44 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 # compiled, it would be made anew for the lengths of each batch
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
-    """One call for each run of rows of equal length: views of the packed tensor, nothing is copied in."""
-    out = []
-    for start, rows, length in layout.groups():
-        group = qkv[start : start + rows * length].unflatten(0, (rows, length))
-        query, key, value = group.permute(2, 0, 3, 1, 4).unbind(0)
-        found = _attend(query, key, value, dropout)
-        out.append(found.transpose(1, 2).reshape(rows * length, -1))
+    """One call for each run of rows of equal length, in bf16 of about equal length."""
+    multiple = 1 if qkv.dtype == torch.float32 else ROUNDED_TO
+    groups = layout.groups(multiple)
+    sizes = [sum(lengths) for lengths in groups]
+    *parts, filler = qkv.split([*sizes, len(qkv) - sum(sizes)])
+    attend = _equal_rows if multiple == 1 else _bf16_rows
+    out = [attend(part, lengths, dropout) for part, lengths in zip(parts, groups, strict=True)]
+    if len(filler):
+        out.append(torch.zeros_like(filler[:, 0].flatten(1)))
     return torch.cat(out) if len(out) > 1 else out[0]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """Attention of float[rows, heads, length, D / heads].
+def _equal_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
+    """Rows of equal length: views of the packed tensor, nothing is copied in."""
+    query, key, value = group.unflatten(0, (len(lengths), lengths[0])).permute(2, 0, 3, 1, 4).unbind(0)
+    found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    return found.transpose(1, 2).reshape(len(group), -1)
 
-    bf16 goes through two products and a softmax: torch's own CPU kernel for its gradient is several times slower.
+
+def _bf16_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
+    """Rows of about equal length, through two products and a softmax.
+
+    torch's own CPU kernel is several times slower in its gradient. The products have few shapes (see `cpu.fill`): rows
+    are filled up to a multiple of 16 tokens, and their number is rounded up.
     """
-    if query.dtype == torch.float32:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    weights = torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2), dim=-1)
-    return F.dropout(weights, dropout).to(value.dtype) @ value
+    width, rows = rounded(max(lengths), ROUNDED_TO), rounded(len(lengths), 1)
+    is_full = len(group) == rows * width
+    if not is_full:
+        real = torch.arange(width) < torch.tensor([*lengths, *[1] * (rows - len(lengths))])[:, None]
+        places = real.flatten().cumsum(0).clamp(max=len(group)) - 1
+        group = F.embedding(places, group.flatten(1)).unflatten(1, group.shape[1:])
+    query, key, value = group.unflatten(0, (rows, width)).permute(2, 0, 3, 1, 4).unbind(0)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if not is_full:
+        scores = scores.masked_fill(~real[:, None, None], -torch.inf)
+    weights = F.dropout(torch.softmax(scores, dim=-1), dropout).to(value.dtype)
+    found = (weights @ value).transpose(1, 2).reshape(rows * width, -1)
+    return found if is_full else F.embedding(real[: len(lengths)].flatten().nonzero()[:, 0], found)
 
 
 def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:

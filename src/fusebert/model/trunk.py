@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from fusebert.errors import ModelError
-from fusebert.model.cpu import Dropout, Linear, linear
+from fusebert.model.cpu import Dropout, Linear, fill, linear, rounded, uses_onednn
 from fusebert.model.packed import attention
 from fusebert.types import Encoded, Layout
 
@@ -206,13 +207,17 @@ class Encoder(nn.Module):
             between: nothing, or for each layer what happens to its output.
         """
         *below, last = self.layer
-        for number, layer in enumerate(below):
+        if between:
+            for layer, step in zip(self.layer, between, strict=True):
+                hidden = step(layer(hidden, layout))
+            return hidden if places is None else hidden.index_select(0, places)
+        read = len(hidden) if places is None else len(places)
+        if places is not None and uses_onednn(hidden):
+            places = F.pad(places, (0, rounded(read) - read))
+        hidden = fill(hidden)
+        for layer in below:
             hidden = layer(hidden, layout)
-            hidden = between[number](hidden) if between else hidden
-        if not between:
-            return last(hidden, layout, places)  # type: ignore[no-any-return]
-        hidden = between[-1](last(hidden, layout))
-        return hidden if places is None else hidden.index_select(0, places)
+        return last(hidden, layout, places)[:read]  # type: ignore[no-any-return]
 
 
 class Pooler(nn.Module):

@@ -23,7 +23,7 @@ from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.data.collate import Collator
 from fusebert.errors import DataError, FusebertError, UsageError
 from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens
-from fusebert.model.cpu import keep_freed_memory
+from fusebert.model.cpu import prepare_to_train
 from fusebert.model.pretrained import find_trunk
 from fusebert.model.start import begin
 from fusebert.model.trunk import SIZES
@@ -102,7 +102,7 @@ def pretrain(
         raise UsageError("a budget sets the time limit itself; give the one or the other")
     kept = _kept_plan(folder, settings, budget) if resume and (folder / RECIPE).is_file() else None
     recipe = Recipe.read(folder / RECIPE) if kept is not None and budget is not None else pretraining_recipe(settings)
-    keep_freed_memory()
+    prepare_to_train()
     is_first = join(recipe.training.device)
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)

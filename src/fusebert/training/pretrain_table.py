@@ -18,7 +18,7 @@ from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError, how_to_install
 from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import plain_text
-from fusebert.model.cpu import keep_freed_memory
+from fusebert.model.cpu import prepare_to_train
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.matching import CHINESE, TEXT, MatchingRows
 from fusebert.tasks.pretraining.publish import publish_pretrained
@@ -64,7 +64,7 @@ def pretrain_table(
     progress = progress or Silence()
     recipe = table_recipe(settings)
     folder = Path(output)
-    keep_freed_memory()
+    prepare_to_train()
     is_first = join(recipe.training.device)
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)

@@ -17,7 +17,7 @@ from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.ledger import variants
 from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
-from fusebert.model.cpu import keep_freed_memory
+from fusebert.model.cpu import prepare_to_train
 from fusebert.model.modeling import FusebertModel
 from fusebert.storage import MANIFEST, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
@@ -65,7 +65,7 @@ def train(
     if recipe.task.get("name") == "pretraining":
         raise UsageError("task.name=pretraining is what `fusebert pretrain` does; choose another task to train")
     settings = recipe.training
-    keep_freed_memory()
+    prepare_to_train()
     is_first = join(settings.device)
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
