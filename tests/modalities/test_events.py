@@ -216,7 +216,7 @@ def test_behaviour_alone_answers_a_question_about_it(tmp_path: Path) -> None:
         "data.test": str(tmp_path / "test.jsonl"),
         "data.target": "answer",
         "model.trunk": "tiny",
-        "training.epochs": 3,
+        "training.epochs": 4,
         "training.learning_rate": 1e-3,
         "training.trackers": [],
     }

@@ -22,6 +22,14 @@ def test_the_metric_that_a_recipe_names_chooses_the_weights(tiny: dict[str, Any]
     assert {next(iter(entry["validation"])) for entry in found["training"]["history"]} == {"auroc"}
 
 
+def test_among_equal_scores_the_least_loss_chooses(tiny: dict[str, Any], tmp_path: Path) -> None:
+    train(tiny | {"training.learning_rate": 1e-6, "training.epochs": 4}, tmp_path / "model")
+    training = read_json(tmp_path / "model" / "metrics.json")["training"]
+    history = {entry["step"]: entry["validation"] for entry in training["history"]}
+    assert len({entry["accuracy"] for entry in history.values()}) == 1
+    assert training["best_step"] == min(history, key=lambda step: history[step]["loss"]) > min(history)
+
+
 def test_a_metric_of_lists_is_refused_for_single_labels(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lists of labels"):
         train(tiny | {"task.metric": "f1_micro"}, tmp_path / "model")

@@ -34,8 +34,9 @@ class State:
         progress: under a time limit, the share of the run that is over.
         processes: that train together.
         loss_sum, loss_rows: of the running epoch.
-        best_step: of the best validation score; None before the first, or where damage has cost it.
-        worse_epochs: epochs since then.
+        best_step: of the best validation score, among equals that of the least loss or the latest; None before the
+            first, or where damage has cost it.
+        worse_epochs: epochs since the score was last bettered.
         history: one entry an epoch.
         precision: fp32 or bf16, as chosen at the start.
         data_hash: of what the run reads.

@@ -260,8 +260,11 @@ class Trainer:
                 f"the validation rows are too much alike to tell {self.task.primary_metric}; choose another task.metric"
             )
         value = metrics[self.task.primary_metric]
-        better = state.best_score is None or (value > state.best_score) == self.task.higher_is_better
-        if better and value != state.best_score:
+        if value == state.best_score:
+            state.worse_epochs += 1
+            if metrics.get("loss", 0.0) <= state.kept().get("loss", 0.0):  # few rows tie soon and for long
+                state.best_step = state.step
+        elif state.best_score is None or (value > state.best_score) == self.task.higher_is_better:
             state.best_score, state.best_step, state.worse_epochs = value, state.step, 0
         else:
             state.worse_epochs += 1
