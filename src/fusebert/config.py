@@ -63,7 +63,10 @@ class DataSettings(Section):
 class ModelSettings(Section):
     """The trunk and how modalities meet in it."""
 
-    trunk: str = Field("mini", description="tiny, mini, small, medium, base; or a BERT: folder, Hub id, `package:NAME`")
+    trunk: str = Field(
+        "mini",
+        description="tiny, mini, small, medium, base; or a BERT, or a model of yours: folder, Hub id, `package:NAME`",
+    )
     fusion: Literal["one_stream", "concat", "two_stream"] = Field(
         "one_stream",
         description="all tokens in one sequence; pooled vectors side by side; or the trunk looks at the others",

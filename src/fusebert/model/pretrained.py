@@ -1,10 +1,12 @@
-"""BERT weights in and out: a folder, a Hub id, `package:NAME`, or a size by name."""
+"""BERT weights in and out: a folder, of a BERT or of a fusebert model, a Hub id, `package:NAME`, or a size by name."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,7 +18,7 @@ from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
 from fusebert.storage import write_folder, write_json
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-PREFIXES = ("bert.", "model.", "0.auto_model.")
+PREFIXES = ("bert.", "model.", "0.auto_model.", "trunk.")
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias")
 
@@ -65,7 +67,20 @@ def _download(name: str) -> Path:
 
 
 def read_config(folder: Path) -> TrunkConfig:
-    """The trunk configuration of a BERT folder."""
+    """The trunk configuration of a folder."""
+    found = read_json_config(folder)
+    if is_own_model(found):
+        return TrunkConfig(**found["trunk"])
+    return TrunkConfig.from_hugging_face(found, str(folder / "config.json"))
+
+
+def is_own_model(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a model that fusebert has trained, and not that of a BERT."""
+    return config.get("model_type") == "fusebert"
+
+
+def read_json_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json."""
     path = folder / "config.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +88,7 @@ def read_config(folder: Path) -> TrunkConfig:
         raise ModelError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise ModelError(f"{path} is not a JSON object")
-    return TrunkConfig.from_hugging_face(found, str(path))
+    return found
 
 
 def read_weights(trunk: Trunk, folder: Path) -> list[str]:

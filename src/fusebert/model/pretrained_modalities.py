@@ -1,12 +1,13 @@
-"""What pre-training taught the modalities beside the text, kept in its BERT's folder for runs that go on from it.
+"""What a run taught the modalities beside the text, for runs that go on from its folder.
 
-`modalities.safetensors` holds the embedders, the modality embeddings by name, and the fusion; `modalities.json` says
-which; `processors/` holds their settings, and what was fitted.
+A trained model holds it among its weights. Beside the BERT of a pre-training, `modalities.safetensors` holds the
+embedders, the modality embeddings by name, and the fusion; `modalities.json` says which. `processors/` holds their
+settings, and what was fitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fusebert import plugins
 from fusebert.errors import ModelError
+from fusebert.model.pretrained import is_own_model, read_json_config
 from fusebert.storage import naming_failures, read_json, write_json
 
 TEXT = "text"
@@ -43,13 +45,10 @@ def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[
         The modalities taken over, and a line that says what was taken over, or why not; None where there is nothing.
     """
     names = [name for name in model.config.modalities if name != TEXT]
-    if not names or not (folder / INDEX).is_file():
+    learnt = _learnt(folder) if names else None
+    if learnt is None:
         return [], None
-    index = read_json(folder / INDEX)
-    try:
-        found = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder / WEIGHTS} is damaged or missing: {error}") from None
+    index, found = learnt
     taken, said = [], []
     own = _weights(model)
     for name in names:
@@ -67,6 +66,22 @@ def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[
             _copy(fusion, found, folder)
         said.append(f"the fusion {'is taken over' if same else 'begins anew'}")
     return taken, f"pretrained in {folder}: " + "; ".join(said)
+
+
+def _learnt(folder: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]] | None:
+    """Fusion and names of the modalities that a folder has learnt, and the weights beside trunk and head."""
+    config = read_json_config(folder)
+    is_model = is_own_model(config)
+    if not is_model and not (folder / INDEX).is_file():
+        return None
+    path = folder / ("model.safetensors" if is_model else WEIGHTS)
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or missing: {error}") from None
+    if not is_model:
+        return read_json(folder / INDEX), found
+    return config, found | _by_name(found, config["modalities"])
 
 
 def _difference(embedder: Any, processor: Any, name: str, folder: Path, index: Mapping[str, Any]) -> str | None:
@@ -90,9 +105,13 @@ def _weights(model: Any) -> dict[str, Tensor]:
     """The weights beside trunk and head by name; modality embeddings are named by their modality."""
     state = model.state_dict()
     found = {name: value for name, value in state.items() if name.startswith(("embedders.", "fusion."))}
-    for number, name in enumerate(model.config.modalities):
-        found[f"modality_embeddings.{name}"] = state["modality_embeddings.weight"][number]
+    found |= _by_name(state, model.config.modalities)
     return {name: value for name, value in found.items() if not _is_of(name, TEXT)}
+
+
+def _by_name(state: Mapping[str, Tensor], modalities: Iterable[str]) -> dict[str, Tensor]:
+    """The modality embeddings, which a model holds in the order of its modalities, by their names."""
+    return {f"modality_embeddings.{name}": state["modality_embeddings.weight"][n] for n, name in enumerate(modalities)}
 
 
 def _is_of(key: str, modality: str) -> bool:
@@ -102,6 +121,6 @@ def _is_of(key: str, modality: str) -> bool:
 def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], folder: Path) -> None:
     for name, weight in own.items():
         if name not in found or found[name].shape != weight.shape:
-            raise ModelError(f"{folder / WEIGHTS} does not hold {name} as {folder / INDEX} says; copy the folder again")
+            raise ModelError(f"the weights in {folder} do not hold {name} as its settings say; copy the folder again")
         with torch.no_grad():
             weight.copy_(found[name])

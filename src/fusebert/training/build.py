@@ -12,7 +12,7 @@ from fusebert.config import Recipe
 from fusebert.errors import ModelError, UsageError, how_to_install
 from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens
 from fusebert.model.modeling import FusebertConfig, FusebertModel
-from fusebert.model.pretrained import read_config, read_weights
+from fusebert.model.pretrained import is_own_model, read_config, read_json_config, read_weights
 from fusebert.model.pretrained_modalities import take_over
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.prepare import Prepared
@@ -54,6 +54,9 @@ def _cls_token_id(prepared: Prepared) -> int:
     if (text := prepared.processors.get("text")) is not None:
         return int(text.special["[CLS]"])
     if prepared.trunk_folder is not None:
+        own = read_json_config(prepared.trunk_folder)
+        if is_own_model(own):
+            return int(own["cls_token_id"])
         return special_tokens(read_tokenizer(prepared.trunk_folder))["[CLS]"]
     return SPECIAL_TOKENS.index("[CLS]")
 
@@ -67,7 +70,7 @@ def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
         trunk = trunk.model_copy(update={"max_position_embeddings": max(trunk.max_position_embeddings, longest)})
     else:
         trunk = read_config(prepared.trunk_folder)
-        pieces = text.vocabulary_size if text else read_tokenizer(prepared.trunk_folder).get_vocab_size()
+        pieces = text.vocabulary_size if text else 0
         if pieces > trunk.vocab_size:
             raise ModelError(
                 f"{prepared.trunk_folder}: the tokenizer has {pieces} pieces, but the weights only {trunk.vocab_size}; "

@@ -43,6 +43,9 @@ class Config(BaseModel):
         8000, ge=64, le=1_000_000, description="size of a vocabulary made from the training rows"
     )
     lowercase: bool = Field(True, description="for a vocabulary made here; a pretrained one brings its own rule")
+    word_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of pieces that are masked in training, so that no single word says all"
+    )
 
 
 class Processor:
@@ -88,6 +91,12 @@ class Processor:
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
         return encode(self.tokenizer, text, self.config.max_tokens)
+
+    def vary(self, features: Features, random: np.random.Generator) -> Features:
+        """Some pieces hidden behind [MASK] (word dropout, Iyyer et al. 2015), if training asks for it."""
+        ids = features["input_ids"]
+        hidden = (random.random(len(ids)) < self.config.word_dropout) & (ids != self.special["[SEP]"])
+        return {**features, "input_ids": np.where(hidden, self.special["[MASK]"], ids)}
 
     def length(self, features: Features) -> int:
         return len(features["input_ids"])

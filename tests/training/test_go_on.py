@@ -1,0 +1,48 @@
+"""Training goes on from a model that fusebert has trained, whatever it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fusebert.config import Recipe
+from fusebert.errors import ModelError
+from fusebert.training.build import build_model
+from fusebert.training.prepare import prepare
+from fusebert.training.run import train
+from tests.training.test_pretrain_table import Notes
+
+
+def begun(settings: dict[str, Any], folder: Path, where: Path) -> tuple[Any, list[str]]:
+    """The model that `fusebert train model.trunk=FOLDER` begins with, and what is said."""
+    notes = Notes()
+    recipe = Recipe.from_flat(settings | {"model.trunk": str(folder)})
+    prepared = prepare(recipe, where, False, notes)
+    return build_model(recipe, prepared, notes), notes.lines
+
+
+def test_everything_but_the_head_goes_on(trained: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
+    model, said = begun(tiny, trained, tmp_path)
+    learnt = load_file(trained / "model.safetensors")
+    goes_on = {name for name, value in model.state_dict().items() if torch.equal(value, learnt[name])}
+    assert goes_on >= {name for name in learnt if not name.startswith("head.")}
+    assert "head.classifier.weight" not in goes_on
+    assert any("image is taken over" in line for line in said)
+
+
+def test_a_model_without_text_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+    columns = dict.fromkeys(tiny["data.columns"], "ignore") | {"image": "image"}
+    settings = tiny | {"data.columns": columns, "training.epochs": 1}
+    train(settings, tmp_path / "first")
+    assert not (tmp_path / "first" / "tokenizer.json").exists()
+    second = train(settings | {"model.trunk": str(tmp_path / "first")}, tmp_path / "second")
+    assert second.evaluate(tiny["data.root"] + "/val.jsonl")["rows"] > 0
+    model, _ = begun(settings, tmp_path / "first", tmp_path)
+    learnt = load_file(tmp_path / "first" / "model.safetensors")
+    assert all(torch.equal(value, learnt[name]) for name, value in model.trunk.state_dict(prefix="trunk.").items())
+    with pytest.raises(ModelError, match=r"neither tokenizer\.json nor vocab\.txt"):
+        begun(tiny, tmp_path / "first", tmp_path)
