@@ -1,0 +1,45 @@
+"""Text as training varies it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusebert.modalities.text.processor import Config, Processor
+from fusebert.types import Sample
+
+
+def processor(samples: Sequence[Sample], share: float) -> Processor:
+    return Processor.fit(Config(word_dropout=share), ["question", "caption"], samples, None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_training_masks_its_share_of_pieces(samples: list[Sample], share: float, random: np.random.Generator) -> None:
+    text = processor(samples, share)
+    rows = [found for sample in samples if (found := text.load(sample)) is not None]
+    given = np.concatenate([row["input_ids"] for row in rows])
+    seen = np.concatenate([text.vary(row, random)["input_ids"] for row in rows])
+    masked = seen == text.special["[MASK]"]
+    assert (seen == given)[~masked].all()
+    assert not (masked & (given == text.special["[SEP]"])).any()
+    assert masked.sum() / (given != text.special["[SEP]"]).sum() == pytest.approx(share, abs=0.03)
+
+
+def test_what_is_varied_is_a_copy(samples: list[Sample], random: np.random.Generator) -> None:
+    text = processor(samples, 0.9)
+    row = text.load(samples[0])
+    assert row is not None
+    before = row["input_ids"].copy()
+    text.vary(row, random)
+    assert (row["input_ids"] == before).all()
+
+
+def test_the_share_is_kept_and_bounded(samples: list[Sample], tmp_path: Path) -> None:
+    text = processor(samples, 0.3)
+    text.save(tmp_path)
+    assert Processor.load_from(tmp_path).config.word_dropout == 0.3
+    with pytest.raises(ValueError, match="word_dropout"):
+        Config(word_dropout=1.0)
