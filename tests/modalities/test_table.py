@@ -163,3 +163,27 @@ def test_a_table_alone_is_learnt(tmp_path: Path) -> None:
     model = train(settings, tmp_path / "model")
     rows = [{"a": 0.9, "b": 0.1, "kind": "x"}, {"a": 0.1, "b": 0.9, "kind": "x"}, {"a": 0.2, "b": 0.5, "kind": "y"}]
     assert [answer.value for answer in model.predict(rows)] == ["yes", "no", "yes"]
+
+
+def test_training_takes_its_share_of_values_for_missing(random: np.random.Generator) -> None:
+    rows = [Sample(Path("t"), number, {"a": number, "b": "xy"[number % 2]}, None) for number in range(1, 1001)]
+    table = Processor.fit(Config(value_dropout=0.3), ["a", "b"], rows, None)
+    missing = (
+        table.load(Sample(Path("t"), 1, {"a": None, "b": "x"}, None)),
+        table.load(Sample(Path("t"), 1, {"a": 1, "b": None}, None)),
+    )
+    assert missing[0] is not None
+    assert missing[1] is not None
+    hidden = 0
+    for row in rows:
+        given = table.load(row)
+        assert given is not None
+        seen = table.vary(given, random)
+        assert [array.dtype for array in seen.values()] == [array.dtype for array in given.values()]
+        for column in range(2):
+            same = seen["codes"][column] == given["codes"][column]
+            hidden += not same
+            wanted = given if same else missing[column]
+            assert seen["codes"][column] == wanted["codes"][column]
+            assert (seen["encoded"][column] == wanted["encoded"][column]).all()
+    assert hidden / 2000 == pytest.approx(0.3, abs=0.04)

@@ -16,6 +16,8 @@ from fusebert.modalities.values import as_category, as_date, as_number, is_missi
 
 Kind = Literal["number", "date", "category"]
 DATE_EXTRAS = 4
+ANY, MISSING = 0, 1
+"""Codes of a value that has none of its own, and of none."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ class Column:
         """
         encoded = np.zeros(width, dtype=np.float32)
         if is_missing(raw):
-            return 1, encoded
+            return MISSING, encoded
         if self.kind == "category":
-            return self._places.get(as_category(raw), 0), encoded
+            return self._places.get(as_category(raw), ANY), encoded
         when = None
         if self.kind == "date":
             when = as_date(raw)
@@ -70,7 +72,7 @@ class Column:
         encoded[: len(steps)] = steps
         if when is not None:
             encoded[-DATE_EXTRAS:] = _cycles(when)
-        return 0, encoded
+        return ANY, encoded
 
 
 def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categories: bool) -> Column:

@@ -21,6 +21,9 @@ class Embedder(nn.Module):
         trunk: the trunk's configuration.
     """
 
+    LEARNING_SETTINGS = ("value_dropout",)
+    """Settings that say how it learns, not what its weights mean."""
+
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
         self.width = config.width

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
-from fusebert.modalities.table.columns import DATE_EXTRAS, Column, fit_column, kind_of
+from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of
 from fusebert.modalities.values import is_missing
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -32,6 +32,9 @@ class Config(BaseModel):
     )
     max_categories: int = Field(1000, ge=1, le=100_000, description="of a column; rarer ones count as unknown")
     categories: tuple[str, ...] = Field((), description="columns whose numbers are names, such as codes of regions")
+    value_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of values that are missing in training, so that no single column says all"
+    )
     codes: int = Field(0, ge=0, description="filled in by training: codes of all columns together")
 
     @property
@@ -75,6 +78,16 @@ class Processor:
         return {
             "codes": self.starts[:-1] + np.array([code for code, _ in read]),
             "encoded": np.stack([encoded for _, encoded in read]),
+        }
+
+    def vary(self, features: Features, random: np.random.Generator) -> Features:
+        """Some values taken for missing, if training asks for it."""
+        if not self.config.value_dropout:
+            return features
+        hidden = random.random(len(self.columns)) < self.config.value_dropout
+        return {
+            "codes": np.where(hidden, self.starts[:-1] + MISSING, features["codes"]),
+            "encoded": np.where(hidden[:, None], np.float32(0), features["encoded"]),
         }
 
     def length(self, features: Features) -> int:

@@ -94,6 +94,8 @@ class Processor:
 
     def vary(self, features: Features, random: np.random.Generator) -> Features:
         """Some pieces hidden behind [MASK] (word dropout, Iyyer et al. 2015), if training asks for it."""
+        if not self.config.word_dropout:
+            return features
         ids = features["input_ids"]
         hidden = (random.random(len(ids)) < self.config.word_dropout) & (ids != self.special["[SEP]"])
         return {**features, "input_ids": np.where(hidden, self.special["[MASK]"], ids)}
