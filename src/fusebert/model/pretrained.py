@@ -17,7 +17,11 @@ from fusebert.hub import hub_problem
 from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
 from fusebert.storage import write_folder, write_json
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+FILES = (
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    *("modalities.json", "modalities.safetensors", "processors/*.json"),
+)
+"""What is fetched from the Hub: only JSON, text and safetensors."""
 PREFIXES = ("bert.", "model.", "0.auto_model.", "trunk.")
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias")
