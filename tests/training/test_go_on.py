@@ -25,9 +25,12 @@ def begun(settings: dict[str, Any], folder: Path, where: Path) -> tuple[Any, lis
     return build_model(recipe, prepared, notes), notes.lines
 
 
-def test_everything_but_the_head_goes_on(trained: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
-    model, said = begun(tiny, trained, tmp_path)
-    learnt = load_file(trained / "model.safetensors")
+@pytest.mark.parametrize("fusion", ["one_stream", "concat", "two_stream"])
+def test_everything_but_the_head_goes_on(fusion: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = tiny | {"model.fusion": fusion, "training.epochs": 1}
+    train(settings, tmp_path / "first")
+    model, said = begun(settings, tmp_path / "first", tmp_path)
+    learnt = load_file(tmp_path / "first" / "model.safetensors")
     goes_on = {name for name, value in model.state_dict().items() if torch.equal(value, learnt[name])}
     assert goes_on >= {name for name in learnt if not name.startswith("head.")}
     assert "head.classifier.weight" not in goes_on

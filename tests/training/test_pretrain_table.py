@@ -268,3 +268,8 @@ def test_recordings_to_learn_from_change_their_pace(settings: dict[str, Any], tm
     splits = prepare_matching(table_recipe(changed), tmp_path, False, Silence()).splits
     kept = {part: [row.length for row in rows] == rows.lengths.tolist() for part, rows in splits.items()}
     assert kept == {"train": False, "validation": True}
+
+
+def test_words_are_masked_by_the_task_alone(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"task\.mask_share"):
+        pretrain_table(settings | {"text.word_dropout": 0.3}, tmp_path / "bert")

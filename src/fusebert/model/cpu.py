@@ -81,7 +81,8 @@ def fill(values: Tensor) -> Tensor:
     oneDNN makes a kernel for each shape it meets and keeps a thousand. Packed batches have another number of tokens
     each time, and with AMX making a kernel takes a millisecond, twenty times as long as a small product.
     """
-    return F.pad(values, (0, 0, 0, rounded(len(values)) - len(values))) if uses_onednn(values) else values
+    more = rounded(len(values)) - len(values) if uses_onednn(values) else 0
+    return F.pad(values, (0, 0, 0, more)) if more else values
 
 
 def rounded(count: int, multiple: int = 16) -> int:

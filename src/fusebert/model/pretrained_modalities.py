@@ -81,7 +81,8 @@ def _learnt(folder: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]] | None:
         raise ModelError(f"{path} is damaged or missing: {error}") from None
     if not is_model:
         return read_json(folder / INDEX), found
-    return config, found | _by_name(found, config["modalities"])
+    others = [name for name in config["modalities"] if name != TEXT]
+    return {"fusion": config["fusion"], "modalities": others}, found | _by_name(found, config["modalities"])
 
 
 def _difference(embedder: Any, processor: Any, name: str, folder: Path, index: Mapping[str, Any]) -> str | None:

@@ -220,6 +220,8 @@ def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"task.name={recipe.task.get('name')!r} is not pre-training; use `fusebert train`")
     if recipe.data.train is None:
         raise UsageError("data.train is not set: name the folder of a prepared corpus")
+    if recipe.modalities.get("text", {}).get("word_dropout"):
+        raise UsageError("text.word_dropout would mask what pre-training asks for; set task.mask_share instead")
     rounds = recipe.task_config().rounds
     if settings.get("training.epochs", rounds) != rounds:  # a recipe that pre-training has written has them, the same
         raise UsageError("pre-training counts task.passes over the corpus, with task.rounds validations; not epochs")
