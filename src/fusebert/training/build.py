@@ -70,7 +70,12 @@ def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
         trunk = trunk.model_copy(update={"max_position_embeddings": max(trunk.max_position_embeddings, longest)})
     else:
         trunk = read_config(prepared.trunk_folder)
-        pieces = text.vocabulary_size if text else 0
+        if text:
+            pieces = text.vocabulary_size
+        elif is_own_model(read_json_config(prepared.trunk_folder)):
+            pieces = 0  # one that reads no text has no tokenizer
+        else:
+            pieces = read_tokenizer(prepared.trunk_folder).get_vocab_size()
         if pieces > trunk.vocab_size:
             raise ModelError(
                 f"{prepared.trunk_folder}: the tokenizer has {pieces} pieces, but the weights only {trunk.vocab_size}; "
