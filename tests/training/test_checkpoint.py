@@ -245,3 +245,24 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[-1] < 0.001
     assert TrainingSettings(time_limit="10m").time_limit == 600  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("scores", "losses", "best", "worse"),
+    [
+        ([0.5, 0.9, 0.7], [1.0, 1.0, 0.1], 2, 1),
+        ([0.9, 0.9, 0.9], [3.0, 1.0, 2.0], 2, 2),  # the least loss, and not the latest
+        ([0.9, 0.9, 0.9], None, 3, 2),
+        ([0.9, 0.8, 0.9], [1.0, 0.1, 1.0], 3, 2),
+    ],
+)
+def test_the_best_is_that_of_the_score_then_of_the_loss(
+    scores: list[float], losses: list[float] | None, best: int, worse: int
+) -> None:
+    state = State(9, "fp32", "")
+    for number, score in enumerate(scores):
+        metrics = {"accuracy": score} | ({} if losses is None else {"loss": losses[number]})
+        state.step = number + 1
+        state.history.append({"step": state.step, "validation": metrics})
+        state.judge(metrics, "accuracy", higher_is_better=True)
+    assert (state.best_step, state.worse_epochs, state.best_score) == (best, worse, max(scores))

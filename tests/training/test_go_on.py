@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,18 @@ def test_a_model_without_text_goes_on(tiny: dict[str, Any], tmp_path: Path) -> N
     assert all(torch.equal(value, learnt[name]) for name, value in model.trunk.state_dict(prefix="trunk.").items())
     with pytest.raises(ModelError, match=r"neither tokenizer\.json nor vocab\.txt"):
         begun(tiny, tmp_path / "first", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"trunk": {"width": 3}}, "is damaged"), ({"trunk": 3}, "is damaged"), ({"fusion": None}, "lacks fusion")],
+)
+def test_a_damaged_model_is_named(
+    change: dict[str, Any], problem: str, trained: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    with pytest.raises(ModelError, match=rf"config\.json {problem}"):
+        begun(tiny, tmp_path / "model", tmp_path)

@@ -92,13 +92,15 @@ def rounded(count: int, multiple: int = 16) -> int:
 
 
 def is_lowered(values: Tensor) -> bool:
-    """Whether products of a CPU tensor are in bf16."""
-    return values.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    """Whether products of a CPU tensor are in half precision."""
+    return values.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
 
 
 def uses_onednn(values: Tensor) -> bool:
     """Whether oneDNN will multiply it."""
-    return values.device.type == "cpu" and (is_lowered(values) or onednn_is_faster())
+    return values.device.type == "cpu" and (
+        is_lowered(values) or (values.dtype == torch.float32 and onednn_is_faster())
+    )
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusebert.model.cpu import rounded
+from fusebert.model.cpu import is_lowered, rounded
 from fusebert.types import Layout
 
 ROUNDED_TO = 16
@@ -42,7 +42,7 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     """One call for each run of rows of equal length, in bf16 of about equal length."""
-    multiple = 1 if qkv.dtype == torch.float32 else ROUNDED_TO
+    multiple = ROUNDED_TO if is_lowered(qkv) else 1
     groups = layout.groups(multiple)
     sizes = [sum(lengths) for lengths in groups]
     *parts, filler = qkv.split([*sizes, len(qkv) - sum(sizes)])
@@ -66,7 +66,7 @@ def _bf16_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
     torch's own CPU kernel is several times slower in its gradient. The products have few shapes (see `cpu.fill`): rows
     are filled up to a multiple of 16 tokens, and their number is rounded up.
     """
-    width, rows = rounded(max(lengths), ROUNDED_TO), rounded(len(lengths), 1)
+    width, rows = -(-max(lengths) // ROUNDED_TO) * ROUNDED_TO, rounded(len(lengths), 1)
     is_full = len(group) == rows * width
     if not is_full:
         real = torch.arange(width) < torch.tensor([*lengths, *[1] * (rows - len(lengths))])[:, None]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,6 +25,8 @@ FILES = (
 """What is fetched from the Hub: only JSON, text and safetensors."""
 PREFIXES = ("bert.", "model.", "0.auto_model.", "trunk.")
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+OWN_KEYS = {"trunk", "fusion", "modalities", "cls_token_id"}
+"""What training reads of its own models' config.json."""
 OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias")
 
 
@@ -66,7 +69,7 @@ def _download(name: str) -> Path:
     except (HFValidationError, OSError) as error:  # what else the Hub's library raises is an OSError
         raise ModelError(
             f"the BERT {name!r} cannot be loaded: {hub_problem(error)}. Name a size ({', '.join(SIZES)}), the folder "
-            "of a BERT, package:NAME, or a model of the Hub"
+            "of a BERT or of a model of yours, package:NAME, or a model of the Hub"
         ) from None
 
 
@@ -74,7 +77,10 @@ def read_config(folder: Path) -> TrunkConfig:
     """The trunk configuration of a folder."""
     found = read_json_config(folder)
     if is_own_model(found):
-        return TrunkConfig(**found["trunk"])
+        try:
+            return TrunkConfig(**found["trunk"])
+        except (TypeError, ValidationError):
+            raise ModelError(f"{folder / 'config.json'} is damaged, or of another version of fusebert") from None
     return TrunkConfig.from_hugging_face(found, str(folder / "config.json"))
 
 
@@ -92,11 +98,13 @@ def read_json_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise ModelError(f"{path} is not a JSON object")
+    if is_own_model(found) and (lacking := OWN_KEYS - found.keys()):
+        raise ModelError(f"{path} lacks {', '.join(sorted(lacking))}; copy the folder again")
     return found
 
 
 def read_weights(trunk: Trunk, folder: Path) -> list[str]:
-    """Copy the weights of a BERT folder into `trunk`.
+    """Copy the weights of a folder into `trunk`.
 
     Returns:
         The trunk's own weights that the folder lacks and may lack (a pooler), which keep their fresh values.

@@ -112,7 +112,8 @@ def _weights(model: Any) -> dict[str, Tensor]:
 
 def _by_name(state: Mapping[str, Tensor], modalities: Iterable[str]) -> dict[str, Tensor]:
     """The modality embeddings, which a model holds in the order of its modalities, by their names."""
-    return {f"modality_embeddings.{name}": state["modality_embeddings.weight"][n] for n, name in enumerate(modalities)}
+    rows = state.get("modality_embeddings.weight", ())
+    return {f"modality_embeddings.{name}": row for name, row in zip(modalities, rows, strict=False)}
 
 
 def _is_of(key: str, modality: str) -> bool:

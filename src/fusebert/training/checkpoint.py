@@ -71,6 +71,17 @@ class State:
         of_best = (entry for entry in self.history if entry["step"] == self.best_step)
         return dict(next(of_best, self.history[-1])["validation"])
 
+    def judge(self, metrics: Mapping[str, float], primary: str, higher_is_better: bool) -> None:
+        """Remember this step where its validation, the last of the history, is the best so far. Few rows tie soon and
+        for long: among equal scores the least loss counts, or the latest."""
+        value = metrics[primary]
+        if self.best_score is None or (value != self.best_score and (value > self.best_score) == higher_is_better):
+            self.best_score, self.best_step, self.worse_epochs = value, self.step, 0
+            return
+        self.worse_epochs += 1
+        if value == self.best_score and metrics.get("loss", 0.0) <= self.kept().get("loss", 0.0):
+            self.best_step = self.step
+
     def totals(self) -> dict[str, Any]:
         """What a finished run reports of itself, as JSON values."""
         return {

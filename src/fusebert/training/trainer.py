@@ -259,15 +259,7 @@ class Trainer:
             raise DataError(
                 f"the validation rows are too much alike to tell {self.task.primary_metric}; choose another task.metric"
             )
-        value = metrics[self.task.primary_metric]
-        if value == state.best_score:
-            state.worse_epochs += 1
-            if metrics.get("loss", 0.0) <= state.kept().get("loss", 0.0):  # few rows tie soon and for long
-                state.best_step = state.step
-        elif state.best_score is None or (value > state.best_score) == self.task.higher_is_better:
-            state.best_score, state.best_step, state.worse_epochs = value, state.step, 0
-        else:
-            state.worse_epochs += 1
+        state.judge(metrics, self.task.primary_metric, self.task.higher_is_better)
         if self.settings.patience is not None and state.worse_epochs >= self.settings.patience:
             state.stopped = f"{state.worse_epochs} epochs without a better {self.task.primary_metric}"
         if state.stopped is None:
