@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-real check bench clean
+.PHONY: setup demo test test-real test-cuda check bench clean
 
 setup: $(READY)
 
@@ -24,6 +24,9 @@ test: $(READY)
 
 test-real: $(READY)
 	$(BIN)/pytest -m real
+
+test-cuda: $(READY)
+	$(BIN)/pytest -m cuda
 
 check: $(READY)
 	$(BIN)/ruff check src tests benchmarks

@@ -1,15 +1,13 @@
 """Pre-training steps of BERT on a GPU: fusebert beside transformers' BertForPreTraining, as shares of the card's rate.
 
-Not run on a GPU yet: only `--device cpu --quick` was, which tests the program and measures nothing.
-
 All sides start from the same weights and take whole steps in bf16 autocast (forward, backward, clipping, fused AdamW)
 on the same sentence pairs, whose batches lie ready on the host: ours packed; theirs padded to the full length, so that
-torch.compile meets one shape. Each masks 15 % of the pieces for itself. fusebert runs with and without compiled
-layers; transformers compiled, with `sdpa` and, where the package is there, `flash_attention_2`; on a CPU nothing is
-compiled. `share` is a step's operations in a second / those of the best large bf16 product of torch. What a step needs
-is counted alike for all sides, as `pretraining.operations` does: not the padding, nor what comes after attention in the
-last layer for tokens that nothing reads, both of which transformers computes. `--minutes 20` then trains a base BERT
-for that long, and gives its held-out losses.
+torch.compile meets one shape. Each masks 15 % of the pieces for itself. A batch has the tokens of BERT's own, 256 rows
+of 512. fusebert runs with compiled layers; transformers compiled, with `sdpa` and, where the package is there,
+`flash_attention_2`; on a CPU nothing is compiled. `share` is a step's operations in a second / those of the best large
+bf16 product of torch. What a step needs is counted alike for all sides, as `pretraining.operations` does: not the
+padding, nor what comes after attention in the last layer for tokens that nothing reads, both of which transformers
+computes. `--minutes 20` then trains a base BERT for that long, and gives its held-out losses.
 """
 
 from __future__ import annotations
@@ -44,8 +42,8 @@ from pretraining import Unmasked, operations
 
 SIZE, QUICK_SIZE = "base", "tiny"
 LENGTHS, QUICK_LENGTHS = (128, 512), (32,)
-TOKENS_PER_BATCH, QUICK_TOKENS = 65_536, 256
-BATCHES, QUICK_BATCHES = 8, 2
+TOKENS_PER_BATCH, QUICK_TOKENS = 131_072, 256
+BATCHES, QUICK_BATCHES = 4, 2
 VOCABULARY, QUICK_VOCABULARY = 30_522, 300
 MATRIX, QUICK_MATRIX = (4096, 8192), (256,)
 MATRIX_ROUNDS = 20
@@ -132,12 +130,11 @@ def measure(length: int, corpus: Path, device: torch.device, best: float, given:
     theirs = [_each(dict(masked([unmasked[number] for number in group])), ready) for group in groups]
 
     sides: dict[str, Work] = {}
-    for name in ("fusebert", "fusebert_eager"):
-        model = build_model(recipe, prepared, Silence()).train().to(device)
-        model.load_state_dict(start.state_dict())
-        if name == "fusebert" and device.type == "cuda":
-            compile_layers(model)
-        sides[name] = side(model, build_optimizer(model, recipe.training), ours, device)
+    model = build_model(recipe, prepared, Silence()).train().to(device)
+    model.load_state_dict(start.state_dict())
+    if device.type == "cuda":
+        compile_layers(model)
+    sides["fusebert"] = side(model, build_optimizer(model, recipe.training), ours, device)
     attentions = ["sdpa"] + ["flash_attention_2"] * (
         device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
     )
@@ -152,8 +149,8 @@ def measure(length: int, corpus: Path, device: torch.device, best: float, given:
         sides[f"transformers_{attention}"] = side(model, optimizer, theirs, device)
 
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for run in sides.values():
-        run()  # compiles
+    for name, run in sides.items():
+        common.note(f"  {name} begins: {seconds(run, device):.1f} s, most of it to compile")
     for _ in range(1 if given.quick else given.repeats):
         for name, run in sides.items():
             times[name].append(seconds(run, device))
@@ -203,6 +200,8 @@ def train(corpus: Path, folder: Path, device: torch.device, given: Any) -> dict[
 def main() -> None:
     options = common.parser(__doc__.splitlines()[0])
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    options.add_argument("--corpus", type=Path, help="prepared already, with its vocabulary; else wiki_en is prepared")
+    options.add_argument("--lengths", type=int, nargs="*", help="tokens of a full row; 128 and 512")
     options.add_argument("--minutes", type=float, help="then train the best model of so many minutes")
     given = options.parse_args()
     common.prepare_process()
@@ -214,8 +213,9 @@ def main() -> None:
     best = matrix_rate(device, given.quick)
     result["matrix_tflops_bf16"] = round(best / 1e12, 3)
     with tempfile.TemporaryDirectory() as room:
-        corpus = text(Path(room), given.quick, held_out=0.1 if given.quick else 0.02)
-        for length in QUICK_LENGTHS if given.quick else LENGTHS:
+        corpus = given.corpus or text(Path(room), given.quick, held_out=0.1 if given.quick else 0.02)
+        lengths = QUICK_LENGTHS if given.quick else LENGTHS
+        for length in lengths if given.lengths is None else given.lengths:
             common.note(f"{length} tokens a row")
             result[f"length_{length}"] = measure(length, corpus, device, best, given)
             for name, value in result[f"length_{length}"].items():

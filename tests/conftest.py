@@ -37,6 +37,12 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The suite tests the CPU, also where there is a GPU, which would round otherwise; `-m cuda` tests the GPU."""
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy world of a few dozen pictures."""

@@ -1,18 +1,30 @@
-"""The CUDA kernels against the padded twin. Skipped where there is no CUDA device."""
+"""What a GPU computes, against the CPU and the padded twin; `make test-cuda`. Skipped where there is none."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.packed import attention, padded_attention
+from fusebert.model.pretrained import find_trunk
+from fusebert.model.trunk import TrunkConfig
+from fusebert.training.pretrain import pretrain
 from fusebert.training.run import train
-from fusebert.types import Layout
+from fusebert.training.trainer import Trainer
+from fusebert.types import Encoded, Layout
+from tests.corpus.conftest import corpus, documents  # noqa: F401
+from tests.training.test_ranks import PRETRAINING
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device (or hidden: make test-cuda)"),
+    pytest.mark.filterwarnings("ignore"),  # torch's compiler meets its own warnings
+]
 LENGTHS = (1, 3, 17, 64, 64, 130)
 
 
@@ -38,11 +50,44 @@ def test_packed_attention_and_its_gradient_equal_the_padded_twin(dtype: torch.dt
         torch.testing.assert_close(ours, theirs, rtol=0, atol=exact * max(1.0, float(theirs.abs().max())))
 
 
-def test_a_model_trains_there_and_answers_as_on_a_cpu(tiny: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fusion", ["one_stream", "two_stream", "concat"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_trains_there_and_answers_as_on_a_cpu(
+    fusion: str, precision: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
     from fusebert.evaluation.predictor import load
 
-    trained = train(tiny | {"training.device": "cuda"}, tmp_path / "model")
+    settings = {"training.device": "cuda", "training.precision": precision, "model.fusion": fusion}
+    trained = train(tiny | settings, tmp_path / "model")
     assert trained.model.device.type == "cuda"
     row = {"question": "what shape is it?"}
     there, here = (load(tmp_path / "model", device).predict(row).probability for device in ("cuda", "cpu"))
-    assert there == pytest.approx(here, abs=1e-3)
+    assert there == pytest.approx(here, abs=1e-3 if precision == "fp32" else 2e-2)
+
+
+def test_pre_training_is_compiled_resumes_and_loads_on_a_cpu(corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    settings = PRETRAINING | {"data.train": str(corpus), "training.device": "cuda", "training.checkpoint_steps": 1}
+    whole = pretrain(settings, tmp_path / "whole")["evaluations"]["held_out"]["metrics"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_end_epoch", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(settings, tmp_path / "broken")
+    resumed = pretrain(settings, tmp_path / "broken", resume=True)["evaluations"]["held_out"]["metrics"]
+    assert resumed["mlm_loss"] == pytest.approx(whole["mlm_loss"], abs=2e-2)
+    assert find_trunk(str(tmp_path / "whole")) is not None
+
+
+def test_outputs_that_fill_the_product_are_never_guessed() -> None:
+    config = TrunkConfig.of_size("tiny", 1001).model_dump()
+    model = FusebertModel(FusebertConfig(trunk=config, task={"name": "pretraining", "next_sentence": True}))
+    hidden = torch.randn(5, 128)
+    encoded = Encoded(hidden, hidden, layout())
+    here = model.head.pieces(encoded)
+    there = model.to("cuda").head.pieces(replace(encoded, last_hidden_state=hidden.cuda()))
+    assert there.shape == (5, 1024)
+    torch.testing.assert_close(there[:, :1001].cpu(), here, rtol=0, atol=1e-3)
+    assert (there[:, 1001:] == -torch.inf).all()
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt

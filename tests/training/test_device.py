@@ -5,6 +5,8 @@ Run on a CPU: the operations that would wait are refused there too, and flash at
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusebert.data.collate import Collator
-from fusebert.model.packed import attention
+from fusebert.errors import UsageError
+from fusebert.model.packed import attention, padded_attention
 from fusebert.tasks.pretraining.task import Task
-from fusebert.training.build import build_model, compile_layers
+from fusebert.training.build import build_model, compile_layers, pick_device
 from fusebert.training.checkpoint import State
 from fusebert.training.pretrain import prepare_rows, pretraining_recipe, read_corpus
 from fusebert.training.progress import Silence
@@ -85,6 +88,37 @@ def test_flash_attention_waits_for_nothing() -> None:
         found = attention(qkv, Layout(torch.empty(3, device="cuda", dtype=torch.int32), (4, 6)))
     assert found.shape == (10, 128)
     assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
+
+
+def test_padded_attention_waits_for_nothing() -> None:
+    qkv = torch.randn(10, 3, 2, 64, requires_grad=True)
+    with Refusing():
+        found = padded_attention(qkv, Layout(torch.tensor([0, 4, 10], dtype=torch.int32), (4, 6)), dropout=0.1)
+        found.sum().backward()
+    assert found.shape == (10, 128)
+
+
+def test_workers_are_forked_from_what_is_imported() -> None:
+    """In a process of its own, for this one may have begun to fork already."""
+    program = (
+        "import sys; from concurrent.futures import ProcessPoolExecutor as Pool\n"
+        "if __name__ == '__main__':\n"
+        "    from fusebert.training.trainer import worker_context\n"
+        "    pool = Pool(1, mp_context=worker_context())\n"
+        "    print(pool.submit(eval, \"'torch' in __import__('sys').modules\").result())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True\n"
+
+
+def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert pick_device("auto") == "cuda"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert pick_device("cpu") == "cpu"
+    with pytest.raises(UsageError, match="4 processes were started here, but torch finds 2 CUDA devices"):
+        pick_device("auto")
 
 
 @pytest.mark.real

@@ -83,10 +83,13 @@ def _bf16_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
 
 def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
     """The same numbers by padding and a mask, for devices and precisions without packed kernels."""
-    lengths = layout.cumulative.diff()
-    real = torch.arange(layout.longest, device=qkv.device) < lengths[:, None]
-    padded = qkv.new_zeros(*real.shape, *qkv.shape[1:])
-    padded[real] = qkv
+    starts, lengths, longest = layout.cumulative[:-1], layout.cumulative.diff(), layout.longest
+    steps = torch.arange(longest, device=qkv.device)
+    real = steps < lengths[:, None]
+    places = (starts[:, None] + steps).clamp(max=len(qkv) - 1)  # behind a row stand tokens of others, which are masked
+    padded = F.embedding(places, qkv.flatten(1)).unflatten(2, qkv.shape[1:])
     query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
     found = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :], dropout_p=dropout)
-    return found.transpose(1, 2)[real].flatten(1)
+    tokens = torch.arange(len(qkv), device=qkv.device, dtype=starts.dtype)
+    rows = torch.searchsorted(layout.cumulative, tokens, right=True) - 1
+    return F.embedding(rows * longest + tokens - starts[rows], found.transpose(1, 2).flatten(2).flatten(0, 1))

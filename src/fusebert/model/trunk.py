@@ -131,7 +131,11 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """A projection, dropout, and the normalised sum with the residual stream."""
+    """A projection, dropout, and the normalised sum with the residual stream.
+
+    Under autocast the stream stays in the precision of the products that read it; in fp32, as autocast would leave it,
+    it has twice the bytes to move.
+    """
 
     def __init__(self, config: TrunkConfig, width: int) -> None:
         super().__init__()
@@ -140,7 +144,8 @@ class Output(nn.Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, values: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(values)) + residual)  # type: ignore[no-any-return]
+        values = self.dropout(self.dense(values))
+        return self.LayerNorm(values + residual).to(values.dtype)  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -206,6 +211,8 @@ class Encoder(nn.Module):
         Args:
             between: nothing, or for each layer what happens to its output.
         """
+        if torch.is_autocast_enabled(hidden.device.type):  # as layers give it on, so that one compiled layer fits all
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         *below, last = self.layer
         if between:
             for layer, step in zip(self.layer, between, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,10 +95,22 @@ def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
 
 
 def pick_device(wanted: str) -> str:
-    """cpu or cuda."""
+    """cpu or cuda.
+
+    Raises:
+        UsageError: there is no such device, or not one for each process that torchrun has started here.
+    """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError("training.device=cuda, but torch finds no CUDA device here")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > devices:
+        raise UsageError(
+            f"{processes} processes were started here, but torch finds {devices} CUDA devices, and each needs its own; "
+            f"start {devices}, or set training.device=cpu"
+        )
+    return "cuda"
 
 
 def pick_precision(wanted: str, device: str, hidden_size: int) -> str:
@@ -118,13 +131,16 @@ def pick_compile(wanted: bool | None, device: str, task: str) -> bool:
 
 
 def compile_layers(model: Any) -> None:
-    """Fewer and larger kernels in each layer of the trunk (torch.compile), for batches of any size.
+    """Fewer and larger kernels in each layer of the trunk (torch.compile), for batches of any size; and in the loss of
+    a head that offers `compile_loss`.
 
     All layers are the same code, which is compiled once, and once more for the last one, which computes fewer tokens.
     On a CPU attention stays as it is.
     """
     for layer in model.trunk.encoder.layer:
         layer.compile(dynamic=True)
+    if hasattr(model.head, "compile_loss"):
+        model.head.compile_loss()
 
 
 def pick_trackers(wanted: Sequence[str], progress: Progress) -> list[str]:

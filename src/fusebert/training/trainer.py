@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,16 @@ class StoppedError(FusebertError):
     """The run was asked to stop; its checkpoint is written."""
 
 
+def worker_context() -> Any:
+    """Of processes that are forked from one in which all of this is imported, and so begin at once.
+
+    A process of its own imports torch first, for seconds, one worker after the other, anew in every epoch.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 class Trainer:
     """Trains a model on checked rows.
 
@@ -73,7 +85,8 @@ class Trainer:
         if self.in_parts:
             self.model.to("cpu")  # until it is scored
         self.optimizer = build_optimizer(self.learner, settings)
-        if pick_compile(settings.compile, accelerator.device.type, task.name):
+        self.compiled = pick_compile(settings.compile, accelerator.device.type, task.name)
+        if self.compiled:
             compile_layers(self.learner)
         self.trained = self.ranks.wrap(self.learner)
         self.state = state
@@ -108,7 +121,7 @@ class Trainer:
             batch_sampler=OwnBatches(sampler, self.ranks),
             collate_fn=self.collator,
             num_workers=settings.workers,
-            multiprocessing_context="forkserver" if settings.workers else None,
+            multiprocessing_context=worker_context() if settings.workers else None,
             worker_init_fn=leave_interrupts_to_the_parent,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
@@ -272,7 +285,10 @@ class Trainer:
 
     def _score(self, validation: Dataset) -> dict[str, float]:
         self.model.to(self.accelerator.device)
-        found = score(self.model, self.task, iter(validation), self.collator, self.state.precision)
+        # compiling once more for layers without gradients would take longer than scoring
+        as_written = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        with as_written:
+            found = score(self.model, self.task, iter(validation), self.collator, self.state.precision)
         if self.in_parts:
             self.model.to("cpu")
         return dict(found["metrics"])

@@ -15,6 +15,9 @@ from fusebert.model.cpu import Linear, linear
 from fusebert.tasks.pretraining.task import IGNORED
 from fusebert.types import FIRST, Encoded
 
+OUTPUTS_MULTIPLE = 64
+"""Tensor cores read rows of 16 bytes; BERT's 30,522 pieces end between two, where a GPU's product is far slower."""
+
 
 class Head(nn.Module):
     """Masked language model, whose output weights are the trunk's word embeddings, and next sentence prediction.
@@ -53,14 +56,18 @@ class Head(nn.Module):
         return self.seq_relationship(encoded.pooled())  # type: ignore[no-any-return]
 
     def pieces(self, encoded: Encoded) -> Tensor:
-        """Logits float[M, V] of the masked pieces."""
+        """Logits float[M, V] of the masked pieces; on a GPU with pieces behind them that are never guessed."""
         hidden = self.LayerNorm(self.activation(self.dense(encoded.last_hidden_state)))
-        return linear(hidden, self._words.module.weight, self.bias.weight[0])
+        weight, bias = self._words.module.weight, self.bias.weight[0]
+        if hidden.is_cuda:
+            more = -len(weight) % OUTPUTS_MULTIPLE
+            weight, bias = F.pad(weight, (0, 0, 0, more)), F.pad(bias, (0, more), value=-torch.inf)
+        return linear(hidden, weight, bias)
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum of the two losses, each a mean over its `counts`, the second weighted; and both by name."""
         pieces = labels["pieces"]
-        mlm = F.cross_entropy(self.pieces(encoded).float(), pieces, reduction="sum")
+        mlm = F.nll_loss(_log_softmax(self.pieces(encoded)), pieces, reduction="sum")
         mlm = mlm / max(1, len(pieces))
         if not self.asks_next_sentence:
             return {"loss": mlm, "mlm_loss": mlm}
@@ -69,6 +76,10 @@ class Head(nn.Module):
         following = following / (asked != IGNORED).sum().clamp(min=1)  # stays on the device
         following = self.next_sentence_weight * following
         return {"loss": mlm + following, "mlm_loss": mlm, "next_sentence_loss": following}
+
+    def compile_loss(self) -> None:
+        """Fewer kernels (torch.compile) for the softmax over all pieces, most of what the head reads and writes."""
+        self.loss = torch.compile(self.loss, dynamic=True)  # type: ignore[method-assign]
 
     def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:
         """Over how many things each part of the loss is a mean, of labels on the host. The trainer weighs by these."""
@@ -80,13 +91,13 @@ class Head(nn.Module):
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
         """float[B, 6]: of each row, what `task.STATISTICS` names."""
         places, pieces, following = labels["places"], labels["pieces"], labels["next_sentence_label"]
-        logits = self.pieces(encoded).float()
+        scores = _log_softmax(self.pieces(encoded))
         rows = torch.searchsorted(encoded.layout.cumulative, places.to(torch.int32), right=True) - 1
-        found = torch.zeros(len(following), 6, device=logits.device)
+        found = torch.zeros(len(following), 6, device=scores.device)
         each = torch.stack(
             [
-                F.cross_entropy(logits, pieces, reduction="none"),
-                (logits.argmax(dim=1) == pieces).float(),
+                F.nll_loss(scores, pieces, reduction="none"),
+                (scores.argmax(dim=1) == pieces).float(),
                 torch.ones_like(pieces, dtype=torch.float32),
             ],
             dim=1,
@@ -99,3 +110,9 @@ class Head(nn.Module):
             found[:, 4] = (answer.argmax(dim=1) == following).float()
             found[:, 5] = asked.float()
         return found
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """In fp32, without a copy of the logits in fp32, which autocast would make first."""
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.log_softmax(logits, dim=1, dtype=torch.float32)
