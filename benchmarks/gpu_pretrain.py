@@ -3,7 +3,7 @@
 All sides start from the same weights and take whole steps in bf16 autocast (forward, backward, clipping, fused AdamW)
 on the same sentence pairs, whose batches lie ready on the host: ours packed; theirs padded to the full length, so that
 torch.compile meets one shape. Each masks 15 % of the pieces for itself. A batch has the tokens of BERT's own, 256 rows
-of 512. fusebert runs with compiled layers; transformers compiled, with `sdpa` and, where the package is there,
+of 512. fusebert runs with compiled layers and loss; transformers compiled, with `sdpa` and, where the package is there,
 `flash_attention_2`; on a CPU nothing is compiled. `share` is a step's operations in a second / those of the best large
 bf16 product of torch. What a step needs is counted alike for all sides, as `pretraining.operations` does: not the
 padding, nor what comes after attention in the last layer for tokens that nothing reads, both of which transformers
@@ -34,7 +34,8 @@ from fusebert.corpus.vocabulary import FOLDER, make_vocabulary
 from fusebert.data.collate import Collator
 from fusebert.evaluation.inference import autocast, to_device
 from fusebert.tasks.pretraining.publish import hugging_face_weights
-from fusebert.training.build import build_model, compile_layers
+from fusebert.training.build import build_model
+from fusebert.training.compilation import compile_for_training
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus
 from fusebert.training.progress import Silence, Terminal
@@ -133,7 +134,7 @@ def measure(length: int, corpus: Path, device: torch.device, best: float, given:
     model = build_model(recipe, prepared, Silence()).train().to(device)
     model.load_state_dict(start.state_dict())
     if device.type == "cuda":
-        compile_layers(model)
+        compile_for_training(model)
     sides["fusebert"] = side(model, build_optimizer(model, recipe.training), ours, device)
     attentions = ["sdpa"] + ["flash_attention_2"] * (
         device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
@@ -150,7 +151,8 @@ def measure(length: int, corpus: Path, device: torch.device, best: float, given:
 
     times: dict[str, list[float]] = {name: [] for name in sides}
     for name, run in sides.items():
-        common.note(f"  {name} begins: {seconds(run, device):.1f} s, most of it to compile")
+        took = seconds(run, device)
+        common.note(f"  {name} begins: {took:.1f} s, most of it to compile")
     for _ in range(1 if given.quick else given.repeats):
         for name, run in sides.items():
             times[name].append(seconds(run, device))

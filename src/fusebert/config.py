@@ -111,7 +111,7 @@ class TrainingSettings(Section):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="of several processes, each has the whole model (ddp) or a part of its weights (fsdp)"
     )
-    compile: bool | None = Field(None, description="compile the trunk's layers; if not given, to pre-train on CUDA")
+    compile: bool | None = Field(None, description="compile what training runs; if not given, to pre-train on CUDA")
     trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(one_or_more)] = ("tensorboard",)
 
 

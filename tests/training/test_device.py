@@ -12,16 +12,22 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusebert.data.collate import Collator
 from fusebert.errors import UsageError
+from fusebert.evaluation.inference import autocast
 from fusebert.model.packed import attention, padded_attention
+from fusebert.model.trunk import Trunk, TrunkConfig
+from fusebert.tasks.pretraining.head import filled, surprise
 from fusebert.tasks.pretraining.task import Task
-from fusebert.training.build import build_model, compile_layers, pick_device
+from fusebert.training.build import build_model, pick_device
 from fusebert.training.checkpoint import State
+from fusebert.training.compilation import as_written, compile_for_training
 from fusebert.training.pretrain import prepare_rows, pretraining_recipe, read_corpus
 from fusebert.training.progress import Silence
 from fusebert.training.trainer import Trainer
@@ -115,7 +121,7 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert pick_device("auto") == "cuda"
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
     assert pick_device("cpu") == "cpu"
     with pytest.raises(UsageError, match="4 processes were started here, but torch finds 2 CUDA devices"):
         pick_device("auto")
@@ -123,18 +129,52 @@ def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore")  # torch's compiler meets its own warnings
-def test_compiled_layers_compute_the_same(made: tuple[Any, Any, dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-5), ("bf16", 3e-2)])
+def test_compiled_training_computes_the_same(
+    made: tuple[Any, Any, dict[str, Any]], precision: str, near: float
+) -> None:
     _, model, batch = made
 
     def outcome() -> list[torch.Tensor]:
         model.zero_grad()
-        loss = model(**batch)["loss"]
+        with autocast(torch.device("cpu"), precision):
+            loss = model(**batch)["loss"]
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
-    plain = outcome()
-    names = list(model.state_dict())
-    compile_layers(model)
+    def compiled() -> int:
+        return int(counters["stats"]["unique_graphs"])
+
+    plain, names, before = outcome(), list(model.state_dict()), compiled()
+    compile_for_training(model)
     for ours, theirs in zip(outcome(), plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=near, atol=near)
     assert list(model.state_dict()) == names
+    before, then = compiled(), before
+    assert before > then
+    as_written(model)
+    for ours, theirs in zip(outcome(), plain, strict=True):
+        assert torch.equal(ours, theirs)
+    assert compiled() == before
+
+
+def test_outputs_that_fill_the_product_change_nothing() -> None:
+    hidden, words, bias = torch.randn(6, 8), torch.randn(1001, 8), torch.randn(1001)
+    pieces = torch.tensor([0, 7, 1000, 3, 3, 9])
+    found = []
+    for more in (lambda *given: given, filled):
+        weights = [one.clone().requires_grad_() for one in (hidden, words, bias)]
+        loss = surprise(F.linear(weights[0], *more(*weights[1:])), pieces)
+        loss.backward()
+        found.append([loss.detach(), *(one.grad for one in weights)])
+    assert filled(words, bias)[0].shape == (1024, 8)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_stream_between_layers_is_as_precise_as_the_products() -> None:
+    trunk, layout = Trunk(TrunkConfig.of_size("tiny", 10)), Layout(torch.tensor([0, 4, 10], dtype=torch.int32), (4, 6))
+    for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with autocast(torch.device("cpu"), precision):
+            found = trunk(torch.randn(10, 128), layout)
+        assert {found.last_hidden_state.dtype, found.pooler_output.dtype} == {kind}

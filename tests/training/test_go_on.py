@@ -55,7 +55,12 @@ def test_a_model_without_text_goes_on(tiny: dict[str, Any], tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("change", "problem"),
-    [({"trunk": {"width": 3}}, "is damaged"), ({"trunk": 3}, "is damaged"), ({"fusion": None}, "lacks fusion")],
+    [
+        ({"trunk": {"width": 3}}, "is damaged"),
+        ({"trunk": 3}, "has no usable trunk"),
+        ({"fusion": None}, "has no usable fusion"),
+        ({"modalities": 3}, "has no usable modalities"),
+    ],
 )
 def test_a_damaged_model_is_named(
     change: dict[str, Any], problem: str, trained: Path, tiny: dict[str, Any], tmp_path: Path
@@ -65,4 +70,13 @@ def test_a_damaged_model_is_named(
     config = json.loads(path.read_text()) | change
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     with pytest.raises(ModelError, match=rf"config\.json {problem}"):
+        begun(tiny, tmp_path / "model", tmp_path)
+
+
+def test_modalities_of_another_version_are_named(trained: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    path = tmp_path / "model" / "processors" / "image.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"config": saved["config"] | {"polarised": True}}))
+    with pytest.raises(ModelError, match=r"processors/image\.json is damaged, or of another version .*polarised"):
         begun(tiny, tmp_path / "model", tmp_path)

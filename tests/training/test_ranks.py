@@ -161,6 +161,15 @@ def test_two_processes_take_the_steps_of_one(
         assert training(tmp_path / name)["processes"] == 2
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_compiled_processes_take_the_steps_of_one(corpus: Path, tmp_path: Path, parallel: str) -> None:  # noqa: F811
+    given = PRETRAINING | {"data.train": str(corpus), "training.parallel": parallel}
+    together([("pretrain", given | {"training.compile": True}, tmp_path / "compiled")])
+    pretrain(given, tmp_path / "one")
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
+
+
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.real)])
 def test_a_lost_worker_costs_a_fresh_start_and_nothing_else(
     corpus: Path,  # noqa: F811

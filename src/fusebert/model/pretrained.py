@@ -25,8 +25,8 @@ FILES = (
 """What is fetched from the Hub: only JSON, text and safetensors."""
 PREFIXES = ("bert.", "model.", "0.auto_model.", "trunk.")
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-OWN_KEYS = {"trunk", "fusion", "modalities", "cls_token_id"}
-"""What training reads of its own models' config.json."""
+OWN_KEYS = {"trunk": dict, "fusion": str, "modalities": dict, "cls_token_id": int}
+"""What training reads of its own models' config.json, and its type."""
 OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias")
 
 
@@ -98,8 +98,9 @@ def read_json_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise ModelError(f"{path} is not a JSON object")
-    if is_own_model(found) and (lacking := OWN_KEYS - found.keys()):
-        raise ModelError(f"{path} lacks {', '.join(sorted(lacking))}; copy the folder again")
+    unusable = [key for key, kind in OWN_KEYS.items() if not isinstance(found.get(key), kind)]
+    if is_own_model(found) and unusable:
+        raise ModelError(f"{path} has no usable {', '.join(unusable)}; copy the folder again")
     return found
 
 

@@ -89,7 +89,11 @@ def _difference(embedder: Any, processor: Any, name: str, folder: Path, index: M
     """Why a modality's weights would not mean here what they meant there."""
     if name not in index["modalities"]:
         return "not learnt there"
-    there = plugins.load("modalities", name, "processor").Processor.load_from(folder)
+    try:
+        there = plugins.load("modalities", name, "processor").Processor.load_from(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(f"{folder}: processors/{name}.json is damaged, or of another version ({problem})") from None
     if len(there.columns) != len(processor.columns):
         return f"{len(there.columns)} columns there, {len(processor.columns)} here"
     free = getattr(embedder, "LEARNING_SETTINGS", ())

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 from transformers.activations import ACT2FN
 
 from fusebert.errors import ModelError
@@ -134,7 +135,7 @@ class Output(nn.Module):
     """A projection, dropout, and the normalised sum with the residual stream.
 
     Under autocast the stream stays in the precision of the products that read it; in fp32, as autocast would leave it,
-    it has twice the bytes to move.
+    it has twice the bytes to move. (`two_stream` adds what lies behind its small gates in fp32.)
     """
 
     def __init__(self, config: TrunkConfig, width: int) -> None:
@@ -211,8 +212,9 @@ class Encoder(nn.Module):
         Args:
             between: nothing, or for each layer what happens to its output.
         """
-        if torch.is_autocast_enabled(hidden.device.type):  # as layers give it on, so that one compiled layer fits all
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        device = hidden.device.type
+        if is_autocast_available(device) and torch.is_autocast_enabled(device):
+            hidden = hidden.to(torch.get_autocast_dtype(device))  # as layers give it on, so that one compiled fits all
         *below, last = self.layer
         if between:
             for layer, step in zip(self.layer, between, strict=True):

@@ -19,8 +19,9 @@ from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import autocast, to_device
 from fusebert.model.trunk import SIZES
-from fusebert.training.build import build_model, compile_layers, pick_compile, pick_device, pick_precision
+from fusebert.training.build import build_model, pick_device, pick_precision
 from fusebert.training.clock import FORWARD_SPEED
+from fusebert.training.compilation import compile_for_training, pick_compile
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Silence
@@ -252,7 +253,7 @@ def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, com
     precision = pick_precision(recipe.training.precision, device.type, model.config.trunk["hidden_size"])
     optimizer = build_optimizer(model, recipe.training)
     if compiled and pick_compile(recipe.training.compile, device.type, prepared.task.name):
-        compile_layers(model)
+        compile_for_training(model)
     rows, collator = prepared.splits["train"], Collator(prepared.processors, prepared.task.collate)
     sampler = TokenBudgetSampler(rows.lengths, batch_tokens, recipe.training.seed)
     batches = (batch for _ in count() for batch in sampler)

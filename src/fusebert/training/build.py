@@ -98,13 +98,14 @@ def pick_device(wanted: str) -> str:
     """cpu or cuda.
 
     Raises:
-        UsageError: there is no such device, or not one for each process that torchrun has started here.
+        UsageError: there is no such device, or not one for each process that was started here.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError("training.device=cuda, but torch finds no CUDA device here")
     if wanted == "cpu" or not torch.cuda.is_available():
         return "cpu"
-    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    told = (int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1 + int(os.environ.get("LOCAL_RANK", 0)))  # torchrun tells both
+    processes, devices = max(told), torch.cuda.device_count()
     if processes > devices:
         raise UsageError(
             f"{processes} processes were started here, but torch finds {devices} CUDA devices, and each needs its own; "
@@ -123,24 +124,6 @@ def pick_precision(wanted: str, device: str, hidden_size: int) -> str:
         "amx_bf16", False
     )
     return "bf16" if quick and hidden_size >= BF16_PAYS_FROM_HIDDEN_SIZE else "fp32"
-
-
-def pick_compile(wanted: bool | None, device: str, task: str) -> bool:
-    """Whether layers are compiled; without a wish, where the minute it takes pays: long runs on CUDA."""
-    return device == "cuda" and task == "pretraining" if wanted is None else wanted
-
-
-def compile_layers(model: Any) -> None:
-    """Fewer and larger kernels in each layer of the trunk (torch.compile), for batches of any size; and in the loss of
-    a head that offers `compile_loss`.
-
-    All layers are the same code, which is compiled once, and once more for the last one, which computes fewer tokens.
-    On a CPU attention stays as it is.
-    """
-    for layer in model.trunk.encoder.layer:
-        layer.compile(dynamic=True)
-    if hasattr(model.head, "compile_loss"):
-        model.head.compile_loss()
 
 
 def pick_trackers(wanted: Sequence[str], progress: Progress) -> list[str]:

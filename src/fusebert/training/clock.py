@@ -10,7 +10,8 @@ from fusebert.training.checkpoint import State
 WARM_UP_STEPS = 3
 """The first steps are slower (kernels are picked, code is compiled) and say nothing of the others."""
 FORWARD_SPEED = 2.0
-"""A forward pass is at least this much faster than a training step: it is a third of its arithmetic."""
+"""By which a forward pass is taken to be faster than a training step until one has been timed: it is a third of its
+arithmetic."""
 BYTES_PER_SECOND = 200e6
 """Of a checkpoint that is written, hashed and made durable, until one has been timed."""
 SAVES_AT_THE_END = 2

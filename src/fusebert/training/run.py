@@ -96,7 +96,7 @@ def join(device: str) -> bool:
     """Join the processes that torchrun has started, if any; whether this one writes and reports for all.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device, or not one for each process.
     """
     return bool(PartialState(cpu=pick_device(device) == "cpu", timeout=MOST_WAIT).is_main_process)
 

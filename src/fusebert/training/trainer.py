@@ -23,9 +23,9 @@ from fusebert.evaluation.inference import autocast, score, to_device
 from fusebert.model.modeling import FusebertModel
 from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
-from fusebert.training.build import compile_layers, pick_compile
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
+from fusebert.training.compilation import as_written, compile_for_training, pick_compile
 from fusebert.training.optimization import (
     build_optimizer,
     hold_frozen_statistics,
@@ -54,7 +54,7 @@ def worker_context() -> Any:
     A process of its own imports torch first, for seconds, one worker after the other, anew in every epoch.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["__main__", __name__])
     return context
 
 
@@ -87,7 +87,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.learner, settings)
         self.compiled = pick_compile(settings.compile, accelerator.device.type, task.name)
         if self.compiled:
-            compile_layers(self.learner)
+            compile_for_training(self.learner)
         self.trained = self.ranks.wrap(self.learner)
         self.state = state
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -140,6 +140,8 @@ class Trainer:
                     if self._time_is_up(state, ends_round=state.batch == len(sampler)):
                         state.stopped = f"the time limit of {settings.time_limit:g} s"
                 self._end_epoch(state, validation)
+        if self.compiled:
+            as_written(self.learner)
         self.model.to(self.accelerator.device)
         checkpoint.restore_best(self.checkpoints, self.model, state, self.progress.note)
         self.ranks.wait()  # the first process may remove the checkpoints from here on
@@ -285,9 +287,8 @@ class Trainer:
 
     def _score(self, validation: Dataset) -> dict[str, float]:
         self.model.to(self.accelerator.device)
-        # compiling once more for layers without gradients would take longer than scoring
-        as_written = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
-        with as_written:
+        # to compile once more for layers without gradients would take longer than scoring
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
             found = score(self.model, self.task, iter(validation), self.collator, self.state.precision)
         if self.in_parts:
             self.model.to("cpu")

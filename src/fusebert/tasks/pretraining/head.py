@@ -35,6 +35,7 @@ class Head(nn.Module):
         self.asks_next_sentence = bool(config["next_sentence"])
         self.next_sentence_weight = float(config.get("next_sentence_weight", 1.0))
         self._words: Any = None  # borrowed by `tie`
+        self._surprise = surprise
 
     def tie(self, model: Any) -> None:
         """Read out with the trunk's word embeddings."""
@@ -56,19 +57,15 @@ class Head(nn.Module):
         return self.seq_relationship(encoded.pooled())  # type: ignore[no-any-return]
 
     def pieces(self, encoded: Encoded) -> Tensor:
-        """Logits float[M, V] of the masked pieces; on a GPU with pieces behind them that are never guessed."""
+        """Logits float[M, V] of the masked pieces; on a GPU `filled`."""
         hidden = self.LayerNorm(self.activation(self.dense(encoded.last_hidden_state)))
         weight, bias = self._words.module.weight, self.bias.weight[0]
-        if hidden.is_cuda:
-            more = -len(weight) % OUTPUTS_MULTIPLE
-            weight, bias = F.pad(weight, (0, 0, 0, more)), F.pad(bias, (0, more), value=-torch.inf)
-        return linear(hidden, weight, bias)
+        return linear(hidden, *(filled(weight, bias) if hidden.is_cuda else (weight, bias)))
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum of the two losses, each a mean over its `counts`, the second weighted; and both by name."""
         pieces = labels["pieces"]
-        mlm = F.nll_loss(_log_softmax(self.pieces(encoded)), pieces, reduction="sum")
-        mlm = mlm / max(1, len(pieces))
+        mlm = self._surprise(self.pieces(encoded), pieces) / max(1, len(pieces))
         if not self.asks_next_sentence:
             return {"loss": mlm, "mlm_loss": mlm}
         asked = labels["next_sentence_label"]
@@ -77,9 +74,9 @@ class Head(nn.Module):
         following = self.next_sentence_weight * following
         return {"loss": mlm + following, "mlm_loss": mlm, "next_sentence_loss": following}
 
-    def compile_loss(self) -> None:
+    def compile_loss(self, wanted: bool) -> None:
         """Fewer kernels (torch.compile) for the softmax over all pieces, most of what the head reads and writes."""
-        self.loss = torch.compile(self.loss, dynamic=True)  # type: ignore[method-assign]
+        self._surprise = torch.compile(surprise, dynamic=True) if wanted else surprise
 
     def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:
         """Over how many things each part of the loss is a mean, of labels on the host. The trainer weighs by these."""
@@ -91,7 +88,7 @@ class Head(nn.Module):
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
         """float[B, 6]: of each row, what `task.STATISTICS` names."""
         places, pieces, following = labels["places"], labels["pieces"], labels["next_sentence_label"]
-        scores = _log_softmax(self.pieces(encoded))
+        scores = log_softmax(self.pieces(encoded))
         rows = torch.searchsorted(encoded.layout.cumulative, places.to(torch.int32), right=True) - 1
         found = torch.zeros(len(following), 6, device=scores.device)
         each = torch.stack(
@@ -112,7 +109,18 @@ class Head(nn.Module):
         return found
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
+def filled(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Output weights float[V, D] and bias float[V] up to a multiple of OUTPUTS_MULTIPLE, of pieces never guessed."""
+    more = -len(weight) % OUTPUTS_MULTIPLE
+    return F.pad(weight, (0, 0, 0, more)), F.pad(bias, (0, more), value=-torch.inf)
+
+
+def surprise(logits: Tensor, pieces: Tensor) -> Tensor:
+    """Cross-entropy of float[M, V] with int64[M], the sum over M in nats."""
+    return F.nll_loss(log_softmax(logits), pieces, reduction="sum")
+
+
+def log_softmax(logits: Tensor) -> Tensor:
     """In fp32, without a copy of the logits in fp32, which autocast would make first."""
     with torch.autocast(logits.device.type, enabled=False):
         return F.log_softmax(logits, dim=1, dtype=torch.float32)
