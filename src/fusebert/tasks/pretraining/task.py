@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
@@ -28,7 +28,10 @@ class Config(BaseModel):
     length: int = Field(128, ge=16, le=8192, description="tokens of a full row, [CLS] and [SEP] included")
     mask_share: float = Field(0.15, gt=0, lt=1, description="share of pieces to guess")
     whole_words: bool = Field(True, description="guess whole words, also Chinese ones, instead of single pieces")
-    next_sentence: Literal["off", "nsp", "sentence_order", "matching"] = Field(
+    next_sentence: Annotated[
+        Literal["off", "nsp", "sentence_order", "matching"],
+        BeforeValidator(lambda given: "off" if given is False else given),  # which is how YAML reads a bare off
+    ] = Field(
         "nsp",
         description="nsp: does B follow A (BERT); sentence_order: are A and B in order (ALBERT); matching: does a "
         "table's text belong to what stands beside it",
