@@ -11,6 +11,7 @@ import pytest
 
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
+from fusebert.training.progress import Silence
 from fusebert.types import Sample
 
 TINY: dict[str, Any] = {
@@ -35,6 +36,16 @@ TINY: dict[str, Any] = {
     "training.trackers": [],
     "training.precision": "fp32",
 }
+
+
+class Notes(Silence):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

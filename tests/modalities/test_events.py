@@ -22,6 +22,7 @@ from fusebert.modalities.events.history import read_event, read_history
 from fusebert.modalities.events.processor import MOST_PIECES, UNKNOWN, Config, Processor
 from fusebert.training.run import train
 from fusebert.types import Sample
+from tests.conftest import Notes
 
 HISTORY = [
     {"item": "tent", "type": "browse", "time": "2024-05-31T12:00", "value": 40},
@@ -178,6 +179,13 @@ def test_what_events_say_answers_a_question_about_it(bert: Path, tmp_path: Path)
     train(settings | {"training.trackers": []}, tmp_path / "model")
     found = load_model(tmp_path / "model").evaluate(tmp_path / "rows.jsonl")
     assert found["metrics"]["accuracy"] > 0.95
+    assert not (tmp_path / "model" / "tokenizer.json").exists()
+    more = {"model.trunk": str(tmp_path / "model"), "training.epochs": 1, "training.trackers": []}
+    notes = Notes()
+    train(settings | more, tmp_path / "second", progress=notes)
+    assert any("events is taken over" in line for line in notes.lines)
+    found = load_model(tmp_path / "second").evaluate(tmp_path / "rows.jsonl")
+    assert found["metrics"]["accuracy"] > 0.95  # after one epoch
 
 
 def test_columns_of_events_are_known_as_such() -> None:

@@ -16,7 +16,7 @@ from fusebert.errors import ModelError
 from fusebert.training.build import build_model
 from fusebert.training.prepare import prepare
 from fusebert.training.run import train
-from tests.training.test_pretrain_table import Notes
+from tests.conftest import Notes
 
 
 def begun(settings: dict[str, Any], folder: Path, where: Path) -> tuple[Any, list[str]]:

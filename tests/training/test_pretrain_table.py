@@ -20,6 +20,7 @@ from fusebert.training.build import build_model
 from fusebert.training.prepare import prepare
 from fusebert.training.pretrain_table import prepare_matching, pretrain_table, table_recipe
 from fusebert.training.progress import Silence
+from tests.conftest import Notes
 
 COLUMNS = {
     "image": "image",
@@ -30,16 +31,6 @@ COLUMNS = {
     "colours": "ignore",
 }
 FUSIONS = ["one_stream", "concat", "two_stream"]
-
-
-class Notes(Silence):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")

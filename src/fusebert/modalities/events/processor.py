@@ -109,7 +109,7 @@ class Processor:
         item_names, type_names = ordered
         mean = float(np.mean(values)) if values else 0.0
         deviation = float(np.std(values)) if values else 1.0
-        tokenizer = read_tokenizer(pretrained) if has_text and pretrained is not None else None
+        tokenizer = _vocabulary(pretrained) if has_text and pretrained is not None else None
         return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation or 1.0, tokenizer)
 
     def load(self, sample: Sample) -> Features | None:
@@ -199,6 +199,12 @@ class Processor:
         file = folder / "processors" / TOKENIZER
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
         return cls(Config(**saved["config"]), saved["columns"], saved["items"], saved["types"], *scale, tokenizer)
+
+
+def _vocabulary(pretrained: Path) -> Tokenizer:
+    """A trunk's own; a model of fusebert that reads no other text has it among its processors."""
+    own = pretrained / "processors"
+    return read_tokenizer(own, TOKENIZER) if (own / TOKENIZER).is_file() else read_tokenizer(pretrained)
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:

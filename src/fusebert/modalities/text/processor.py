@@ -170,9 +170,9 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     return {token: vocabulary[token] for token in SPECIAL_TOKENS}
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
     """The WordPiece tokenizer of a model folder: `tokenizer.json`, or `vocab.txt` under BERT's own rules."""
-    path = folder / "tokenizer.json"
+    path = folder / name
     try:
         if path.is_file():
             tokenizer = Tokenizer.from_file(str(path))
