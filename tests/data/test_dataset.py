@@ -77,6 +77,7 @@ class Stretching:
     """A modality whose rows have as many tokens as they have values, and may be given more."""
 
     columns = ("sound",)
+    varies = True
 
     def load(self, sample: Sample) -> Features:
         return {"values": np.full(4, sample.row)}

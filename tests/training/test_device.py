@@ -5,8 +5,6 @@ Run on a CPU: the operations that would wait are refused there too, and flash at
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +100,6 @@ def test_padded_attention_waits_for_nothing() -> None:
         found = padded_attention(qkv, Layout(torch.tensor([0, 4, 10], dtype=torch.int32), (4, 6)), dropout=0.1)
         found.sum().backward()
     assert found.shape == (10, 128)
-
-
-def test_workers_are_forked_from_what_is_imported() -> None:
-    """In a process of its own, for this one may have begun to fork already."""
-    program = (
-        "import sys; from concurrent.futures import ProcessPoolExecutor as Pool\n"
-        "if __name__ == '__main__':\n"
-        "    from fusebert.training.trainer import worker_context\n"
-        "    pool = Pool(1, mp_context=worker_context())\n"
-        "    print(pool.submit(eval, \"'torch' in __import__('sys').modules\").result())"
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True\n"
 
 
 def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing import active_children, get_context, parent_process
-from threading import Thread
+from multiprocessing import active_children, get_context
 from typing import Any, Protocol, TypeVar
 
 from fusebert.errors import FusebertError, UsageError, how_to_install
+from fusebert.workers import follow_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -73,7 +72,7 @@ def _local(workers: int) -> Iterator[Engine]:
         yield _Here()
         return
     others = set(active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent)
 
     def submit(function: Callable[[Any], Any], item: Any) -> Future[Any]:
         try:
@@ -89,18 +88,6 @@ def _local(workers: int) -> Iterator[Engine]:
         raise FusebertError(f"a worker process was killed, perhaps for its memory; {GO_ON}") from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Ctrl-C is the parent's to answer; and a worker whose parent was killed would wait for work for ever."""
-
-    def leave_with_it() -> None:
-        if (parent := parent_process()) is not None:
-            parent.join()
-            os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=leave_with_it, daemon=True).start()
 
 
 @contextmanager

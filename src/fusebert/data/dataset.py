@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -161,7 +161,7 @@ class Dataset:
     ) -> None:
         self.samples, self.lengths, self.preparer, self.skipped = samples, lengths, preparer, skipped
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
-        self.varied = varied and any(hasattr(one, "vary") for one in preparer.processors.values())
+        self.varied = varied and any(map(_varies, preparer.processors.values()))
         self._kept = kept or Kept()
 
     def __getstate__(self) -> dict[str, object]:
@@ -206,10 +206,14 @@ class Dataset:
             return Example({}, example.target, sum(side.length for side in sides), sides)
         features = dict(example.features)
         for name, found in features.items():
-            processor = self.preparer.processors[name]
-            if hasattr(processor, "vary"):
+            processor: Any = self.preparer.processors[name]
+            if _varies(processor):
                 features[name] = processor.vary(found, random)
         return Example(features, example.target, self.preparer.length(features))
+
+
+def _varies(processor: Processor) -> bool:
+    return getattr(processor, "varies", False)
 
 
 def check(

@@ -19,7 +19,8 @@ class Processor(Protocol):
 
     Light: its module imports neither torch nor transformers. What `fit` learns beside its config, such as names that
     have codes, it has as `fitted` too: what the modality's weights learnt is taken over only where this is equal. One
-    that has `vary(features, random: numpy Generator) -> Features` may give a row to learn from another length.
+    that `varies` has `vary(features, random: numpy Generator) -> Features`, which may give a row to learn from another
+    length.
     """
 
     columns: tuple[str, ...]

@@ -29,8 +29,3 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-def leave_interrupts_to_the_parent(_: int) -> None:
-    """Ctrl-C goes to every process of the terminal; a worker that died of it would break the parent's clean stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

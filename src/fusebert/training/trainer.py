@@ -35,7 +35,8 @@ from fusebert.training.optimization import (
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
 from fusebert.training.sharding import fill, gather, shard
-from fusebert.training.signals import Signals, leave_interrupts_to_the_parent
+from fusebert.training.signals import Signals
+from fusebert.workers import follow_parent
 
 TOKENS = "tokens"
 STEPS_BETWEEN_READINGS = 10
@@ -122,7 +123,7 @@ class Trainer:
             collate_fn=self.collator,
             num_workers=settings.workers,
             multiprocessing_context=worker_context() if settings.workers else None,
-            worker_init_fn=leave_interrupts_to_the_parent,
+            worker_init_fn=follow_parent,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
         )

@@ -138,11 +138,14 @@ class Processor:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return np.pad(samples, (0, max(0, SHORTEST_SAMPLES - len(samples))))[:, None]
 
+    @property
+    def varies(self) -> bool:
+        """Whether training changes recordings."""
+        return self.config.augment
+
     def vary(self, features: Features, random: np.random.Generator) -> Features:
-        """Each recording at a pace of its own, if it is to be changed in training, and none so slow that its end would
-        be cut off; the embedder changes the rest."""
-        if not self.config.augment:
-            return features
+        """Each recording at a pace of its own, and none so slow that its end would be cut off; the embedder changes the
+        rest."""
         most = self.config.most_tokens * FRAMES_PER_TOKEN
         recordings = np.split(features["input_features"], np.cumsum(features["frames"])[:-1])
         paced = [at_pace(one, max(np.exp(random.uniform(*np.log(PACES))), len(one) / most)) for one in recordings]

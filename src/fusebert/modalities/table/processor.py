@@ -80,10 +80,13 @@ class Processor:
             "encoded": np.stack([encoded for _, encoded in read]),
         }
 
+    @property
+    def varies(self) -> bool:
+        """Whether training hides values."""
+        return self.config.value_dropout > 0
+
     def vary(self, features: Features, random: np.random.Generator) -> Features:
-        """Some values taken for missing, if training asks for it."""
-        if not self.config.value_dropout:
-            return features
+        """Some values taken for missing."""
         hidden = random.random(len(self.columns)) < self.config.value_dropout
         return {
             "codes": np.where(hidden, self.starts[:-1] + MISSING, features["codes"]),

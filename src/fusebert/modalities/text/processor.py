@@ -92,10 +92,13 @@ class Processor:
             raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
         return encode(self.tokenizer, text, self.config.max_tokens)
 
+    @property
+    def varies(self) -> bool:
+        """Whether training hides pieces."""
+        return self.config.word_dropout > 0
+
     def vary(self, features: Features, random: np.random.Generator) -> Features:
-        """Some pieces hidden behind [MASK] (word dropout, Iyyer et al. 2015), if training asks for it."""
-        if not self.config.word_dropout:
-            return features
+        """Some pieces hidden behind [MASK] (word dropout, Iyyer et al. 2015)."""
         ids = features["input_ids"]
         hidden = (random.random(len(ids)) < self.config.word_dropout) & (ids != self.special["[SEP]"])
         return {**features, "input_ids": np.where(hidden, self.special["[MASK]"], ids)}
