@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -44,3 +46,25 @@ def test_they_end_with_a_training_that_is_killed(tiny: dict[str, Any], tmp_path:
     for process in left:
         process.kill()
     assert not left
+
+
+def test_an_interrupt_while_they_begin_is_a_clean_stop(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal."""
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tiny | {"training.workers": 2, "training.epochs": 10_000}))
+    command = [sys.executable, "-m", "fusebert.cli", "train", "recipe.yaml", "--output", "model"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    training = psutil.Popen(command, cwd=tmp_path, start_new_session=True, preexec_fn=_listen, **pipes)
+    until = time.monotonic() + BOUND_SECONDS
+    while len(training.children()) < 2:  # one that counts semaphores, and one that imports to fork
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.killpg(training.pid, signal.SIGINT)
+    said = "".join(training.communicate(timeout=BOUND_SECONDS))
+    assert training.returncode != 0
+    assert "Traceback" not in said, said
+    assert "stopped at step" in said or "interrupted" in said
+
+
+def _listen() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test may run where it is ignored

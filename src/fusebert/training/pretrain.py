@@ -244,7 +244,7 @@ def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
         if len(found.documents) < 3:
             raise DataError(
                 f"{folder}: the {part} part has {len(found.documents) - 1} documents; at least two are needed "
-                "(prepare more text, or hold out more with --held-out)"
+                "(prepare more text, or change how much is held out with --held-out)"
             )
     counts, scored = (piece_counts(parts[part].ids, tokenizer.get_vocab_size()) for part in ("train", "held_out"))
     hashes = [tokens_hash(folder, part, tokenizer, chinese_words) for part in parts]

@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from contextlib import nullcontext
 from itertools import islice
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from fusebert.training.optimization import (
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
 from fusebert.training.sharding import fill, gather, shard
-from fusebert.training.signals import Signals
+from fusebert.training.signals import Signals, without_interrupts
 from fusebert.workers import follow_parent
 
 TOKENS = "tokens"
@@ -56,6 +57,8 @@ def worker_context() -> Any:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
+    with without_interrupts():  # which it inherits: Ctrl-C while it imports would take it away from the parent
+        forkserver.ensure_running()
     return context
 
 
