@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -46,11 +47,17 @@ NEXT_SENTENCE_WEIGHT = 0.3
 SPARE = 3
 """The schedule holds so many times the tokens expected; the clock ends it, and a quicker machine reads on."""
 ROUNDS, LEAST_HELD_OUT, MOST_HELD_OUT = 6, 20_000, 250_000
-"""Validations, and tokens that each scores."""
-WARM_UP_STEPS, TIMED_STEPS, PROBE_TOKENS = 2, 4, 2048
+"""Validations, and tokens that each scores; with fewer than the least there is one validation."""
+FEWEST_HELD_OUT = 2048
+"""A few rows, however little time there is."""
+WARM_UP_STEPS, TIMED_STEPS = 2, 4
+PROBE_TOKENS = {"cpu": 2048, "cuda": BATCH_TOKENS[1]}
+"""A GPU takes as long for a few tokens as for many, so a small batch would not tell large models from small ones."""
 PROBE_CORPUS_TOKENS = 200_000
 SHARE_TO_PROBE, SHARE_TO_SCORE, SHARE_TO_SAVE = 0.05, 0.04, 0.01
 """Of the time: for measuring, for validations, for checkpoints and publishing."""
+MOST_WORKERS = 4
+"""A GPU learns from about as many tokens a second as one process can prepare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +170,8 @@ def make_plan(
         )
     probes_end = budget.left * (1 - SHARE_TO_PROBE)
     probe_seconds = budget.left * SHARE_TO_PROBE
+    device = pick_device(str(given.get("training.device", "auto")))
+    given = {"training.workers": pick_workers(device, processes), **given}
     rounds = int(given["task.rounds"]) / SPARE if "task.rounds" in given else None
 
     per_pass = 1.0  # tokens that a pass reads, for each of the corpus: half of all pairs read some anew
@@ -192,7 +201,7 @@ def make_plan(
     plans: list[Plan] = []
     for trunk in [str(given["model.trunk"])] if "model.trunk" in given else SIZES:
         tried = {"task.length": LENGTH, **given, "model.trunk": trunk}
-        plans.append(planned({**given, "model.trunk": trunk}, measure(tried, PROBE_TOKENS)))
+        plans.append(planned({**given, "model.trunk": trunk}, measure(tried, PROBE_TOKENS[device])))
         best = min(plans, key=lambda plan: math.inf if plan.mlm_loss is None else plan.mlm_loss)
         if best is not plans[-1] or budget.left < probes_end:
             break
@@ -222,7 +231,7 @@ def pick_scoring(tokens: float, rounds: float | None) -> tuple[float, int]:
     """
     affordable = SHARE_TO_SCORE * FORWARD_SPEED * tokens
     rounds = rounds or min(ROUNDS, max(1, int(affordable / LEAST_HELD_OUT)))
-    return rounds, max(1, min(MOST_HELD_OUT, int(affordable / max(1.0, rounds))))
+    return rounds, max(FEWEST_HELD_OUT, min(MOST_HELD_OUT, int(affordable / max(1.0, rounds))))
 
 
 def beginning(corpus: Tokens) -> Tokens:
@@ -241,6 +250,11 @@ def pick_batch(tokens: float) -> int:
     return min(most, max(least, 1 << round(math.log2(max(1.0, tokens / STEPS_WANTED)))))
 
 
+def pick_workers(device: str, processes: int) -> int:
+    """Worker processes of each training process: none where the model computes on the cores that they would take."""
+    return min(MOST_WORKERS, (os.cpu_count() or 1) // processes - 1) if device == "cuda" else 0
+
+
 def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, compiled: bool, seconds: float) -> float:
     """Training speed of this process, from a few steps of a fresh model on batches of so many tokens.
 
@@ -256,13 +270,16 @@ def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, com
         compile_for_training(model)
     rows, collator = prepared.splits["train"], Collator(prepared.processors, prepared.task.collate)
     sampler = TokenBudgetSampler(rows.lengths, batch_tokens, recipe.training.seed)
-    batches = (batch for _ in count() for batch in sampler)
+    chosen = islice((batch for _ in count() for batch in sampler), WARM_UP_STEPS + TIMED_STEPS)
+    batches: Iterable[dict[str, Any]] = (collator([rows[row] for row in batch]) for batch in chosen)
+    if recipe.training.workers:
+        batches = list(batches)  # prepared beside the steps
     began = time.monotonic()
     started, tokens = began, 0
-    for number, batch in enumerate(islice(batches, WARM_UP_STEPS + TIMED_STEPS)):
+    for number, batch in enumerate(batches):
         if number == WARM_UP_STEPS:
             started = time.monotonic()
-        inputs = to_device(collator([rows[row] for row in batch]), device)
+        inputs = to_device(batch, device)
         with autocast(device, precision):
             loss = model(**inputs)["loss"]
         loss.backward()
