@@ -6,11 +6,13 @@ import json
 import resource
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from fusebert.cli import main
+from fusebert.evaluation.predictor import load
 
 
 def test_evaluate_prints_one_object(trained: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +62,25 @@ def test_without_and_shuffle_change_the_score_of_what_is_used(
         assert main(["evaluate", str(trained), str(world / "test.jsonl"), "--json", *more]) == 0
         losses.append(json.loads(capsys.readouterr().out)["metrics"]["loss"])
     assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_columns_that_a_table_lacks_are_said(
+    there: bool, trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty column is there."""
+    rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
+    others = [{name: value for name, value in row.items() if name != "image"} for row in rows]
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps(row | {"image": None} if there else row) + "\n" for row in others))
+    said = "no row has 'image', which the model reads"
+    for command in ("evaluate", "predict"):
+        assert main([command, str(trained), str(table), "--json"]) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out).get("absent_columns") == (None if there else ["image"])
+        assert (said in captured.err) != there
+    with nullcontext() if there else pytest.warns(UserWarning, match=said):
+        load(trained).predict(table)
 
 
 def test_only_a_recommender_reads_what_is_known(trained: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:

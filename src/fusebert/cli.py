@@ -158,8 +158,16 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
         _say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
+    _warn_of_absent(found)
     _say_baselines(options.folder / "metrics.json")
     return found
+
+
+def _warn_of_absent(found: dict[str, Any]) -> None:
+    from fusebert.evaluation.predictor import no_such_columns
+
+    if absent := found.get("absent_columns"):
+        _say(f"Warning: {no_such_columns(absent)}")
 
 
 def _say_baselines(path: Path) -> None:
@@ -173,7 +181,7 @@ def _say_baselines(path: Path) -> None:
 
 
 def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.data.tables import read_table
+    from fusebert.data.tables import read_table, strike_off
 
     if options.top < 1:
         raise UsageError(f"--top must be at least 1, not {options.top}")
@@ -191,8 +199,9 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _nothing(rest[1:])
     if options.output is not None and options.output.resolve() == Path(rest[0]).resolve():
         raise UsageError(f"--output {options.output} is the table itself; choose another file")
-    source = read_table(Path(rest[0]))
-    counts = {"rows": 0, "bad_rows": 0}
+    absent = set(predictor.columns)
+    source = strike_off(read_table(Path(rest[0])), absent)
+    counts: dict[str, Any] = {"rows": 0, "bad_rows": 0}
 
     def lines() -> Any:
         strange, first = 0, ""
@@ -212,6 +221,9 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
                 yield number | own | answer.to_json()
         if strange:
             _say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
+        if absent:
+            counts["absent_columns"] = sorted(absent)
+            _warn_of_absent(counts)
 
     if options.output is None:
         if options.json:

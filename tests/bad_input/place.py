@@ -63,12 +63,14 @@ class Place:
             (folder / MANIFEST).write_text(json.dumps({"sha256": {name: file_hash(folder / name) for name in hashes}}))
         return self.predict("--question", "what is it", model=folder)
 
-    def trunk(self, damage: Callable[[Path], Any], **config: Any) -> list[str]:
-        """Train on a small pretrained BERT after `damage`."""
+    def trunk(self, damage: Callable[[Path], Any], seal: bool = False, **config: Any) -> list[str]:
+        """Train on a small pretrained BERT after `damage`; with a manifest only if it is to be sealed."""
         folder = self.folder / "bert"
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         save_trunk(Trunk(TrunkConfig(**{"vocab_size": 300} | sizes | config)), folder)
         shutil.copy(self.model / "tokenizer.json", folder)
+        if not seal:
+            (folder / MANIFEST).unlink()
         damage(folder)
         return self.train(self.jsonl(rows()), f"model.trunk={folder}")
 

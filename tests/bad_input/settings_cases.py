@@ -92,6 +92,12 @@ RECIPES = [
         1,
         ("bert/model.safetensors", "missing"),
     ),
+    Case(
+        "trunk's weights changed",
+        lambda place: place.trunk(lambda bert: change_a_byte(bert / "model.safetensors"), seal=True),
+        1,
+        ("bert/model.safetensors", "has changed since"),
+    ),
     Case("trunk with a pickle only", lambda place: place.trunk(only_a_pickle), 1, ("pickle", "never opens")),
     Case(
         "trunk's weights truncated",

@@ -29,6 +29,7 @@ from fusebert.evaluation.inference import score
 from fusebert.modalities.text.processor import read_tokenizer
 from fusebert.model.pretrained import find_trunk
 from fusebert.model.trunk import TrunkConfig
+from fusebert.storage import MANIFEST
 from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training import pretrain as module
 from fusebert.training.build import build_model
@@ -175,7 +176,7 @@ def test_going_on_begins_where_the_folder_was_published(
     assert first_scores(settings, pretrained) == pytest.approx(published, abs=1e-4)
     (best,) = [entry for entry in metrics["training"]["history"] if entry["step"] == metrics["training"]["best_step"]]
     assert published == best["validation"]
-    shutil.copytree(pretrained, tmp_path / "headless")
+    shutil.copytree(pretrained, tmp_path / "headless", ignore=shutil.ignore_patterns(MANIFEST))
     weights = load_file(pretrained / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("cls.")}
     save_file(kept, tmp_path / "headless" / "model.safetensors")

@@ -206,8 +206,12 @@ def test_columns_are_named(clean: World) -> None:
         for number, row in enumerate(rows):
             row["camera"] = "one"
             row["ward"] = f"{row['answer']} {number % 2}"
+            if rows is not list(clean.tables.values())[-1]:
+                row["lens"] = str(number)
     found = {(finding.fault, finding.column) for finding in clean.examine()}
-    assert {("constant column", "camera"), ("gives the answer away", "ward")} <= found
+    expected = {("constant column", "camera"), ("gives the answer away", "ward"), ("absent column", "lens")}
+    assert expected <= found
+    assert [column for fault, column in found if fault == "absent column"] == ["lens"]
 
 
 def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

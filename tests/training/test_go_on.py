@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from fusebert.config import Recipe
 from fusebert.errors import ModelError
+from fusebert.storage import MANIFEST
 from fusebert.training.build import build_model
 from fusebert.training.prepare import prepare
 from fusebert.training.run import train
@@ -66,6 +67,7 @@ def test_a_damaged_model_is_named(
     change: dict[str, Any], problem: str, trained: Path, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     shutil.copytree(trained, tmp_path / "model")
+    (tmp_path / "model" / MANIFEST).unlink()
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text()) | change
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
@@ -75,6 +77,7 @@ def test_a_damaged_model_is_named(
 
 def test_modalities_of_another_version_are_named(trained: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "model")
+    (tmp_path / "model" / MANIFEST).unlink()
     path = tmp_path / "model" / "processors" / "image.json"
     saved = json.loads(path.read_text())
     path.write_text(json.dumps(saved | {"config": saved["config"] | {"polarised": True}}))

@@ -15,7 +15,7 @@ from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError, FusebertError, UsageError
-from fusebert.storage import verify
+from fusebert.storage import MANIFEST, verify
 from fusebert.training.build import build_model
 from fusebert.training.prepare import prepare
 from fusebert.training.pretrain_table import prepare_matching, pretrain_table, table_recipe
@@ -169,6 +169,7 @@ def test_damaged_modalities_are_an_error_in_words(
 
     folder = tmp_path / "copy"
     shutil.copytree(folders["one_stream"], folder)
+    (folder / MANIFEST).unlink()
     (folder / "modalities.safetensors").write_bytes(b"no")
     with pytest.raises(FusebertError, match=r"modalities\.safetensors is damaged"):
         tuned(tiny, folder, tmp_path / "x")

@@ -77,6 +77,14 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def strike_off(rows: Rows, columns: set[str]) -> Rows:
+    """The rows; at their end `columns` holds those that no row had, not even empty."""
+    for row in rows:
+        if columns and isinstance(row, Sample):
+            columns.difference_update(row.values)
+        yield row
+
+
 def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
     with path.open("rb") as file:
         csv.field_size_limit(MAX_LINE_BYTES)

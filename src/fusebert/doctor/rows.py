@@ -42,6 +42,14 @@ def constant_columns(splits: Splits, columns: Sequence[str]) -> Iterator[Finding
             yield Finding("constant column", column, f"always {values[0]!r:.60}; it can tell nothing")
 
 
+def absent_columns(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
+    """Columns of the training rows that no row of another split has, not even empty."""
+    for name, found in list(splits.items())[1:]:
+        there = {column for row in found for column in row.values}
+        for column in [column for column in columns if found and column not in there]:
+            yield Finding("absent column", column, f"no row of {name} has it, so it will be scored without")
+
+
 def imbalance(splits: Splits, target: str) -> Iterator[Finding]:
     """Labels that are too rare to learn, or one that nearly all rows have."""
     train = next(iter(splits.values()))

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from fusebert import plugins
 from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Preparer, settle
-from fusebert.data.tables import Rows, read_table, rows_from_memory
+from fusebert.data.tables import Rows, read_table, rows_from_memory, strike_off
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import infer, outputs, score, windows
 from fusebert.modalities.base import Processor
@@ -29,7 +29,7 @@ from fusebert.types import Answer, Sample
 
 PREDICTOR = "predictor.json"
 NAMED = 5
-"""Unknown items that a message names."""
+"""Unknown items, or absent columns, that a message names."""
 
 
 class Predictor:
@@ -76,11 +76,12 @@ class Predictor:
         Raises:
             RowError: a row cannot be read; or a recommender knows nothing in the history of the one dict.
 
-        Warns of items in histories that a recommender does not know.
+        Warns of items in histories that a recommender does not know, and of columns that a table lacks.
         """
         answers = []
         strange: dict[str, None] = {}
-        for row, answer in self.answers(_read(rows), top):
+        absent = set(self.columns)
+        for row, answer in self.answers(strike_off(_read(rows), absent), top):
             if isinstance(answer, RowError):
                 raise answer
             unknown, of = self.unknown_items(row)
@@ -91,6 +92,8 @@ class Predictor:
             answers.append(answer)
         if strange:
             warnings.warn(f"items that the model does not know: {_named([*strange])}", stacklevel=2)
+        if absent and isinstance(rows, str | Path):
+            warnings.warn(no_such_columns(absent), stacklevel=2)
         return answers[0] if isinstance(rows, Mapping) else answers
 
     def unknown_items(self, row: Sample | RowError) -> tuple[list[str], int]:
@@ -144,7 +147,8 @@ class Predictor:
             listed_in: file that lists unusable rows; None for no list.
 
         Returns:
-            `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped.
+            `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped; `absent_columns` if no row had
+            some that the model reads.
         """
         rows = _read(table)
         without, shuffle, known = map(_several, (without, shuffle, known))
@@ -161,6 +165,8 @@ class Predictor:
             rows = self.task.questions(rows, [_read(one) for one in known])
         elif known:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
+        absent = set(self.columns)
+        rows = strike_off(rows, absent)
         if shuffle:
             rows = shuffled(list(rows), [column for column, name in self.columns.items() if name in shuffle])
         if without:
@@ -174,7 +180,7 @@ class Predictor:
             raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
         found = score(self.model, self.task, _chain(first, examples), self.collator, self.precision)
         settle(bad, found["rows"] + len(bad), bad_rows, listed_in)
-        return found | ({"bad_rows": len(bad)} if bad else {})
+        return found | ({"bad_rows": len(bad)} if bad else {}) | ({"absent_columns": sorted(absent)} if absent else {})
 
     def _examples(self, rows: Rows, preparer: Preparer, bad: list[RowError]) -> Iterator[Example]:
         for row in rows:
@@ -267,6 +273,11 @@ def _named(items: Sequence[str]) -> str:
     """The first of them, and how many more."""
     more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
     return ", ".join(map(repr, items[:NAMED])) + more
+
+
+def no_such_columns(absent: Iterable[str]) -> str:
+    """What to say of columns that the model reads and no row has."""
+    return f"no row has {_named(sorted(absent))}, which the model reads; it answered without"
 
 
 def _several(given: Any) -> list[Any]:

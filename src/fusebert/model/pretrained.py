@@ -16,7 +16,7 @@ from torch import Tensor
 from fusebert.errors import ModelError
 from fusebert.hub import hub_problem
 from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
-from fusebert.storage import write_folder, write_json
+from fusebert.storage import MANIFEST, verify, write_folder, write_json
 
 FILES = (
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
@@ -36,6 +36,9 @@ def find_trunk(name: str) -> Path | None:
     Args:
         name: a size of SIZES; a folder; `package:NAME` for weights shipped inside an installed Python package; else a
             Hub id, which is downloaded (only JSON, text and safetensors files).
+
+    Raises:
+        ModelError: there is none, or a file of a folder that fusebert wrote has changed since.
     """
     if name in SIZES:
         return None
@@ -43,6 +46,8 @@ def find_trunk(name: str) -> Path | None:
         return _package_folder(name.removeprefix("package:"))
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if (folder / MANIFEST).is_file():
+            verify(folder)
         return folder
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"the trunk's folder {name} does not exist")
