@@ -200,6 +200,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.output is not None and options.output.resolve() == Path(rest[0]).resolve():
         raise UsageError(f"--output {options.output} is the table itself; choose another file")
     absent = set(predictor.columns)
+    if options.output is not None and options.output.is_dir():
+        raise UsageError(f"--output {options.output} is a folder; name a file in it")
     source = strike_off(read_table(Path(rest[0])), absent)
     counts: dict[str, Any] = {"rows": 0, "bad_rows": 0}
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fusebert import plugins
-from fusebert.errors import RecipeError, UsageError
+from fusebert.errors import DataError, RecipeError, UsageError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -179,9 +179,12 @@ class Recipe(Section):
         return plugins.load("modalities", name, "processor").Config(**self.modalities.get(name, {}))
 
     def table(self, path: Path) -> Path:
-        """Where a table of this recipe lies."""
-        root = self.data.root or Path(os.environ.get("FUSEBERT_DATA", "."))
-        return path if path.is_absolute() else root / path
+        """Where a table of this recipe lies. Raises DataError if it is not in FUSEBERT_DATA, where it is looked for."""
+        found = (self.data.root or Path(os.environ.get("FUSEBERT_DATA", "."))) / path
+        if self.data.root is None and "FUSEBERT_DATA" in os.environ and not path.is_absolute() and not found.exists():
+            here = "; data.root=. means the one that is here" if path.exists() else ""
+            raise DataError(f"{found} does not exist: FUSEBERT_DATA is set, so {path} is looked for there{here}")
+        return found
 
     def flat(self) -> dict[str, Any]:
         """Every setting that was given, by dotted key, as JSON values; a default may be another elsewhere."""
@@ -203,6 +206,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise RecipeError(f"the recipe {path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
         raise RecipeError(f"the recipe {path} is not a list of `key: value` lines")
+    for key in [key for part in (found, *found.values()) if isinstance(part, dict) for key in part]:
+        if not isinstance(key, str):
+            said = " (no, off, on and yes are such words)" if isinstance(key, bool) else ""
+            raise RecipeError(f"the recipe {path} has {key!r} where YAML wants a name in quotes{said}")
     return found
 
 

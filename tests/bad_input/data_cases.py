@@ -113,6 +113,7 @@ BAD, BAD_LINE = f"row {BAD_ROW}", f"row {BAD_ROW - 1} (line {BAD_ROW})"
 
 PICTURES = [
     Case("missing", picture("none.png"), 1, ("rows.jsonl", BAD, "'image'", "none.png", "does not exist")),
+    Case("on the web", picture("https://example.com/a.png"), 1, (BAD, "'image'", "on the web", "fetch")),
     Case("truncated png", picture("cut.png", png()[:70]), 1, (BAD, "'image'", "damaged")),
     Case("truncated jpeg", picture("cut.jpg", png(kind="JPEG")[:400]), 1, (BAD, "'image'", "damaged")),
     Case("truncated webp", picture("cut.webp", png(kind="WEBP")[:40]), 1, (BAD, "'image'", "damaged")),
@@ -132,6 +133,18 @@ PICTURES = [
 
 TABLES = [
     Case("missing table", lambda place: place.train(place.folder / "none.csv"), 1, ("none.csv", "does not exist")),
+    Case(
+        "nothing but the target",
+        table("rows.jsonl", '{"answer": "a"}\n' * 12),
+        1,
+        ("rows.jsonl", "no column", "beside 'answer'"),
+    ),
+    Case(
+        "nothing but the target, and a broken line",
+        table("rows.jsonl", '{"answer": "a"}\n' * 12 + '{"question": "w'),
+        1,
+        ("rows.jsonl", "row 13", "not a JSON object"),
+    ),
     Case("unknown kind", table("rows.txt", "a\n"), 1, ("rows.txt", "known kind")),
     Case("empty", table("rows.csv", b""), 1, ("rows.csv", "empty")),
     Case("header only", table("rows.csv", "question,answer\n"), 1, ("rows.csv", "no rows")),

@@ -72,6 +72,7 @@ RECIPES = [
     Case("wrong value", recipe("training.epochs: many\n"), 2, ("recipe.yaml", "training.epochs", "'many'", "integer")),
     Case("wrong value of a modality", recipe("text.max_tokens: 1\n"), 2, ("recipe.yaml", "text.max_tokens", "greater")),
     Case("columns not a mapping", recipe("data.columns: text\n"), 2, ("recipe.yaml", "data.columns", "COLUMN")),
+    Case("column called no", recipe("data.columns: {no: text}\n"), 2, ("recipe.yaml", "False", "in quotes")),
     Case("no training table", recipe("data.target: answer\n"), 2, ("data.train",)),
     Case("unknown task", setting("task.name=poetry"), 2, ("'poetry'", "classification")),
     Case("task not a name", setting("task.name=[1]"), 2, ("[1]", "classification")),

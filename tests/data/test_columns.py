@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fusebert.data.columns import guess_columns
+from fusebert.data.columns import guess_columns, guess_task
 from fusebert.data.split import hold_out
 from fusebert.errors import InputError
 from fusebert.modalities.image.processor import Config, Processor
@@ -73,3 +73,10 @@ def test_texts_of_one_column_are_read_one_after_another() -> None:
     assert turns["input_ids"].tolist() == plain["input_ids"].tolist()
     with pytest.raises(InputError, match="text expected, found dict"):
         processor.load(sample(2, turns=["here", {"a": 1}]))
+
+
+def test_a_label_for_nearly_each_row_is_doubtful() -> None:
+    many, few = [f"answer {number}" for number in range(40)], [f"answer {number % 15}" for number in range(40)]
+    assert guess_task("answer", many).ambiguous
+    assert "40 labels in 40 rows" in str(guess_task("answer", many))
+    assert not guess_task("answer", few).ambiguous

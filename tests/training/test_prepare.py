@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fusebert.config import Recipe
+from fusebert.errors import DataError
 from fusebert.storage import read_json
 from fusebert.training.run import train
 
@@ -34,7 +36,6 @@ def settings(folder: Path, targets: list[Any], **more: Any) -> dict[str, Any]:
 def learnt(folder: Path, targets: list[Any], **more: Any) -> tuple[dict[str, Any], np.ndarray]:
     """The task's file, and the targets of the rows that were not held out."""
     model = train(settings(folder, targets, **more), folder / "model")
-    from fusebert.config import Recipe
     from fusebert.training.prepare import prepare
     from fusebert.training.progress import Silence
 
@@ -68,3 +69,13 @@ def test_rows_that_are_not_scored_are_counted_and_named(tmp_path: Path) -> None:
     said = "rows of test that cannot be used, and so are not scored: 1"
     assert said in found["warnings"]
     assert said in (model.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_table_that_is_looked_for_elsewhere_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.csv").write_text("x,y\n1,2\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUSEBERT_DATA", str(tmp_path / "far"))
+    with pytest.raises(DataError, match=r"far/rows\.csv does not exist: FUSEBERT_DATA is set.*data\.root=\."):
+        train({"data.train": "rows.csv", "data.target": "y"}, tmp_path / "model")
+    recipe = Recipe.from_flat({"data.train": "rows.csv", "data.root": "."})
+    assert recipe.table(Path("rows.csv")) == Path("rows.csv")

@@ -17,7 +17,7 @@ ROWS_LOOKED_AT = 1000
 """Of the rows that have a value, at random, always the same."""
 CLEAR_LEAD = 0.25
 """A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
-FEW_NUMBERS = 20
+FEW = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
         if name != target
     ]
     if all(guess.kind == IGNORE for guess in guesses):
-        raise DataError(f"{samples[0].table}: no column can be used as input: " + "; ".join(map(str, guesses)))
+        why = "; ".join(map(str, guesses)) or f"there is none beside {target!r}"
+        raise DataError(f"{samples[0].table}: no column can be used as input: {why}")
     return guesses
 
 
@@ -89,11 +90,15 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     numbers = [_as_number(target) for target in targets]
     different = len(set(map(str, targets)))
     if any(number is None for number in numbers):
-        kind = "lists of labels" if any(isinstance(target, list) for target in targets) else f"{different} labels"
-        return ColumnGuess(name, "classification", kind)
+        if any(isinstance(target, list) for target in targets):
+            return ColumnGuess(name, "classification", "lists of labels")
+        if different > max(FEW, len(targets) / 2):
+            why = f"{different} labels in {len(targets)} rows, so a classifier can learn little"
+            return ColumnGuess(name, "classification", why, ambiguous=True)
+        return ColumnGuess(name, "classification", f"{different} labels")
     if any(not float(number).is_integer() for number in numbers if number is not None):
         return ColumnGuess(name, "regression", f"numbers with fractions, {different} different")
-    if different > FEW_NUMBERS:
+    if different > FEW:
         return ColumnGuess(name, "regression", f"whole numbers, {different} different", different < len(targets) / 10)
     if any(isinstance(target, str) for target in targets):
         return ColumnGuess(name, "classification", f"{different} labels written in digits", ambiguous=True)

@@ -57,14 +57,17 @@ def check(
     problems = [row for found in read.values() for row in found if isinstance(row, RowError)]
     splits = {name: [row for row in found if isinstance(row, Sample)] for name, found in read.items()}
     name, samples = next(iter(splits.items()))
+    own = [problem for problem in problems if problem.table == tables[name]]
     if not samples:
-        own = [problem for problem in problems if problem.table == tables[name]]
         raise own[0] if own else DataError(f"{tables[name]} has no rows")
     if target is not None and target not in column_names(samples):
         raise UsageError(
             f"the target column {target!r} does not exist; {tables[name]} has {', '.join(column_names(samples))}"
         )
-    guesses = guess_columns(samples, target, recipe.data.columns)
+    try:
+        guesses = guess_columns(samples, target, recipe.data.columns)
+    except DataError as error:
+        raise (own[0] if own else error) from None  # rows that were lost may be the reason
     if target is None and set(column_names(samples)) >= EVENT_COLUMNS:
         notes.append(f"if each row is an event, look at it for a recommender with task.name={RECOMMENDATION}")
     modalities = {

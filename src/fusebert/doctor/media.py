@@ -90,7 +90,7 @@ def _copies(name: str, column: str, kind: str, pairs: list[tuple[Sample, Sample]
     row, twin = pairs[0]
     said = (
         f"{len(pairs)} rows of {name} have a {kind} that is nearly one of the training rows, such as row "
-        f"{row.row} that of row {twin.row}; scores on them say too much"
+        f"{row.row} that of training row {twin.row}; scores on them say too much"
     )
     yield Finding(f"near-duplicate {kind}", column, said, tuple(row for row, _ in pairs))
 

@@ -165,8 +165,8 @@ def copied_texts(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
         if pairs:
             row, twin = pairs[0]
             said = (
-                f"{len(pairs)} rows of {name} are nearly a training row, such as row {row.row} row {twin.row}; "
-                "scores on them say too much"
+                f"{len(pairs)} rows of {name} are nearly a training row, such as row {row.row} training row "
+                f"{twin.row}; scores on them say too much"
             )
             yield Finding("near-duplicate text", ", ".join(columns), said, tuple(row for row, _ in pairs))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -12,6 +13,7 @@ from fusebert.errors import InputError
 from fusebert.types import Evidence, Features, Sample
 
 Collated = dict[str, np.ndarray]
+WEB = re.compile("[a-z]+://")
 
 
 class Processor(Protocol):
@@ -80,6 +82,8 @@ def media_path(value: str, root: Path | None) -> Path:
         found, is_file = path.exists(), path.is_file()
     except OSError as error:
         raise InputError(f"{value[:80]!r} is not a usable path: {error.strerror}") from None
+    if not found and WEB.match(value):
+        raise InputError(f"{value[:80]!r} is on the web; only files are read, so fetch it first")
     if not found:
         raise InputError(f"file {value!r} does not exist")
     if not is_file:

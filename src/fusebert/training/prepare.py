@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +71,23 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
         raise DataError(f"{recipe.table(data.train)} has no rows")
     task = task or _without_target(recipe)
+    lost_rows_first = partial(_lost_rows_first, unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
     target = _target(data.target, samples) if task is None or data.target is not None else None
-    columns = guess_columns(samples, target, data.columns)
+    with lost_rows_first():
+        columns = guess_columns(samples, target, data.columns)
     sides = getattr(task, "sides", ())
     if sides:
         columns, target = _only(columns, task, samples), " and ".join(", ".join(side) for side in sides)
     kind, targets = [], target if task is None else None
     if task is None:
-        try:  # on the whole table: a label may be so rare that all of it is held out
+        with lost_rows_first():  # on the whole table: a label may be so rare that all of it is held out
             guess, task = _fit_task(recipe, str(target), samples)
-        except DataError:
-            settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # rows that were lost may be the reason
-            raise
         kind = [guess]
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
-        try:
+        with lost_rows_first():
             samples, held_out = hold_out(samples, data.validation, data.validation_group)
-        except DataError:
-            settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)  # why there are so few
-            raise
         if targets is not None and hasattr(task, "adjust"):
             task.adjust(_readable(task, _given(samples, targets)))
         splits["validation"] = held_out
@@ -161,6 +158,16 @@ def fitted_task(recipe: Recipe) -> Task:
             raise next((row for row in rows if isinstance(row, RowError)), DataError(f"{table} has no rows"))
         _, task = _fit_task(recipe, _target(recipe.data.target, samples), samples)
     return task
+
+
+@contextmanager
+def _lost_rows_first(unreadable: Sequence[RowError], total: int, bad_rows: str, listed_in: Path) -> Iterator[None]:
+    """Where something cannot be done with the rows that are left, those that were lost may be the reason."""
+    try:
+        yield
+    except DataError:
+        settle(unreadable, total, bad_rows, listed_in)
+        raise
 
 
 def _target(named: str | None, samples: Sequence[Sample]) -> str:
