@@ -13,6 +13,7 @@ from typing import Any
 
 from fusebert import __version__, cli_corpus, cli_vectors
 from fusebert.errors import FusebertError, RowError, UsageError, row_in_words
+from fusebert.storage import check_finished
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
 
@@ -125,6 +126,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.time_limit:
         overrides["training.time_limit"] = options.time_limit
     recipe = read_recipe(options.source, overrides)
+    recipe.check_tables()
     output = options.output or Path("runs") / options.source.name.split(".")[0]
     from fusebert.training.progress import Terminal
     from fusebert.training.run import train
@@ -297,6 +299,7 @@ def _demo(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> Any:
+    check_finished(folder)  # before imports that take seconds
     from fusebert.evaluation.predictor import load
 
     return load(folder)

@@ -110,7 +110,7 @@ def _vocabulary(options: argparse.Namespace, rest: list[str], say: Say) -> dict[
 
 
 def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
-    from fusebert.config import parse_overrides, read_settings, seconds
+    from fusebert.config import Recipe, parse_overrides, read_settings, seconds
 
     if flags := [argument for argument in rest if argument.startswith("-")]:
         raise UsageError(f"unknown option {flags[0]}; see --help")
@@ -121,14 +121,17 @@ def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[st
     output = options.output or Path("runs") / options.source.name.split(".")[0]
     if os.environ.get("RANK", "0") != "0":  # one process of torchrun or accelerate speaks for all
         options.json, say = False, _nothing
-    from fusebert.training.pretrain import pretrain, pretraining_recipe
-    from fusebert.training.pretrain_table import pretrain_table
-    from fusebert.training.progress import Terminal
-
     try:
         budget = seconds(options.budget)
     except ValueError as error:
         raise UsageError(f"--budget={options.budget} is {error}") from None
+    Recipe.from_flat(
+        {"task.name": "pretraining", **settings}
+    )  # wrong settings are told before imports that take seconds
+    from fusebert.training.pretrain import pretrain, pretraining_recipe
+    from fusebert.training.pretrain_table import pretrain_table
+    from fusebert.training.progress import Terminal
+
     recipe = pretraining_recipe(settings)
     if recipe.table(recipe.data.train or Path()).is_dir():
         metrics = pretrain(settings, output, budget=budget, resume=options.resume, progress=Terminal())

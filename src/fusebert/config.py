@@ -186,6 +186,12 @@ class Recipe(Section):
             raise DataError(f"{found} does not exist: FUSEBERT_DATA is set, so {path} is looked for there{here}")
         return found
 
+    def check_tables(self) -> None:
+        """Raise DataError for a table that is named and not there."""
+        for path in (self.data.train, self.data.validation, self.data.test):
+            if isinstance(path, Path) and not (found := self.table(path)).exists():
+                raise DataError(f"the table {found} does not exist")
+
     def flat(self) -> dict[str, Any]:
         """Every setting that was given, by dotted key, as JSON values; a default may be another elsewhere."""
         nested = self.model_dump(mode="json", exclude_unset=True)

@@ -130,6 +130,20 @@ def seal(folder: Path, leave_out: Sequence[str] = ()) -> None:
     write_json(folder / MANIFEST, {"sha256": {name: file_hash(folder / name) for name in names}})
 
 
+def check_finished(folder: Path) -> None:
+    """Raise ModelError unless a training has finished there."""
+    if not folder.is_dir():
+        raise ModelError(f"the model folder {folder} does not exist")
+    if not (folder / MANIFEST).is_file():
+        unfinished = (folder / "checkpoints").is_dir()
+        hint = (
+            "its training has not finished; go on with `fusebert train ... --resume`"
+            if unfinished
+            else f"no {MANIFEST}"
+        )
+        raise ModelError(f"{folder} is not a finished fusebert model: {hint}")
+
+
 def verify(folder: Path) -> None:
     """Raise ModelError unless each file that the manifest of `folder` names is there, byte for byte."""
     manifest = read_json(folder / MANIFEST)

@@ -215,8 +215,8 @@ MODELS = [
     Case(
         "predict: output is a folder",
         lambda place: place.predict(place.jsonl(rows()), "--output", place.folder),
-        1,
-        ("directory",),
+        2,
+        ("is a folder", "name a file"),
     ),
     Case(
         "predict: output under a file",

@@ -23,7 +23,7 @@ from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import save_trunk
-from fusebert.storage import MANIFEST, naming_failures, read_json, verify, write_json
+from fusebert.storage import check_finished, naming_failures, read_json, verify, write_json
 from fusebert.tasks.base import Task
 from fusebert.types import Answer, Sample
 
@@ -226,16 +226,7 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
     keep_freed_memory()
     disable_progress_bar()
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ModelError(f"the model folder {folder} does not exist")
-    if not (folder / MANIFEST).is_file():
-        unfinished = (folder / "checkpoints").is_dir()
-        hint = (
-            "its training has not finished; go on with `fusebert train ... --resume`"
-            if unfinished
-            else "no manifest.json"
-        )
-        raise ModelError(f"{folder} is not a finished fusebert model: {hint}")
+    check_finished(folder)
     verify(folder)
     try:
         return _assemble(folder, device)

@@ -48,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
 COUNTED_AT_ONCE = 2**24
+UNKNOWN, MANY_UNKNOWN = "[UNK]", 0.02
 RATE_TIMES_WIDTH, RATE_TO_GO_ON = 0.256, 1e-4
 HELD_OUT_MASK_SHARE, HELD_OUT_SEED = 0.15, 0
 """BERT's share, and one choice of pairs and masks, whatever training does: losses can be compared between runs of the
@@ -109,6 +110,9 @@ def pretrain(
     trunk_folder = find_trunk(recipe.model.trunk)
     corpus = _read_together(recipe, trunk_folder, is_first)
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
+    unknown = corpus.counts[special_tokens(corpus.tokenizer)[UNKNOWN]] / corpus.counts.sum()
+    if unknown > MANY_UNKNOWN:
+        progress.note(f"Warning: {unknown:.0%} of the pieces are {UNKNOWN}: the vocabulary is of another language")
     if is_first and kept is None:
         (folder / PLAN).unlink(missing_ok=True)  # of a run that was killed before it began
     if budget is not None and kept is None:
