@@ -10,6 +10,7 @@ LONGEST = 200
 
 def hub_problem(error: BaseException) -> str:
     """What is wrong, and what to do, from an error of huggingface_hub, or of a library that calls it."""
+    from httpx import TransportError
     from huggingface_hub import constants, errors
 
     said = [*_causes(error)]
@@ -25,7 +26,7 @@ def hub_problem(error: BaseException) -> str:
         return "the Hub has nothing of that name, or it is private"
     if has(errors.OfflineModeIsEnabled) or (constants.HF_HUB_OFFLINE and has(errors.LocalEntryNotFoundError)):
         return "it is not on this machine, and HF_HUB_OFFLINE forbids to ask the Hub"
-    if has(errors.LocalEntryNotFoundError, ConnectionError):
+    if has(errors.LocalEntryNotFoundError, ConnectionError, TransportError):
         return "it is not on this machine, and the Hub cannot be reached; look at the network"
     if has(errors.EntryNotFoundError):
         return "the Hub has it, but not with the files that are needed"

@@ -213,6 +213,7 @@ def test_damaged_files_are_skipped_and_listed_and_the_others_read(
     assert [Path(row["table"]).name[0] for row in listed] == ["a", "b", "c", "d", "e"]
     lost = [Path(row["table"]).name[0] for row in listed if "what follows in this file is lost" in row["problem"]]
     assert lost == ["a", "b", "e"]
+    assert [row["problem"] for row in listed if row["table"] in row["problem"]] == []
     assert "3 files are damaged; how many documents are lost is not known" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "corpus.json").read_text())["counts"]["damaged_files"] == 3
     found = [int(row["id"].split(":")[0]) for row in read_shards(tmp_path / "out", "train")]

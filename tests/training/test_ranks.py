@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import distributed
 
 from fusebert.errors import FusebertError, UsageError
 from fusebert.training import pretrain as module
 from fusebert.training.pretrain import pretrain
+from fusebert.training.ranks import LostWorkerError, naming_losses
 from fusebert.training.run import train
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 
@@ -258,3 +260,11 @@ def test_one_plan_for_all_and_one_process_speaks(
     assert 0.02 < found["training"]["tokens"] / found["plan"]["tokens"] < 10
     assert (tmp_path / "err0").read_text().count("The model is in") == 1
     assert "The model is in" not in (tmp_path / "err1").read_text()
+
+
+def test_processes_that_never_met_are_told_so() -> None:
+    with (
+        pytest.raises(LostWorkerError, match=r"do not find each other \(connection reset\); start all"),
+        naming_losses(),
+    ):
+        raise distributed.DistNetworkError("connection reset\nand where in C++")

@@ -197,6 +197,7 @@ def _from_parquet(path: Path, number: int, field: str) -> Iterator[Document | Ro
 def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowError]:
     try:
         from datasets import load_dataset
+        from httpx import HTTPError
         from huggingface_hub.utils import logging as hub_logging
     except ImportError:
         raise UsageError(f"hub:{name} needs the library datasets; {how_to_install('corpus')}") from None
@@ -205,7 +206,7 @@ def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowErro
         rows = load_dataset(name, split="train", streaming=True)
         for row, values in enumerate(rows, 1):
             yield from _cut(values.get(field), Path(name), number, row, field, list(values))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise DataError(f"hub:{name} cannot be read: {hub_problem(error)}") from None
 
 

@@ -221,7 +221,8 @@ class _Run:
         except DataError as error:
             if self.settings.bad_rows == "refuse" or source.startswith(HUB):
                 raise
-            yield Bad(number, row + 1, f"{error}; what follows in this file is lost", rest=True)
+            problem = str(error).replace(f"{source} ", "", 1)  # it is said anyway
+            yield Bad(number, row + 1, f"{problem}; what follows in this file is lost", rest=True)
 
     def _list(self, bad: Bad) -> None:
         source = self.sources[bad.source]

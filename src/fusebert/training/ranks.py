@@ -98,13 +98,19 @@ class Ranks:
 
 @contextmanager
 def naming_losses(*groups: Any) -> Iterator[None]:
-    """Raises LostWorkerError where another process of the run has gone.
+    """Raises LostWorkerError where another process of the run has gone, or has never come.
 
     Args:
         groups: that this process is in, beside the one of all processes.
     """
     try:
         yield
+    except distributed.DistError as error:
+        if distributed.is_initialized():
+            raise
+        raise LostWorkerError(
+            f"the processes of this run do not find each other ({str(error).splitlines()[0]}); start all of them again"
+        ) from error
     except RuntimeError as error:  # gloo raises nothing more special
         if not distributed.is_initialized() or "gloo" not in str(error):
             raise
