@@ -27,6 +27,7 @@ from fusebert.training.budget import (
     pick_scoring,
 )
 from fusebert.training.pretrain import pretrain
+from fusebert.training.trainer import Trainer
 from tests.corpus.conftest import *  # noqa: F403 - the corpus fixture
 from tests.corpus.conftest import borders
 from tests.training.test_clock import Stop
@@ -103,6 +104,25 @@ def test_goes_on_with_its_plan(settings: dict[str, Any], pretrained_tiny: Path, 
     metrics = pretrain(given, folder, budget=SECONDS / 2, resume=True)
     assert metrics["plan"] == plan
     assert metrics["training"]["seconds"] <= SECONDS / 2
+
+
+def test_a_run_of_which_nothing_is_saved_is_planned_anew(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, given, measure = tmp_path / "bert", settings | {"model.trunk": "tiny"}, budget.tokens_per_second
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "tokens_per_second", lambda *measured: measure(*measured) / 50)  # a busy machine
+        patch.setattr(Trainer, "_step", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(given, folder, budget=SECONDS / 2)
+    before = json.loads((folder / "plan.json").read_text())["plan"]
+    metrics = pretrain(given, folder, budget=SECONDS / 2, resume=True)
+    assert metrics["plan"]["tokens_per_second"] > 5 * before["tokens_per_second"]
+    assert json.loads((folder / "metrics.json").read_text())["plan"] == metrics["plan"]
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_machine_too_slow_to_measure_is_an_error_in_words(

@@ -37,7 +37,7 @@ from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import naming_losses
-from fusebert.training.run import PLAN, RECIPE, fit, join, look_into
+from fusebert.training.run import CHECKPOINTS, PLAN, RECIPE, fit, join, look_into
 
 Value = TypeVar("Value")
 DEFAULTS: dict[str, Any] = {
@@ -107,6 +107,8 @@ def pretrain(
     is_first = join(recipe.training.device)
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
+    if budget is not None and not any((folder / CHECKPOINTS).glob("*")):
+        kept = None  # no step is lost by a plan of what the machine can do now
     trunk_folder = find_trunk(recipe.model.trunk)
     corpus = _read_together(recipe, trunk_folder, is_first)
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
