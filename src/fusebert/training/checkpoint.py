@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fusebert.errors import ModelError
 from fusebert.storage import read_json, verify, write_folder, write_json
-from fusebert.training.sharding import fill, placed
+from fusebert.training.sharding import placed, put_whole
 
 NAME = re.compile(r"step-(\d{9})")
 
@@ -176,7 +176,7 @@ def read_state(folder: Path) -> State:
 def restore_weights(folder: Path, model: nn.Module) -> None:
     """Put a checkpoint's weights back."""
     try:
-        fill(model, load_file(folder / "model.safetensors"))
+        put_whole(model, load_file(folder / "model.safetensors"))
     except RuntimeError as error:
         raise ModelError(f"{folder} belongs to another model than the recipe describes: {error}") from None
 

@@ -50,7 +50,7 @@ def placed(value: Tensor, like: Tensor | None) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def put_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put whole weights into a model, also into one in parts. Raises RuntimeError where they are not the model's."""
     current = model.state_dict()
     with torch.no_grad():

@@ -35,7 +35,7 @@ from fusebert.training.optimization import (
 )
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
-from fusebert.training.sharding import fill, gather, shard
+from fusebert.training.sharding import gather, put_whole, shard
 from fusebert.training.signals import Signals, without_interrupts
 from fusebert.workers import follow_parent
 
@@ -263,7 +263,7 @@ class Trainer:
         self._read_loss(state)
         began = time.monotonic()
         if self.in_parts:
-            fill(self.model, gather(self.learner.state_dict(), keep=True))
+            put_whole(self.model, gather(self.learner.state_dict(), keep=True))
         metrics = self.ranks.of_first(self._score(validation) if self.ranks.is_first else {})
         scored = time.monotonic()
         entry = {
