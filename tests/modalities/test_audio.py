@@ -82,7 +82,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "text": (b"hello, I am not a sound", "not a sound"),
     "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a sound"),
-    "header only": (WHOLE[:20], "not a sound"),
+    "header only": (WHOLE[:20], "cut short: it has 20 of"),
     "no samples": (encoded(np.zeros(0, np.float32)), "no samples"),
     "too long": (encoded(np.zeros(11 * 4000, np.float32), 4000), "11.0 s; at most 10 s"),
     "rate of 1": (encoded(np.zeros(10, np.float32), 1), "1 samples a second"),
@@ -90,6 +90,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "100 channels": (encoded(np.zeros((100, 100), np.float32)), "100 channels"),
     "a FLAC that claims hours": (b"fLaC" + bytes(34), "not a sound"),
 }
+
+
+@pytest.mark.parametrize("told", [0, 0x7FFFFFFF, 0xFFFFFFFF, len(WHOLE) - 7])
+def test_a_size_that_a_recorder_could_not_know_is_not_believed(told: int) -> None:
+    data = WHOLE[:4] + told.to_bytes(4, "little") + WHOLE[8:]
+    assert np.array_equal(decode(data, 10), decode(WHOLE, 10))
 
 
 @pytest.mark.parametrize("name", BAD)
