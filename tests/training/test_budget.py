@@ -25,6 +25,7 @@ from fusebert.training.budget import (
     pick_batch,
     pick_length,
     pick_scoring,
+    pick_workers,
 )
 from fusebert.training.pretrain import pretrain
 from fusebert.training.trainer import Trainer
@@ -60,6 +61,15 @@ def test_rows_are_as_long_as_documents_and_time_allow(documents: list[int], toke
 
 def test_batches_grow_with_the_tokens() -> None:
     assert [pick_batch(tokens) for tokens in (0, 1e6, 1e7, 1e9)] == [1024, 1024, 2048, 32_768]
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(16, 1, 4), (16, 8, 1), (2, 1, 1), (4, 8, 0)])
+def test_workers_leave_a_core_to_each_process(
+    cores: int, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert pick_workers("cuda", processes) == workers
+    assert pick_workers("cpu", processes) == 0
 
 
 @pytest.fixture(scope="module")

@@ -252,7 +252,9 @@ def pick_batch(tokens: float) -> int:
 
 def pick_workers(device: str, processes: int) -> int:
     """Worker processes of each training process: none where the model computes on the cores that they would take."""
-    return min(MOST_WORKERS, (os.cpu_count() or 1) // processes - 1) if device == "cuda" else 0
+    if device == "cpu":
+        return 0
+    return max(0, min(MOST_WORKERS, (os.cpu_count() or 1) // processes - 1))
 
 
 def tokens_per_second(recipe: Recipe, prepared: Prepared, batch_tokens: int, compiled: bool, seconds: float) -> float:
