@@ -125,9 +125,7 @@ def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[st
         budget = seconds(options.budget)
     except ValueError as error:
         raise UsageError(f"--budget={options.budget} is {error}") from None
-    Recipe.from_flat(
-        {"task.name": "pretraining", **settings}
-    )  # wrong settings are told before imports that take seconds
+    Recipe.from_flat({"task.name": "pretraining", **settings})  # wrong ones are told before slow imports
     from fusebert.training.pretrain import pretrain, pretraining_recipe
     from fusebert.training.pretrain_table import pretrain_table
     from fusebert.training.progress import Terminal
