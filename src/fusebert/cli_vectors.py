@@ -53,6 +53,8 @@ def add_commands(
 def _embed(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
     from fusebert.evaluation.vectors import write_vectors
 
+    if options.output.resolve() == options.table.resolve():
+        raise UsageError(f"--output {options.output} is the table itself; choose another file")
     predictor, counts = _load(options, rest), {"rows": 0, "bad_rows": 0}
     counts["rows"] = write_vectors(options.output, _embedded(predictor, options, counts, say))
     say(f"{counts['rows']} vectors are in {options.output}")

@@ -57,3 +57,14 @@ def test_a_folder_with_nothing_to_look_at_is_refused(tmp_path: Path, capsys: pyt
     tables(tmp_path / "rows", "test.csv", "rows.csv")
     assert main(["check", str(tmp_path / "rows")]) == 1
     assert "to look at one of its tables, name it (rows.csv, test.csv)" in capsys.readouterr().err
+
+
+def test_two_tables_of_one_name_are_both_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old").mkdir()
+    for folder, rows in (("old", 3), (".", 2)):
+        (tmp_path / folder / "data.csv").write_text("x,y\n" + "1,2\n" * rows)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "old/data.csv", "--against", "data.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 5

@@ -183,6 +183,8 @@ def test_commands(matching: Predictor, world: Path, tmp_path: Path, capsys: pyte
     pytest.importorskip("lancedb")
     model, table, index = str(matching.folder), str(world / "test.jsonl"), str(tmp_path / "index")
     assert main(["embed", model, table, "--side", "left", "--output", str(tmp_path / "left.parquet"), "--json"]) == 0
+    assert main(["embed", model, table, "--side", "left", "--output", table]) == 2
+    assert "the table itself" in capsys.readouterr().err
     assert main(["index", model, table, "--side", "left", "--output", index, "--json"]) == 0
     capsys.readouterr()
     assert main(["find", model, index, "--caption", "a red circle", "--top", "3"]) == 0

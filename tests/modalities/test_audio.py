@@ -83,6 +83,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "text": (b"hello, I am not a sound", "not a sound"),
     "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a sound"),
     "header only": (WHOLE[:20], "cut short: it has 20 of"),
+    "half an aiff": (encoded(tone(), kind="AIFF")[:8000], "cut short: it has 8,000 of"),
     "no samples": (encoded(np.zeros(0, np.float32)), "no samples"),
     "too long": (encoded(np.zeros(11 * 4000, np.float32), 4000), "11.0 s; at most 10 s"),
     "rate of 1": (encoded(np.zeros(10, np.float32), 1), "1 samples a second"),
@@ -92,7 +93,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("told", [0, 0x7FFFFFFF, 0xFFFFFFFF, len(WHOLE) - 7])
+@pytest.mark.parametrize("told", [0, 0x7FFFFFFF, 0xFFFFFFFF, len(WHOLE) - 7, len(WHOLE)])
 def test_a_size_that_a_recorder_could_not_know_is_not_believed(told: int) -> None:
     data = WHOLE[:4] + told.to_bytes(4, "little") + WHOLE[8:]
     assert np.array_equal(decode(data, 10), decode(WHOLE, 10))

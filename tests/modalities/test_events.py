@@ -164,6 +164,10 @@ def test_text_of_events_is_read_with_the_words_of_the_trunk(bert: Path, tmp_path
         load(fitted(HISTORY), told)
     with pytest.raises(InputError, match="lone surrogate"):
         load(processor, [{"item": 1, "text": "\ud800"}])
+    with pytest.raises(InputError, match="its item contains half a character"):
+        load(processor, [{"item": "\ud800"}])
+    signs = [{"item": 1, "text": "[SEP] [MASK]"}]
+    assert np.array_equal(load(again, signs)["pieces"], load(processor, signs)["pieces"])
 
 
 def test_what_events_say_answers_a_question_about_it(bert: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def find_tables(source: Path, against: Sequence[Path]) -> tuple[dict[str, Path],
     for table in against:
         if table.resolve() in [one.resolve() for one in found.values()]:
             raise UsageError(f"{table} is given twice")
-        found[table.name if table.name not in found else str(table)] = table
+        name = next(name for name in (table.name, str(table), str(table.resolve())) if name not in found)
+        found[name] = table
     return found, notes
 
 

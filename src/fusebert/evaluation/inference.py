@@ -19,8 +19,7 @@ WINDOW_ROWS, WINDOW_BYTES = 2048, 256 * 2**20
 """Rows are sorted by length within a window of at most this many or this size: memory does not grow with the table."""
 WINDOW_OUTPUTS = 2**23
 """Logits of a window at most, so that a large catalogue makes small windows."""
-TOKENS_PER_BATCH = {"cpu": 3072, "cuda": 32_768}
-"""Small enough for a processor's cache; a GPU takes as long for few tokens as for many."""
+TOKENS_PER_BATCH = 3072
 
 Item = TypeVar("Item")
 
@@ -50,7 +49,7 @@ def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator,
     """
     model.eval()
     out: list[np.ndarray] = []
-    batches = sorted_batches(np.array([example.length for example in examples]), TOKENS_PER_BATCH[model.device.type])
+    batches = sorted_batches(np.array([example.length for example in examples]), TOKENS_PER_BATCH)
     for rows in batches:
         batch = to_device(collator([examples[row] for row in rows]), model.device)
         with autocast(model.device, precision):

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from fusebert.errors import InputError
-from fusebert.types import Evidence, Features, Sample
+from fusebert.types import Features, Sample
 
 Collated = dict[str, np.ndarray]
 WEB = re.compile("[a-z]+://")
@@ -48,12 +48,6 @@ class Processor(Protocol):
 
     @classmethod
     def load_from(cls, folder: Path) -> Self: ...
-
-
-class Matches(Protocol):
-    """Module-level `matches(values) -> Evidence | None` of a processor: does a column look like this modality?"""
-
-    def __call__(self, values: Sequence[Any]) -> Evidence | None: ...
 
 
 def media_path(value: str, root: Path | None) -> Path:

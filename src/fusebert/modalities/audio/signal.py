@@ -73,10 +73,13 @@ def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
 
 
 def _check_whole(data: bytes) -> None:
-    """A wav that was cut short is decoded as far as it goes, so its own size is asked; a recorder that writes to a pipe
-    does not know it, and gives one larger than any file read here."""
-    told = int.from_bytes(data[4:8], "little") + 8 if data[:4] == b"RIFF" else 0
-    if len(data) + 1 < told <= MAX_FILE_BYTES:  # some leave out the byte that makes it even
+    """A wav or aiff that was cut short is decoded as far as it goes, so its own size is asked.
+
+    A recorder that writes to a pipe does not know it, and gives one larger than any file read here.
+    """
+    order = {b"RIFF": "little", b"FORM": "big"}.get(data[:4])  # wav and aiff
+    told = int.from_bytes(data[4:8], order) + 8 if order else 0  # type: ignore[arg-type]
+    if len(data) + 8 < told <= MAX_FILE_BYTES:  # some count the first 8 bytes, or leave out one that makes it even
         raise InputError(f"the file is cut short: it has {len(data):,} of {told:,} bytes")
 
 

@@ -128,7 +128,12 @@ def read_event(event: Any) -> Event:
 def _as_name(raw: Any, field: str) -> str:
     if is_missing(raw):
         raise InputError(f"it has no {field}")
-    return as_category(raw)
+    name = as_category(raw)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"its {field} contains half a character (a lone surrogate)") from None
+    return name
 
 
 def _as_seconds(raw: Any) -> float:

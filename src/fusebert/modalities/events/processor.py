@@ -197,7 +197,7 @@ class Processor:
         saved = read_json(folder / "processors" / "events.json")
         scale = saved["mean"], saved["deviation"]
         file = folder / "processors" / TOKENIZER
-        tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
+        tokenizer = read_tokenizer(file.parent, TOKENIZER) if file.is_file() else None
         return cls(Config(**saved["config"]), saved["columns"], saved["items"], saved["types"], *scale, tokenizer)
 
 

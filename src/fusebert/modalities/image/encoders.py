@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class Vgg16Encoder(nn.Module):
         try:
             weights = {name: value for name, value in load_file(self.weights).items() if name.startswith("features.")}
             self.load_state_dict(weights)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise ModelError(f"{self.weights} does not hold VGG16 weights as torchvision names them: {error}") from None
 
     def forward(self, pixels: Tensor) -> Tensor:

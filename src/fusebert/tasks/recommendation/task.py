@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from fusebert.data.tables import Rows
-from fusebert.errors import InputError, UsageError
+from fusebert.errors import InputError, RowError, UsageError
 from fusebert.modalities.events.history import read_history
 from fusebert.modalities.values import as_category
 from fusebert.storage import read_json, write_json
@@ -114,10 +114,15 @@ class Task:
         """
         from fusebert.tasks.recommendation.histories import questions, read_events
 
-        first = next(rows, None)
-        if first is None:
+        leading: list[Sample | RowError] = []
+        for row in rows:
+            leading.append(row)
+            if isinstance(row, Sample):
+                break
+        if not leading:
             return
-        rows = chain([first], rows)
+        first = leading[-1]
+        rows = chain(leading, rows)
         if isinstance(first, Sample) and HISTORY not in first.values and self.config.item in first.values:
             before = [read_events(table, self.config) for table in known]
             done, bad = read_events(rows, self.config)
