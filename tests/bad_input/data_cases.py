@@ -101,6 +101,13 @@ def damaged_parquet(place: Place) -> list[str]:
     return place.train(path)
 
 
+def far_parquet(place: Place) -> list[str]:
+    """A time that Python cannot hold."""
+    times = pyarrow.array([2**62] * 12, pyarrow.timestamp("us"))
+    parquet.write_table(pyarrow.table({"when": times, "answer": ["a", "b"] * 6}), place.folder / "rows.parquet")
+    return place.train(place.folder / "rows.parquet")
+
+
 def doubled_parquet(place: Place) -> list[str]:
     column = pyarrow.array(["a", "b"])
     parquet.write_table(pyarrow.table([column, column], names=["x", "x"]), place.folder / "rows.parquet")
@@ -145,6 +152,7 @@ TABLES = [
         1,
         ("rows.jsonl", "row 13", "not a JSON object"),
     ),
+    Case("parquet with a far time", far_parquet, 1, ("rows.parquet", "cannot be read")),
     Case("unknown kind", table("rows.txt", "a\n"), 1, ("rows.txt", "known kind")),
     Case("empty", table("rows.csv", b""), 1, ("rows.csv", "empty")),
     Case("header only", table("rows.csv", "question,answer\n"), 1, ("rows.csv", "no rows")),

@@ -53,6 +53,12 @@ def change_a_byte(path: Path) -> None:
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
+def other_things(place: Place) -> list[str]:
+    (place.folder / "demo" / "world").mkdir(parents=True)
+    place.write("demo/world/own.txt", "mine")
+    return ["demo", "--output", str(place.folder / "demo")]
+
+
 def outside(folder: Path) -> None:
     (folder.parent / "outside").write_text("secret")
     (folder / MANIFEST).write_text(json.dumps({"sha256": {"../outside": file_hash(folder.parent / "outside")}}))
@@ -74,6 +80,21 @@ RECIPES = [
     Case("columns not a mapping", recipe("data.columns: text\n"), 2, ("recipe.yaml", "data.columns", "COLUMN")),
     Case("column called no", recipe("data.columns: {no: text}\n"), 2, ("recipe.yaml", "False", "in quotes")),
     Case("no training table", recipe("data.target: answer\n"), 2, ("data.train",)),
+    Case("nothing learnt to freeze", setting("image.encoder=conv", "image.frozen=true"), 2, ("image.frozen", "conv")),
+    Case(
+        "weights that are a pickle",
+        lambda place: setting(
+            "image.encoder=vgg16", "image.size_pixels=32", f"image.weights={place.write('vgg.pth', b'PK' * 50)}"
+        )(place),
+        1,
+        ("vgg.pth", "VGG16"),
+    ),
+    Case(
+        "a demo over other things",
+        other_things,
+        2,
+        ("demo/world", "is not a toy world"),
+    ),
     Case("unknown task", setting("task.name=poetry"), 2, ("'poetry'", "classification")),
     Case("task not a name", setting("task.name=[1]"), 2, ("[1]", "classification")),
     Case("unknown column", setting("data.columns.nose=text"), 2, ("rows.jsonl", "'nose'", "question")),

@@ -14,6 +14,7 @@ from fusebert.errors import InputError
 from fusebert.modalities.image.processor import Config, Processor
 from fusebert.modalities.text.processor import Config as TextConfig
 from fusebert.modalities.text.processor import Processor as TextProcessor
+from fusebert.modalities.values import as_number
 from fusebert.tasks.classification.task import Config as TaskConfig
 from fusebert.tasks.classification.task import Task
 from fusebert.types import Sample
@@ -80,3 +81,9 @@ def test_a_label_for_nearly_each_row_is_doubtful() -> None:
     assert guess_task("answer", many).ambiguous
     assert "40 labels in 40 rows" in str(guess_task("answer", many))
     assert not guess_task("answer", few).ambiguous
+
+
+@pytest.mark.parametrize("raw", ["2023_01", "1_000", "nan", "1e999", "x"])
+def test_what_only_a_programmer_reads_as_a_number_is_none(raw: str) -> None:
+    with pytest.raises(InputError):
+        as_number(raw)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fusebert.data.toyworld import CHINESE, COLOURS_RGB, SHAPES, write_toyworld
+from fusebert.errors import UsageError
 
 PICTURES = {"train": 150, "val": 30, "test": 60}
 SMALL = {"train": 6, "val": 3, "test": 3}
@@ -197,11 +198,11 @@ def test_finished_world_is_left_alone(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     write_toyworld(tmp_path / "world", pictures=SMALL)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(UsageError, match="other settings"):
         write_toyworld(tmp_path / "world", pictures=SMALL, seed=1)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="is not a toy world"):
+    with pytest.raises(UsageError, match="is not a toy world"):
         write_toyworld(tmp_path / "notes", pictures=SMALL)
 
 

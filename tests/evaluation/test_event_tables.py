@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pytest
 from pyarrow import parquet
 
 from fusebert.config import Recipe
 from fusebert.data.tables import read_table
-from fusebert.tasks.recommendation.histories import read_events
-from fusebert.tasks.recommendation.task import Config
+from fusebert.errors import RowError, UsageError
+from fusebert.modalities.events.history import Event
+from fusebert.tasks.recommendation.config import HISTORY
+from fusebert.tasks.recommendation.histories import Done, hold_out_newest, read_events
+from fusebert.tasks.recommendation.task import Config, Task
 from fusebert.training.prepare_histories import prepare_histories
 from fusebert.training.progress import Silence
+from fusebert.types import Sample
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -44,3 +49,28 @@ def test_a_large_catalogue_is_gone_through_once(tmp_path: Path) -> None:
     names = prepare_histories(recipe, tmp_path, Silence()).processors["events"].items
     assert time.process_time() - started < 5
     assert (len(names), set(names)) == (size, {f"i{n}" for n in range(size)})
+
+
+def test_a_table_is_judged_by_all_its_rows(tmp_path: Path) -> None:
+    rows = [{"user": "u", "item": "a"}, {"user": "u", "item": "b", "worth": 3}]
+    done, bad = read_events(read_table(write(tmp_path / "events.jsonl", rows)), Config(value="worth"))
+    assert (len(done), bad) == (2, [])
+    (tmp_path / "broken.jsonl").write_text("{\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UsageError, match=r"no column 'knid', only user, item, worth; .* task\.type=COLUMN"):
+        read_events(read_table(tmp_path / "broken.jsonl"), Config(type="knid"))
+
+
+def test_a_bad_first_row_does_not_hide_a_table_of_events() -> None:
+    task = Task(Config(), ["a", "b"])
+    events = [Sample(Path("t"), row, {"user": "u", "item": item}, None) for row, item in ((2, "a"), (3, "b"))]
+    asked = [*task.questions(iter([RowError("broken", Path("t"), 1), *events]))]
+    assert [type(row) for row in asked] == [RowError, Sample, Sample]
+    assert all(HISTORY in row.values for row in asked[1:] if isinstance(row, Sample))
+
+
+def test_those_held_out_are_cut_between_two_moments() -> None:
+    events = [Event("a", "", float(day), None) for day in (1, 1, 1, 2, 2, 2, 2, 3, 3, 4)]
+    done = [Done("u", event, Path("t"), row, None) for row, event in enumerate(events, 1)]
+    older, newer = hold_out_newest(done, 0.5)
+    assert max(one.seconds for one in older) < min(one.seconds for one in newer)
+    assert len(older) == 7

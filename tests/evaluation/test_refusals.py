@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fusebert.cli import main
-from fusebert.errors import DataError, RowError, UsageError
+from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.evaluation.predictor import load
+from fusebert.modalities.image.processor import decode
+from fusebert.tasks.regression.task import Config as RegressionConfig
+from fusebert.tasks.regression.task import Task as Regression
 
 
 def test_a_trunk_is_not_saved_over_other_files(trained: Path, tmp_path: Path) -> None:
@@ -64,3 +69,17 @@ def test_one_modality_may_stand_by_itself(trained: Path, world: Path) -> None:
 def test_a_row_without_any_of_the_columns_is_not_answered(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text('{"user": 1, "item": 2}\n')
     assert main(["predict", str(trained), str(tmp_path / "other.jsonl")]) == 1
+
+
+def test_a_target_that_is_infinite_on_the_common_scale() -> None:
+    task = Regression.fit(RegressionConfig(), [1.0, 2.0])
+    with pytest.raises(InputError, match=r"too far from the training targets, whose mean is 1\.5"):
+        task.target(1e60)
+
+
+def test_the_picture_that_is_handed_over_stays_as_it_is() -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (640, 480), "red").save(data, "JPEG")
+    picture = Image.open(data)
+    decode(picture, 16)
+    assert picture.size == (640, 480)

@@ -234,3 +234,9 @@ def test_behaviour_alone_answers_a_question_about_it(tmp_path: Path) -> None:
     }
     found = train(settings, tmp_path / "model").evaluate(tmp_path / "test.jsonl")
     assert found["metrics"]["accuracy"] > 0.95
+
+
+def test_a_value_far_from_all_others_leaves_numbers_finite() -> None:
+    """float32 ends at 3e38."""
+    found = load(fitted(HISTORY), [{"item": 1, "value": 1e60}])
+    assert np.isfinite(found["values"]).all()

@@ -249,7 +249,7 @@ def _read_parquet(path: Path, max_characters: int) -> Rows:
             for values in batch.to_pylist():
                 row += 1
                 yield _sample(path, row, values, max_characters)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path} cannot be read as parquet after row {row}: {' '.join(str(error).split())}") from None
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from fusebert.errors import UsageError
+
 FORMAT_VERSION = 1
 SETTINGS_FILE = "toyworld.json"
 DEFAULT_PICTURES = {"train": 600, "val": 120, "test": 120}
@@ -101,7 +103,8 @@ def write_toyworld(
         `folder`.
 
     Raises:
-        ValueError: `pictures` is not usable, or `folder` holds something else or a world with other settings.
+        ValueError: `pictures` is not usable.
+        UsageError: `folder` holds something else, or a world with other settings.
     """
     sizes = _checked_sizes(DEFAULT_PICTURES if pictures is None else pictures)
     settings = {"format": FORMAT_VERSION, "pictures": sizes, "seed": seed, "sounds": sounds}
@@ -129,9 +132,9 @@ def _holds_world(folder: Path, settings: dict[str, Any]) -> bool:
     try:
         found = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ValueError(f"{folder} exists and is not a toy world; choose another folder.") from None
+        raise UsageError(f"{folder} exists and is not a toy world; choose another folder.") from None
     if found != settings:
-        raise ValueError(f"{folder} holds a toy world with other settings ({found}); delete it or choose another.")
+        raise UsageError(f"{folder} holds a toy world with other settings ({found}); delete it or choose another.")
     return True
 
 

@@ -26,7 +26,7 @@ def is_missing(raw: Any) -> bool:
 def as_number(raw: Any) -> float:
     """A finite number. Raises InputError."""
     try:
-        value = float(raw)
+        value = float(raw) if not isinstance(raw, str) or "_" not in raw else math.nan  # Python reads 2023_01
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{raw!r:.60} is not a number") from None
     if not math.isfinite(value) or abs(value) > MAX_MAGNITUDE:

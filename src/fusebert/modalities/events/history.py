@@ -137,7 +137,7 @@ def _as_name(raw: Any, field: str) -> str:
 
 
 def _as_seconds(raw: Any) -> float:
-    counted = isinstance(raw, str) and raw.strip().lstrip("-").replace(".", "", 1).isdigit()
+    counted = isinstance(raw, str) and raw.strip().lstrip("-").replace(".", "", 1).isdigit() and len(raw.strip()) != 8
     when = as_date(raw) if isinstance(raw, str | date) and not counted else None
     if when is not None:
         return when.timestamp()

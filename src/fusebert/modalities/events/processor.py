@@ -29,6 +29,8 @@ FIELDS = ("items", "types", "gaps", "values", "ages", "place", "pieces", "piece_
 TOKENIZER = "events_tokenizer.json"
 MOST_PIECES = 64
 """Of the text of one event, the first."""
+FARTHEST = 1000.0
+"""Deviations from the mean beyond which a value says no more; far larger ones are infinite in a layer's arithmetic."""
 LOOKED_AT = 100
 """Values of a column, to see whether they are histories."""
 
@@ -150,7 +152,7 @@ class Processor:
         values = np.zeros((len(events), 2), dtype=np.float32)
         for number, event in enumerate(events):
             if event.value is not None:
-                values[number] = (event.value - self.mean) / self.deviation, 1
+                values[number] = np.clip((event.value - self.mean) / self.deviation, -FARTHEST, FARTHEST), 1
         found = {
             "items": np.array([self.code(event.item) for event in events], dtype=int),
             "types": np.array([self._types.get(event.type, UNKNOWN) for event in events], dtype=int),

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fusebert.errors import ModelError, RecipeError
+from fusebert.errors import ModelError, RecipeError, UsageError
 from fusebert.hub import hub_problem
 from fusebert.modalities.image.processor import Config
 
@@ -124,6 +124,8 @@ def build_encoder(config: Config, hidden_size: int) -> Any:
 def prepare(config: Config) -> Config:
     """Fill in what a vision model of transformers says of itself: architecture, picture size, normalisation, tokens."""
     if config.encoder in ("patch", "conv", "vgg16"):
+        if config.frozen and (config.encoder != "vgg16" or config.weights is None):
+            raise UsageError(f"image.frozen=true, but the {config.encoder} encoder has nothing that was learnt before")
         if config.size_pixels % config.cell_pixels:
             raise RecipeError(
                 f"image.size_pixels={config.size_pixels} is not a multiple of {config.cell_pixels}, "

@@ -140,12 +140,14 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the bounds below are ours, and damaged metadata is no reason to fail
-            picture = value if isinstance(value, Image.Image) else _open(value)
+            given = isinstance(value, Image.Image)
+            picture = value if given else _open(value)
             if picture.width * picture.height > MAX_PIXELS:
                 raise InputError(
                     f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read"
                 )
-            picture.draft("RGB", (2 * size_pixels, 2 * size_pixels))
+            if not given:  # it would shrink the caller's own
+                picture.draft("RGB", (2 * size_pixels, 2 * size_pixels))
             picture = _to_rgb(ImageOps.exif_transpose(picture))
             picture = picture.resize((size_pixels, size_pixels), Image.Resampling.BICUBIC)
     except InputError:

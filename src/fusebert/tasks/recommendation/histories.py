@@ -46,27 +46,25 @@ def read_events(rows: Rows, config: Config) -> tuple[list[Done], list[RowError]]
     columns = {field: column for field, column in fields.items() if column is not None}
     done: list[Done] = []
     bad: list[RowError] = []
+    seen: dict[str, None] = {}
     for row in rows:
         if isinstance(row, RowError):
             bad.append(row)
             continue
-        if not done and not bad:
-            _look_for(row, {"user": config.user, **columns})
+        table = row.table
+        seen.update(dict.fromkeys(row.values))
         made = _read(row, config.user, columns)
         if isinstance(made, RowError):
             bad.append(made)
         else:
             done.append(made)
-    return done, bad
-
-
-def _look_for(sample: Sample, columns: dict[str, str]) -> None:
-    for field, column in columns.items():
-        if column not in sample.values:
+    for field, column in {"user": config.user, **columns}.items():
+        if seen and column not in seen:
             raise UsageError(
-                f"{sample.table} has no column {column!r}, only {', '.join(sample.values)}; name the one that holds "
-                f"the {field} with task.{field}=COLUMN"
+                f"{table} has no column {column!r}, only {', '.join(seen)}; name the one that holds the {field} with "
+                f"task.{field}=COLUMN"
             )
+    return done, bad
 
 
 def _read(sample: Sample, user: str, columns: dict[str, str]) -> Done | RowError:
@@ -104,6 +102,8 @@ def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], lis
     if all(one.event.seconds is not None for one in done):
         ordered = sorted(done, key=lambda one: one.seconds)
         cut = round(len(ordered) * (1 - share))
+        while 0 < cut < len(ordered) and ordered[cut].seconds == ordered[cut - 1].seconds:
+            cut += 1
         return ordered[:cut], ordered[cut:]
     older: list[Done] = []
     newer: list[Done] = []

@@ -67,8 +67,11 @@ class Task:
         return {"name": self.name, "outputs": 1}
 
     def target(self, raw: Any) -> np.ndarray:
-        """float32[], on the common scale."""
-        return np.array((self.read(raw) - self.mean) / self.std, dtype=np.float32)
+        """float32[], on the common scale. Raises InputError for what is no number there."""
+        scaled = (self.read(raw) - self.mean) / self.std
+        if abs(scaled) > float(np.finfo(np.float32).max):
+            raise InputError(f"{raw!r} is too far from the training targets, whose mean is {self.mean:g}")
+        return np.array(scaled, dtype=np.float32)
 
     @staticmethod
     def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
