@@ -61,7 +61,7 @@ def test_wrong_use_is_said(events: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["check", str(events), "task.name=recommendation", "task.user=who"]) == 2
     assert "has no column 'who', only user, item, when, colour" in capsys.readouterr().err
     assert main(["check", str(events), "task.name=recommendation", "--target", "item"]) == 2
-    assert "--target is given, but task.name=recommendation" in capsys.readouterr().err
+    assert "the target is given, but task.name=recommendation" in capsys.readouterr().err
 
 
 def test_it_says_how_to_look_at_events(events: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -271,7 +271,7 @@ def test_copies_of_names_and_numbers_count_where_rows_differ(tmp_path: Path) -> 
 
 def test_settings_are_those_of_training(clean: World, capsys: pytest.CaptureFixture[str]) -> None:
     clean.examine()
-    given = ["check", str(clean.folder), "--target", "answer"]
+    given = ["check", str(clean.folder), "--target", "answer", "task.unseen_labels=wrong"]
     assert main([*given, "audio.max_seconds=0.5"]) == 1
     assert "rows cannot be used" in capsys.readouterr().err
     assert main([*given, "audio.max_seconds=0.5", "data.columns.audio=ignore"]) == 0
@@ -295,5 +295,5 @@ def test_media_that_cannot_be_read_are_rows_not_findings(clean: World) -> None:
     Image.new("RGB", (64, 64), "white").save(buffer, "PNG")
     (clean.folder / clean.tables["train"][1]["image"]).write_bytes(buffer.getvalue()[:60])
     clean.examine()
-    found, _ = check(clean.folder, "answer", strict=False)
+    found, _ = check(clean.folder, "answer", False, (), {"task.unseen_labels": "wrong"})
     assert [problem["row"] for problem in found["problems"]] == [1, 2]

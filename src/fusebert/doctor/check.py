@@ -8,14 +8,15 @@ from typing import Any
 
 from fusebert import plugins
 from fusebert.config import Recipe
-from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns, guess_task
+from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
 from fusebert.doctor import media, rows
 from fusebert.doctor.events import check_events
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.doctor.folder import find_tables
-from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.errors import DataError, RowError, UsageError
+from fusebert.tasks.fit import fit_task, only_sides, pick_target, without_target
 from fusebert.tasks.recommendation.config import Config as EventConfig
 from fusebert.types import Sample
 
@@ -35,6 +36,7 @@ def check(
 
     Args:
         source: a table of rows to train on; or a folder of tables named train, val, test, or alike.
+        target: the column to predict; else `data.target` of the settings.
         against: tables that are to be scored.
         settings: of a recipe, such as `data.columns.x` or `audio.max_seconds`, as training will have them.
 
@@ -43,11 +45,12 @@ def check(
         kind is its task), `problems` (table, row, line, column, problem; the first 1000) and `findings`; and the
         findings as such.
     """
-    recipe = Recipe.from_flat(dict(settings or {}))
+    recipe = Recipe.from_flat(dict(settings or {}) | ({} if target is None else {"data.target": target}))
+    target = recipe.data.target
     tables, notes = find_tables(source, against)
     if recipe.task.get("name") == RECOMMENDATION:
         if target is not None or recipe.data.columns:
-            named = "--target" if target is not None else "data.columns"
+            named = "the target" if target is not None else "data.columns"
             raise UsageError(f"{named} is given, but task.name={RECOMMENDATION} reads task.user, task.item, task.time")
         config = recipe.task_config()
         notes += [] if config.time else ["task.time is not set: events are taken in the order of the rows"]
@@ -60,43 +63,51 @@ def check(
     own = [problem for problem in problems if problem.table == tables[name]]
     if not samples:
         raise own[0] if own else DataError(f"{tables[name]} has no rows")
-    if target is not None and target not in column_names(samples):
-        raise UsageError(
-            f"the target column {target!r} does not exist; {tables[name]} has {', '.join(column_names(samples))}"
-        )
+    task = without_target(recipe)
+    if target is not None:
+        pick_target(target, samples)
+    guesses, settled = [], []
     try:
         guesses = guess_columns(samples, target, recipe.data.columns)
+        if target is not None:
+            guess, task = fit_task(recipe, target, samples)
+            settled = [guess]
     except DataError as error:
         raise (own[0] if own else error) from None  # rows that were lost may be the reason
     if target is None and set(column_names(samples)) >= EVENT_COLUMNS:
         notes.append(f"if each row is an event, look at it for a recommender with task.name={RECOMMENDATION}")
+    sides = getattr(task, "sides", ())
+    if sides:
+        guesses = only_sides(guesses, task, samples)
     modalities = {
         kind: [guess.column for guess in guesses if guess.kind == kind]
         for kind in sorted({guess.kind for guess in guesses} - {IGNORE})
     }
+    trunk = _trunk(recipe, settings or {})
     processors = {}
     for kind, columns in modalities.items():
         half = plugins.load("modalities", kind, "processor")
-        processors[kind] = half.Processor.fit(recipe.modality_config(kind), columns, samples, None)
-    if target is not None:
-        targets = [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
-        if not targets:
-            raise DataError(f"{tables[name]}: no row has a value in the target column {target!r}")
-        guesses.append(guess_task(target, targets))
+        processors[kind] = half.Processor.fit(recipe.modality_config(kind), columns, samples, trunk)
+    guesses += settled
     doubtful = [str(guess) for guess in guesses if guess.ambiguous]
     if strict and doubtful:
         raise UsageError(f"--strict: {'; '.join(doubtful)}")
-    preparer = Preparer(processors)
-    for sample in (sample for found in splits.values() for sample in found):
-        made = preparer(sample)
-        if isinstance(made, RowError):
-            problems.append(made)
-        elif target is not None and (wrong := _target_problem(sample, target, guesses[-1].kind)):
-            problems.append(wrong)
+    preparer = Preparer(processors, task, target, sides)
+    made = (preparer(sample) for found in splits.values() for sample in found)
+    problems += [one for one in made if isinstance(one, RowError)]
     order = list(tables.values())
     problems.sort(key=lambda problem: (order.index(problem.table), problem.row))
     findings = list(_examine(splits, modalities, guesses, target))
     return _told(notes, sum(map(len, read.values())), guesses, problems, findings), findings
+
+
+def _trunk(recipe: Recipe, settings: Mapping[str, Any]) -> Path | None:
+    """The folder of a trunk that is named, whose vocabulary reads the text."""
+    if "model.trunk" not in settings:
+        return None
+    from fusebert.model.pretrained import find_trunk  # torch, which nothing else here needs
+
+    return find_trunk(recipe.model.trunk)
 
 
 def _told(
@@ -145,14 +156,3 @@ def _examine(
     yield from rows.constant_columns(splits, inputs)
     yield from rows.absent_columns(splits, inputs)
     yield from rows.repeated_ids(splits, every)
-
-
-def _target_problem(sample: Sample, target: str, kind: str) -> RowError | None:
-    raw = sample.values.get(target)
-    if raw in (None, ""):
-        return sample.error("the target is empty", target)
-    try:
-        plugins.load("tasks", kind, "task").Task.read(raw)
-    except InputError as error:
-        return sample.error(str(error), target)
-    return None

@@ -53,23 +53,24 @@ def absent_columns(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
 def imbalance(splits: Splits, target: str) -> Iterator[Finding]:
     """Labels that are too rare to learn, or one that nearly all rows have."""
     train = next(iter(splits.values()))
-    counts = Counter(_key(row.values.get(target)) for row in train if not is_missing(row.values.get(target)))
+    labels = [_labels(row, target) for row in train]
+    counts = Counter(label for of_row in labels for label in of_row)
     if len(train) < LEAST_ROWS or not counts:
         return
     usual, most = counts.most_common(1)[0]
     rare = {label for label, count in counts.items() if count * RARE <= most}
     if rare:
-        rows = tuple(row for row in train if _key(row.values.get(target)) in rare)
+        rows = tuple(row for row, of_row in zip(train, labels, strict=True) if rare.intersection(of_row))
         names = ", ".join(sorted(rare)[:3])
         yield Finding("rare labels", target, f"{len(rare)} labels are {RARE} times rarer than {usual!r}: {names}", rows)
-    if most >= ONE_SIDED * counts.total():
-        said = f"{most / counts.total():.1%} of the rows have {usual!r}; accuracy will look high without any skill"
+    if most >= ONE_SIDED * (labelled := sum(map(bool, labels))):
+        said = f"{most / labelled:.1%} of the rows have {usual!r}; accuracy will look high without any skill"
         yield Finding("one label prevails", target, said)
 
 
 def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
     """Columns of names or numbers whose value comes with one label only."""
-    train = [row for row in next(iter(splits.values())) if not is_missing(row.values.get(target))]
+    train = [row for row in next(iter(splits.values())) if _labels(row, target)]
     labels = [_key(row.values.get(target)) for row in train]
     prevailing = max(Counter(labels).values(), default=0)
     if len(train) < LEAST_ROWS or prevailing > ONE_SIDED * len(train):
@@ -201,12 +202,19 @@ def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Itera
     """Training rows that are alike in all that a model may see, and differ in the answer."""
     by_inputs: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     train = next(iter(splits.values()))
-    for row in (row for row in train if not is_missing(row.values.get(target))):
+    for row in (row for row in train if _labels(row, target)):
         by_inputs[_inputs(row, columns)].append(row)
     found = [rows for rows in by_inputs.values() if len({_key(row.values.get(target)) for row in rows}) > 1]
     if found:
         said = f"{len(found)} groups of training rows are alike in every input and differ in the answer"
         yield Finding("contradiction", target, said, tuple(row for rows in found for row in rows))
+
+
+def _labels(row: Sample, target: str) -> list[str]:
+    """One, several, or none; what means a missing value among inputs, such as "none", may be a label."""
+    raw = row.values.get(target)
+    several = raw if isinstance(raw, list) else [] if raw in (None, "") else [raw]
+    return list(dict.fromkeys(map(_key, several)))
 
 
 def _inputs(row: Sample, columns: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from fusebert.config import parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
 from fusebert.storage import MANIFEST, read_json, write_json
+from fusebert.tasks.fit import fitted_task
 
 FUSIONS = ("one_stream", "concat", "two_stream")
 
@@ -46,11 +47,8 @@ def compare(
         FusebertError: a run failed; its own message stands on stderr.
     """
     recipe = read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
-    if metric is not None:
-        from fusebert.training.prepare import fitted_task  # torch, which else only the runs need
-
-        if metric not in (known := fitted_task(recipe).metric_names):
-            raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
+    if metric is not None and metric not in (known := fitted_task(recipe).metric_names):
+        raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
     rows = {}
     for fusion in fusions:
         runs = []

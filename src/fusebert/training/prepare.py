@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fusebert import plugins
 from fusebert.config import Recipe
-from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns, guess_task
+from fusebert.data.columns import IGNORE, ColumnGuess, guess_columns
 from fusebert.data.dataset import Dataset, Kept, Preparer, check, settle
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
+from fusebert.errors import DataError, RowError, UsageError
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
+from fusebert.tasks.fit import fit_task, given_targets, only_sides, pick_target, readable, without_target
 from fusebert.training.progress import Progress
 from fusebert.types import Sample
 
 BAD_ROWS = "bad_rows.jsonl"
-TARGET_NAMES = ("target", "label", "labels", "answer", "class", "category", "score", "rating")
 
 
 @dataclass(frozen=True)
@@ -70,18 +68,18 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     if not samples:
         settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
         raise DataError(f"{recipe.table(data.train)} has no rows")
-    task = task or _without_target(recipe)
+    task = task or without_target(recipe)
     lost_rows_first = partial(_lost_rows_first, unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
-    target = _target(data.target, samples) if task is None or data.target is not None else None
+    target = pick_target(data.target, samples) if task is None or data.target is not None else None
     with lost_rows_first():
         columns = guess_columns(samples, target, data.columns)
     sides = getattr(task, "sides", ())
     if sides:
-        columns, target = _only(columns, task, samples), " and ".join(", ".join(side) for side in sides)
+        columns, target = only_sides(columns, task, samples), " and ".join(", ".join(side) for side in sides)
     kind, targets = [], target if task is None else None
     if task is None:
         with lost_rows_first():  # on the whole table: a label may be so rare that all of it is held out
-            guess, task = _fit_task(recipe, str(target), samples)
+            guess, task = fit_task(recipe, str(target), samples)
         kind = [guess]
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
@@ -89,7 +87,7 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         with lost_rows_first():
             samples, held_out = hold_out(samples, data.validation, data.validation_group)
         if targets is not None and hasattr(task, "adjust"):
-            task.adjust(_readable(task, _given(samples, targets)))
+            task.adjust(readable(task, given_targets(samples, targets)))
         splits["validation"] = held_out
         files["validation"] = f"{data.validation:.0%} of {data.train}, held out"
     else:
@@ -106,36 +104,6 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked))
 
 
-def _without_target(recipe: Recipe) -> Task | None:
-    """The task that the recipe names, if it is one that asks for no target."""
-    named = recipe.task.get("name")
-    kind = plugins.load("tasks", named, "task").Task if named else None
-    if kind is None or getattr(kind, "needs_target", True):
-        return None
-    if recipe.data.target is not None:
-        raise UsageError(f"data.target is set, but task.name={named} asks for no target; leave one of them out")
-    if recipe.model.modality_dropout:
-        raise UsageError(f"task.name={named} needs both sides of a row whole; leave out model.modality_dropout")
-    fitted: Task = kind.fit(recipe.task_config(), [])
-    return fitted
-
-
-def _only(columns: Sequence[ColumnGuess], task: Any, samples: Sequence[Sample]) -> list[ColumnGuess]:
-    """The columns of the sides as they were taken, all others ignored."""
-    kinds = {guess.column: guess for guess in columns}
-    named = [name for side in task.sides for name in side]
-    for name in [*named, *task.hard_negatives.values()]:
-        if name not in kinds:
-            raise UsageError(f"{samples[0].table} has no column {name!r} to match, only {', '.join(kinds)}")
-    for name in named:
-        if kinds[name].kind == IGNORE:
-            raise UsageError(f"{kinds[name]}; say what it is with data.columns.{name}=MODALITY")
-    why = dict.fromkeys(task.hard_negatives.values(), "read as a hard negative")
-    return [
-        g if g.column in named else ColumnGuess(g.column, IGNORE, why.get(g.column, "on neither side")) for g in columns
-    ]
-
-
 def _hash(datasets: Mapping[str, Dataset]) -> str:
     found = hashlib.sha256()
     for name in ("train", "validation"):
@@ -143,21 +111,6 @@ def _hash(datasets: Mapping[str, Dataset]) -> str:
         for sample in datasets[name].samples:
             found.update(repr(sorted(sample.values.items())).encode(errors="backslashreplace"))
     return found.hexdigest()
-
-
-def fitted_task(recipe: Recipe) -> Task:
-    """The task of a recipe on its training table, before anything else is read. Raises FusebertError."""
-    task = _without_target(recipe)
-    if task is None:
-        if recipe.data.train is None:
-            raise UsageError("data.train is not set: name the table to train on")
-        table = recipe.table(recipe.data.train)
-        rows = list(read_table(table))
-        samples = [row for row in rows if isinstance(row, Sample)]
-        if not samples:
-            raise next((row for row in rows if isinstance(row, RowError)), DataError(f"{table} has no rows"))
-        _, task = _fit_task(recipe, _target(recipe.data.target, samples), samples)
-    return task
 
 
 @contextmanager
@@ -168,52 +121,6 @@ def _lost_rows_first(unreadable: Sequence[RowError], total: int, bad_rows: str, 
     except DataError:
         settle(unreadable, total, bad_rows, listed_in)
         raise
-
-
-def _target(named: str | None, samples: Sequence[Sample]) -> str:
-    found = column_names(samples)
-    if named is not None:
-        if named not in found:
-            raise UsageError(f"the target column {named!r} does not exist; {samples[0].table} has {', '.join(found)}")
-        return named
-    likely = [name for name in found if name.lower() in TARGET_NAMES]
-    hint = f"--target {likely[0]}" if likely else "--target COLUMN"
-    table_has = f"{samples[0].table} has {', '.join(found)}"
-    raise UsageError(f"no target is set; say which column to predict, with {hint} ({table_has})")
-
-
-def _fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[ColumnGuess, Task]:
-    targets = _given(samples, target)
-    if not targets:
-        raise DataError(f"{samples[0].table}: no row has a value in the target column {target!r}")
-    named = recipe.task.get("name")
-    guess = ColumnGuess(target, named, "task as set") if named else guess_task(target, targets)
-    fitted = plugins.load("tasks", guess.kind, "task").Task
-    try:
-        return guess, fitted.fit(recipe.task_config(guess.kind), _readable(fitted, targets))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["task", *map(str, first["loc"])])
-        raise RecipeError(
-            f"{key}={first.get('input')!r} will not do for {guess.kind}, which the target {target!r} was taken for: "
-            f"{first['msg']}"
-        ) from None
-    except DataError as error:
-        raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
-
-
-def _given(samples: Sequence[Sample], target: str) -> list[Any]:
-    return [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
-
-
-def _readable(task: Task | type[Task], targets: Sequence[Any]) -> list[Any]:
-    """Targets that can be read; the others are reported with their rows by `check`, and must not disturb the fit."""
-    found = []
-    for raw in targets:
-        with suppress(InputError):
-            task.read(raw)
-            found.append(raw)
-    return found
 
 
 def _say(columns: Sequence[ColumnGuess], kind: Sequence[ColumnGuess], strict: bool, progress: Progress) -> None:

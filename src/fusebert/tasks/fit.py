@@ -1,0 +1,110 @@
+"""The task that a recipe asks for, fitted on its training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from pydantic import ValidationError
+
+from fusebert import plugins
+from fusebert.config import Recipe
+from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_task
+from fusebert.data.tables import read_table
+from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
+from fusebert.tasks.base import Task
+from fusebert.types import Sample
+
+TARGET_NAMES = ("target", "label", "labels", "answer", "class", "category", "score", "rating")
+
+
+def fitted_task(recipe: Recipe) -> Task:
+    """The task of a recipe on its training table, before anything else is read. Raises FusebertError."""
+    task = without_target(recipe)
+    if task is None:
+        if recipe.data.train is None:
+            raise UsageError("data.train is not set: name the table to train on")
+        table = recipe.table(recipe.data.train)
+        rows = list(read_table(table))
+        samples = [row for row in rows if isinstance(row, Sample)]
+        if not samples:
+            raise next((row for row in rows if isinstance(row, RowError)), DataError(f"{table} has no rows"))
+        _, task = fit_task(recipe, pick_target(recipe.data.target, samples), samples)
+    return task
+
+
+def without_target(recipe: Recipe) -> Task | None:
+    """The task that the recipe names, if it is one that asks for no target."""
+    named = recipe.task.get("name")
+    kind = plugins.load("tasks", named, "task").Task if named else None
+    if kind is None or getattr(kind, "needs_target", True):
+        return None
+    if recipe.data.target is not None:
+        raise UsageError(f"data.target is set, but task.name={named} asks for no target; leave one of them out")
+    if recipe.model.modality_dropout:
+        raise UsageError(f"task.name={named} needs both sides of a row whole; leave out model.modality_dropout")
+    fitted: Task = kind.fit(recipe.task_config(), [])
+    return fitted
+
+
+def only_sides(columns: Sequence[ColumnGuess], task: Any, samples: Sequence[Sample]) -> list[ColumnGuess]:
+    """The columns of the sides as they were taken, all others ignored."""
+    kinds = {guess.column: guess for guess in columns}
+    named = [name for side in task.sides for name in side]
+    for name in [*named, *task.hard_negatives.values()]:
+        if name not in kinds:
+            raise UsageError(f"{samples[0].table} has no column {name!r} to match, only {', '.join(kinds)}")
+    for name in named:
+        if kinds[name].kind == IGNORE:
+            raise UsageError(f"{kinds[name]}; say what it is with data.columns.{name}=MODALITY")
+    why = dict.fromkeys(task.hard_negatives.values(), "read as a hard negative")
+    return [
+        g if g.column in named else ColumnGuess(g.column, IGNORE, why.get(g.column, "on neither side")) for g in columns
+    ]
+
+
+def pick_target(named: str | None, samples: Sequence[Sample]) -> str:
+    found = column_names(samples)
+    if named is not None:
+        if named not in found:
+            raise UsageError(f"the target column {named!r} does not exist; {samples[0].table} has {', '.join(found)}")
+        return named
+    likely = [name for name in found if name.lower() in TARGET_NAMES]
+    hint = f"--target {likely[0]}" if likely else "--target COLUMN"
+    table_has = f"{samples[0].table} has {', '.join(found)}"
+    raise UsageError(f"no target is set; say which column to predict, with {hint} ({table_has})")
+
+
+def fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[ColumnGuess, Task]:
+    targets = given_targets(samples, target)
+    if not targets:
+        raise DataError(f"{samples[0].table}: no row has a value in the target column {target!r}")
+    named = recipe.task.get("name")
+    guess = ColumnGuess(target, named, "task as set") if named else guess_task(target, targets)
+    fitted = plugins.load("tasks", guess.kind, "task").Task
+    try:
+        return guess, fitted.fit(recipe.task_config(guess.kind), readable(fitted, targets))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["task", *map(str, first["loc"])])
+        raise RecipeError(
+            f"{key}={first.get('input')!r} will not do for {guess.kind}, which the target {target!r} was taken for: "
+            f"{first['msg']}"
+        ) from None
+    except DataError as error:
+        raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
+
+
+def given_targets(samples: Sequence[Sample], target: str) -> list[Any]:
+    return [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
+
+
+def readable(task: Task | type[Task], targets: Sequence[Any]) -> list[Any]:
+    """Targets that can be read; the others are reported with their rows by `check`, and must not disturb the fit."""
+    found = []
+    for raw in targets:
+        with suppress(InputError):
+            task.read(raw)
+            found.append(raw)
+    return found

@@ -1,0 +1,64 @@
+"""`check` refuses what training with the same settings refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusebert.cli import main
+from fusebert.doctor.check import check
+
+
+def table(folder: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_target_and_the_task_may_be_settings(tmp_path: Path) -> None:
+    source = table(tmp_path, [{"text": f"word {n}", "score": n % 5} for n in range(40)])
+    found, _ = check(source, None, False, (), {"data.target": "score", "task.name": "regression"})
+    assert [(one["column"], one["kind"]) for one in found["columns"]] == [("text", "text"), ("score", "regression")]
+
+
+def test_a_side_of_nothing_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [{"q": f"what is {n}", "a": f"it is {n}" if n % 2 else "", "note": "x"} for n in range(20)]
+    settings = {"task.name": "matching", "task.left": ["q"], "task.right": ["a"]}
+    found, _ = check(table(tmp_path, rows), None, False, (), settings)
+    assert found["bad_rows"] == 10
+    assert {one["column"]: one["kind"] for one in found["columns"]}["note"] == "ignore"
+
+
+@pytest.mark.parametrize(("unseen", "bad"), [("refuse", 1), ("wrong", 0)])
+def test_a_label_that_training_lacks_is_a_bad_row(unseen: str, bad: int, tmp_path: Path) -> None:
+    train = table(tmp_path, [{"text": f"word {n}", "label": "ab"[n % 2]} for n in range(20)])
+    test = table(tmp_path, [{"text": "word", "label": label} for label in "abc"], "test.jsonl")
+    found, _ = check(train, "label", False, [test], {"task.unseen_labels": unseen})
+    assert found["bad_rows"] == bad
+
+
+def test_labels_that_would_be_missing_values_count(tmp_path: Path) -> None:
+    labels = ["none"] * 50 + ["a"] * 49 + ["b"]
+    rows = [{"text": f"word {n}", "label": label} for n, label in enumerate(labels)]
+    _, findings = check(table(tmp_path, rows), "label", False)
+    assert "one label prevails" not in {one.fault for one in findings}
+    (rare,) = [one for one in findings if one.fault == "rare labels"]
+    assert [row.row for row in rare.rows] == [100]
+
+
+def test_lists_of_labels_are_counted_one_by_one(tmp_path: Path) -> None:
+    rows = [{"text": f"word {n}", "label": ["a", f"b{n % 5}"]} for n in range(60)]
+    _, findings = check(table(tmp_path, rows), "label", False)
+    assert [one.said for one in findings if one.fault == "rare labels"] == []
+    assert "100.0% of the rows have 'a'" in next(one.said for one in findings if one.fault == "one label prevails")
+
+
+def test_events_with_text_are_read_with_the_trunk_that_is_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = [[{"item": f"i{n % 4}", "text": "a red circle"}, {"item": "i1"}] for n in range(30)]
+    source = table(tmp_path, [{"history": one, "y": "ab"[n % 2]} for n, one in enumerate(events)])
+    assert main(["check", str(source), "--target", "y", f"model.trunk={trained}"]) == 0, capsys.readouterr().err
