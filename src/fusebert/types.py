@@ -25,6 +25,11 @@ Features = Mapping[str, np.ndarray]
 """What one modality's processor makes of one row, by field name."""
 
 
+def is_given(value: Any) -> bool:
+    """Whether a cell holds something: neither None nor empty text."""
+    return value is not None and not (isinstance(value, str) and not value)
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A raw row; nothing in it is decoded yet.

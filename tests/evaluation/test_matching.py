@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shutil
 from itertools import product
@@ -20,13 +21,13 @@ from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import FusebertError, ModelError, RowError, UsageError
 from fusebert.evaluation import vectors
 from fusebert.evaluation.predictor import Predictor, load
-from fusebert.evaluation.vectors import Index, embed, write_index, write_vectors
+from fusebert.evaluation.vectors import Index, _batches, embed, write_index, write_vectors
 from fusebert.model.trunk import TrunkConfig
 from fusebert.storage import read_json
 from fusebert.tasks.matching.head import Head
 from fusebert.tasks.matching.task import Config, Task
 from fusebert.training.run import train
-from fusebert.types import Encoded, Layout
+from fusebert.types import Encoded, Layout, Sample
 
 SIDES = {"task.name": "matching", "task.left": ["image"], "task.right": ["caption"], "task.vector_size": 16}
 
@@ -388,3 +389,19 @@ def test_contents_of_sides_with_nothing() -> None:
     assert len({int(one[0]) for one in targets}) == 3
     assert targets[0][0] == targets[2][0]
     assert targets[0][1] == targets[2][1] != targets[1][1]
+
+
+def test_arrays_that_differ_in_the_middle_are_other_contents() -> None:
+    one, other = np.zeros(16_000, np.float32), np.zeros(16_000, np.float32)
+    other[8000] = 1
+    task = Task(Config(left=("a",), right=("b",)))
+    found = [task.target([{"a": sound}, {"b": "x"}])[0] for sound in (one, other, one.copy())]
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+
+
+def test_values_beside_a_vector_are_json() -> None:
+    values = {"image": {"bytes": b"\x89PNG", "path": "a.png"}, "price": float("nan"), "tags": ["a", math.inf]}
+    (batch,) = _batches([(Sample(Path("t"), 1, values, None), np.ones(2, np.float32))])
+    told = json.loads(batch["values"][0].as_py(), parse_constant=pytest.fail)
+    assert told == {"image": {"bytes": None, "path": "a.png"}, "price": None, "tags": ["a", None]}

@@ -23,6 +23,7 @@ from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.ranking import NAMES, ranking_metrics
+from fusebert.tasks.recommendation.task import RULED_OUT, Task
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError
@@ -320,3 +321,10 @@ def test_a_catalogue_names_each_item_once(world: Path, tmp_path: Path) -> None:
     items = write(tmp_path / "items.jsonl", [{"item": "i1"}, {"item": "i1"}])
     with pytest.raises(DataError, match="row 2, column 'item': 'i1' stands in row 1, too"):
         train(recipe(world, **{"task.catalogue": str(items)}), tmp_path / "model")
+
+
+def test_what_is_ruled_out_is_no_answer() -> None:
+    task = Task(Config(), ["a", "b", "c"])
+    some, none = task.decode(np.array([[1.0, RULED_OUT, 2.0], [RULED_OUT] * 3]), top=3)
+    assert [item for item, _ in some.top] == ["c", "a"]
+    assert len(none.top) == 1

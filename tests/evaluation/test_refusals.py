@@ -6,6 +6,7 @@ import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -83,3 +84,12 @@ def test_the_picture_that_is_handed_over_stays_as_it_is() -> None:
     picture = Image.open(data)
     decode(picture, 16)
     assert picture.size == (640, 480)
+
+
+def test_rows_that_are_no_rows(trained: Path) -> None:
+    model = load(trained)
+    with pytest.raises(DataError, match="the given table, row 1: a dict expected, found str"):
+        model.evaluate(["what shape is it?"])
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    with pytest.raises(RowError, match="the given row, column 'image'"):
+        model.predict({"image": pixels, "question": "what shape is it?"})

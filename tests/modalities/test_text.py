@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusebert.modalities.text.processor import Config, Processor
+from fusebert.modalities.text.processor import Config, Processor, encode, train_tokenizer
 from fusebert.types import Sample
 
 
@@ -43,3 +43,9 @@ def test_the_share_is_kept_and_bounded(samples: list[Sample], tmp_path: Path) ->
     assert Processor.load_from(tmp_path).config.word_dropout == 0.3
     with pytest.raises(ValueError, match="word_dropout"):
         Config(word_dropout=1.0)
+
+
+def test_blanks_are_not_what_a_long_text_is_cut_to() -> None:
+    tokenizer = train_tokenizer(["hello world"] * 9, 60, lowercase=True)
+    spread = " " * 5000 + "hello" + " " * 5000 + "world"
+    assert encode(tokenizer, spread, 8) == encode(tokenizer, "hello world", 8)

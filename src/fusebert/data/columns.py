@@ -10,7 +10,7 @@ from typing import Any
 
 from fusebert import plugins
 from fusebert.errors import DataError, UsageError
-from fusebert.types import Evidence, Sample
+from fusebert.types import Evidence, Sample, is_given
 
 IGNORE = "ignore"
 ROWS_LOOKED_AT = 1000
@@ -64,7 +64,7 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
 
 def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
     """The modality whose evidence is strongest."""
-    values = [value for sample in samples if (value := sample.values.get(name)) not in (None, "")]
+    values = [value for sample in samples if is_given(value := sample.values.get(name))]
     if not values:
         return ColumnGuess(name, IGNORE, "always empty")
     values = random.Random(0).sample(

@@ -14,7 +14,7 @@ from fusebert.data.collate import Example
 from fusebert.errors import DataError, InputError, RowError
 from fusebert.modalities.base import Processor
 from fusebert.storage import write_atomically
-from fusebert.types import Features, Sample
+from fusebert.types import Features, Sample, is_given
 
 if TYPE_CHECKING:
     from fusebert.tasks.base import Task
@@ -62,7 +62,7 @@ class Preparer:
         if self.task is None or self.target is None:
             return Example(features, None, length)
         raw = sample.values.get(self.target)
-        if raw in (None, ""):
+        if not is_given(raw):
             return sample.error("the target is empty", self.target)
         try:
             return Example(features, self.task.target(raw), length)

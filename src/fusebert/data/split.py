@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusebert.errors import DataError, UsageError
-from fusebert.types import Sample
+from fusebert.types import Sample, is_given
 
 SEED = 0
 """Decides who is held out."""
@@ -26,7 +26,7 @@ def hold_out(samples: Sequence[Sample], share: float, group: str | None) -> tupl
     if group is not None and not any(group in sample.values for sample in samples):
         raise UsageError(f"data.validation_group={group!r} is not a column of {samples[0].table}")
     groups = [sample.values.get(group) if group else None for sample in samples]
-    keys = [f"row {number}" if name in (None, "") else f"group {name}" for number, name in enumerate(groups)]
+    keys = [f"group {name}" if is_given(name) else f"row {number}" for number, name in enumerate(groups)]
     different = list(dict.fromkeys(keys))
     count = round(len(different) * share)
     if not 0 < count < len(different):

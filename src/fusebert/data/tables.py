@@ -282,10 +282,12 @@ def _read_folder(folder: Path) -> Rows:
 def rows_from_memory(rows: Any) -> Rows:
     """Rows a program hands over: one dict, a list of dicts (or Samples), or a pandas DataFrame.
 
-    Media paths of dicts may lie anywhere.
+    Media paths of dicts may lie anywhere. Raises DataError for a row that is no dict.
     """
     if hasattr(rows, "to_dict") and not isinstance(rows, Mapping):
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
     for number, values in enumerate(rows, 1):
+        if not isinstance(values, Mapping | Sample):
+            raise DataError(f"{table}, row {number}: a dict expected, found {type(values).__name__}")
         yield values if isinstance(values, Sample) else Sample(table, number, values, None)

@@ -19,7 +19,7 @@ from fusebert.modalities.audio.signal import MAX_FILE_BYTES, log_mel
 from fusebert.modalities.audio.signal import decode as decode_sound
 from fusebert.modalities.base import media_path
 from fusebert.modalities.image.processor import decode as decode_picture
-from fusebert.types import Sample
+from fusebert.types import Sample, is_given
 
 SILENT_PEAK = 1e-3
 """-60 dB of full scale."""
@@ -137,7 +137,7 @@ def _look(sample: Sample, column: str) -> np.ndarray | None:
     import imagehash
 
     value = sample.values.get(column)
-    if value in (None, ""):
+    if not is_given(value):
         return None
     try:
         data = _bytes(value, sample) if isinstance(value, str) else value

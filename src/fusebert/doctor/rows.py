@@ -11,7 +11,7 @@ from typing import Any
 from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.modalities.values import is_missing
-from fusebert.types import Sample
+from fusebert.types import Sample, is_given
 
 LEAST_ROWS = 20
 """Of fewer rows nothing is said that only many can show."""
@@ -213,7 +213,7 @@ def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Itera
 def _labels(row: Sample, target: str) -> list[str]:
     """One, several, or none; what means a missing value among inputs, such as "none", may be a label."""
     raw = row.values.get(target)
-    several = raw if isinstance(raw, list) else [] if raw in (None, "") else [raw]
+    several = raw if isinstance(raw, list) else [raw] if is_given(raw) else []
     return list(dict.fromkeys(map(_key, several)))
 
 

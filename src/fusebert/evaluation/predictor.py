@@ -286,7 +286,7 @@ def hidden(rows: Iterable[Sample | RowError], columns: Sequence[str]) -> Rows:
 
 
 def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str], seed: int = 0) -> Rows:
-    """Rows with the values of some columns taken, together, from another row of the table."""
+    """Rows with the values of some columns dealt out anew, together; by chance a row may get its own."""
     order = np.random.default_rng(seed).permutation(len(rows))
     given = [row for number in order if isinstance(row := rows[number], Sample)]
     takers = iter(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_
 from fusebert.evaluation.inference import infer, windows
 from fusebert.evaluation.predictor import Predictor
 from fusebert.storage import MANIFEST, file_hash, read_json, verify, whole_or_absent, write_folder, write_json
-from fusebert.types import Sample
+from fusebert.types import Sample, is_given
 
 SIDES = ("left", "right")
 ABOUT, STORE, TABLE = "index.json", "store", "rows"
@@ -157,7 +158,7 @@ class Index:
 
 
 def _side_of(predictor: Predictor, row: Mapping[str, Any]) -> str:
-    given = {column for column, value in row.items() if value not in (None, "")}
+    given = {column for column, value in row.items() if is_given(value)}
     columns = side_columns(predictor)
     touched = [side for side in SIDES if given & set(columns[side])]
     if len(touched) != 1:
@@ -170,13 +171,22 @@ def _batches(embedded: Iterable[tuple[Sample, np.ndarray]]) -> Iterator[pa.Recor
     rows = iter(embedded)
     while some := list(islice(rows, ROWS_AT_ONCE)):
         vectors = np.stack([vector for _, vector in some])
-        values = [json.dumps(dict(sample.values), ensure_ascii=False, default=str) for sample, _ in some]
+        values = [json.dumps(_plain(sample.values), ensure_ascii=False, default=str) for sample, _ in some]
         columns = {
             "row": pa.array([sample.row for sample, _ in some], pa.int64()),
             "values": pa.array(values, pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
         }
         yield pa.RecordBatch.from_pydict(columns)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say of a value: no bytes of media, no numbers that are none."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def _model_hash(predictor: Predictor) -> str:

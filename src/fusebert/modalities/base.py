@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from fusebert.errors import InputError
-from fusebert.types import Features, Sample
+from fusebert.types import Features, Sample, is_given
 
 Collated = dict[str, np.ndarray]
 WEB = re.compile("[a-z]+://")
@@ -87,4 +87,4 @@ def media_path(value: str, root: Path | None) -> Path:
 
 def present(values: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[int, Any]]:
     """(place among `columns`, value) of those columns that hold something."""
-    return [(place, values[name]) for place, name in enumerate(columns) if values.get(name) not in (None, "")]
+    return [(place, values[name]) for place, name in enumerate(columns) if is_given(values.get(name))]

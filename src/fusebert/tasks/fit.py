@@ -14,7 +14,7 @@ from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_task
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
 from fusebert.tasks.base import Task
-from fusebert.types import Sample
+from fusebert.types import Sample, is_given
 
 TARGET_NAMES = ("target", "label", "labels", "answer", "class", "category", "score", "rating")
 
@@ -97,7 +97,7 @@ def fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[Co
 
 
 def given_targets(samples: Sequence[Sample], target: str) -> list[Any]:
-    return [sample.values[target] for sample in samples if sample.values.get(target) not in (None, "")]
+    return [sample.values[target] for sample in samples if is_given(sample.values.get(target))]
 
 
 def readable(task: Task | type[Task], targets: Sequence[Any]) -> list[Any]:

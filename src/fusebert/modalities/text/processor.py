@@ -26,7 +26,8 @@ COVERED, LEAST_MERGED = 0.99995, 1 / 8
 and leaves this share of its pieces to longer ones."""
 MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
-"""Text beyond `max_tokens` times this is cut before it is tokenized: even rare words spend fewer characters a token."""
+"""Text beyond `max_tokens` times this, blanks aside, is cut before it is tokenized: all but words of more than 100
+letters, which are one [UNK], spend fewer characters a token."""
 JSON_LIST = re.compile(r'\s*\[\s*[{"]')
 """How a list in JSON begins, which is rather a history than words."""
 
@@ -126,8 +127,10 @@ class Processor:
 
 def encode(tokenizer: Tokenizer, text: str, tokens: int) -> list[int]:
     """Ids of a text, of which `tokens` are wanted; there may be more. Raises InputError."""
+    if len(text) > (most := tokens * CHARACTERS_PER_TOKEN_BOUND):
+        text = " ".join(text.split())[:most]
     try:
-        return tokenizer.encode(text[: tokens * CHARACTERS_PER_TOKEN_BOUND], add_special_tokens=False).ids
+        return tokenizer.encode(text, add_special_tokens=False).ids
     except (UnicodeEncodeError, TypeError):
         raise InputError("the text contains half a character (a lone surrogate)") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -142,7 +143,9 @@ class Task:
 
 
 def _content(values: Sequence[tuple[int, Any]]) -> int:
-    digest = hashlib.blake2b(repr(values).encode(errors="backslashreplace"), digest_size=8).digest()
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # else only the ends of an array are told
+        told = repr(values)
+    digest = hashlib.blake2b(told.encode(errors="backslashreplace"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
+from fusebert.tasks.recommendation.task import RULED_OUT
 from fusebert.types import ALL, Encoded
 
 EVENTS = "events"
-RULED_OUT = torch.finfo(torch.float32).min
 
 
 class Head(nn.Module):

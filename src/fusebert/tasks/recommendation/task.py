@@ -18,6 +18,9 @@ from fusebert.tasks.recommendation.config import HISTORY, Config, Target
 from fusebert.tasks.recommendation.ranking import NAMES, ranking_metrics
 from fusebert.types import Answer, Sample
 
+RULED_OUT = float(np.finfo(np.float32).min)
+"""The score of an item that cannot come next."""
+
 
 class Task:
     """Recommendation. An item's code is its place in `items` + 1, as for the events.
@@ -78,11 +81,15 @@ class Task:
         """Nothing to calibrate."""
 
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
-        """The likeliest items, from float[B, items]; of equal ones, the first in the catalogue comes first."""
+        """The likeliest items, from float[B, items]; of equal ones, the first in the catalogue comes first.
+
+        Fewer than `top` where the others are ruled out; one at least.
+        """
         answers = []
         for row in logits:  # one at a time: all shares of all rows would take more memory than the logits
             exponents = np.exp(row - row.max())
             best = _best(row, top)
+            best = best[: max(1, int((row[best] > RULED_OUT).sum()))]
             shares = (exponents[best] / exponents.sum()).tolist()
             found = [(self.items[item], share) for item, share in zip(best.tolist(), shares, strict=True)]
             answers.append(Answer(*found[0], found if top > 1 else []))
