@@ -15,6 +15,7 @@ import torch
 
 from fusebert import __version__
 from fusebert.data.dataset import Dataset
+from fusebert.errors import RowError
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import score
 from fusebert.evaluation.ledger import beaten, ledger, warnings
@@ -140,8 +141,10 @@ def _milliseconds(predictor: Predictor, row: Sample) -> float:
 
 def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     found = []
-    for sample, answer in predictor.answers(iter(samples)):
-        values = sample.values  # type: ignore[union-attr]
+    for sample, (_, answer) in zip(samples, predictor.answers(iter(samples)), strict=True):
+        if isinstance(answer, RowError):  # its file has gone since it was checked
+            continue
+        values = sample.values
         picture = next(
             (values.get(c) for c, name in predictor.columns.items() if name == "image" and values.get(c)), None
         )
@@ -151,9 +154,9 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
                 "image": samples[0].root / picture if isinstance(picture, str) and samples[0].root else None,
                 "fields": fields,
                 "target": values.get(predictor.target),
-                "right": predictor.task.is_right(values.get(predictor.target), answer.value),  # type: ignore[union-attr]
-                "answer": answer.value,  # type: ignore[union-attr]
-                "probability": answer.probability,  # type: ignore[union-attr]
+                "right": predictor.task.is_right(values.get(predictor.target), answer.value),
+                "answer": answer.value,
+                "probability": answer.probability,
             }
         )
     return found
