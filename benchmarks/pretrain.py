@@ -32,7 +32,8 @@ from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training.build import build_model
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
-from fusebert.training.pretrain import Corpus, prepare_rows, pretraining_recipe
+from fusebert.training.pretrain import Corpus, prepare_rows
+from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from pretraining import Unmasked, operations
 

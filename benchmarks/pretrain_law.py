@@ -27,7 +27,8 @@ from fusebert.training.budget import (
     layer_parameters,
     pick_batch,
 )
-from fusebert.training.pretrain import pretrain, pretraining_recipe, read_corpus
+from fusebert.training.pretrain import pretrain, read_corpus
+from fusebert.training.pretrain_recipe import pretraining_recipe
 
 VOCABULARY, QUICK_VOCABULARY = 8000, 500
 MILLIONS: dict[str, tuple[float, ...]] = {"tiny": (1, 3, 8), "mini": (1, 2.5, 5)}

@@ -11,6 +11,7 @@ import pytest
 
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
+from fusebert.training.checkpoint import State
 from fusebert.training.progress import Silence
 from fusebert.types import Sample
 
@@ -46,6 +47,18 @@ class Notes(Silence):
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+
+class Stop(Notes):
+    """Breaks a run off after some seconds."""
+
+    def __init__(self, seconds: float = float("inf")) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def step(self, state: State, _: float) -> None:
+        if state.seconds > self.seconds:
+            raise KeyboardInterrupt
 
 
 def pytest_configure(config: pytest.Config) -> None:

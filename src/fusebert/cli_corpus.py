@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fusebert.errors import UsageError
+from fusebert.errors import DataError, UsageError
 
 Say = Callable[[str], None]
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
@@ -126,12 +126,16 @@ def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[st
     except ValueError as error:
         raise UsageError(f"--budget={options.budget} is {error}") from None
     Recipe.from_flat({"task.name": "pretraining", **settings})  # wrong ones are told before slow imports
-    from fusebert.training.pretrain import pretrain, pretraining_recipe
+    from fusebert.training.pretrain import pretrain
+    from fusebert.training.pretrain_recipe import pretraining_recipe
     from fusebert.training.pretrain_table import pretrain_table
     from fusebert.training.progress import Terminal
 
     recipe = pretraining_recipe(settings)
-    if recipe.table(recipe.data.train or Path()).is_dir():
+    source = recipe.table(recipe.data.train or Path())
+    if not source.exists():
+        raise DataError(f"{source} does not exist; name a prepared corpus, or a table")
+    if source.is_dir():
         metrics = pretrain(settings, output, budget=budget, resume=options.resume, progress=Terminal())
     elif budget is not None:
         raise UsageError("--budget plans for a corpus; for a table, set training.time_limit")

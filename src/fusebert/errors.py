@@ -59,6 +59,10 @@ class RowError(DataError):
         place += f", column {column!r}" if column else ""
         super().__init__(f"{place}: {problem}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Worker processes send it."""
+        return type(self), (self.problem, self.table, self.row, self.column, self.line)
+
     def to_json(self) -> dict[str, Any]:
         """As lists of bad rows hold it."""
         found = {"table": str(self.table), "row": self.row, "line": self.line}

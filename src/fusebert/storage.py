@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +44,7 @@ def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
             return
         path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        beside = _beside(path, "part")
         try:
             with beside.open("wb") as file:
                 yield file
@@ -87,11 +89,12 @@ def naming_failures(folder: Path) -> Iterator[None]:
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write into a sibling folder, seal it, make it durable, and rename it to `folder`.
 
-    An older `folder` is replaced only once the new one is whole.
+    An older `folder` is replaced only once the new one is whole; a kill between the two renames of that leaves it
+    beside, and the next write puts it back first.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_by_kills(folder)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    _mend_left_by_kills(folder)
+    beside = _beside(folder, "part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir()
@@ -104,9 +107,13 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         seal(beside)
         sync_tree(beside)
         if folder.exists():
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            old = _beside(folder, "old")
             os.rename(folder, old)
-            os.rename(beside, folder)
+            try:
+                os.rename(beside, folder)
+            except BaseException:
+                os.rename(old, folder)
+                raise
             shutil.rmtree(old)
         else:
             os.rename(beside, folder)
@@ -116,11 +123,30 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     _sync(folder.parent)
 
 
-def _remove_left_by_kills(folder: Path) -> None:
-    """What processes of this machine that are no more had begun to write in the place of `folder`."""
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
-        process = left.name.split(".")[-2]
-        if process.isdecimal() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+def _beside(path: Path, kind: str) -> Path:
+    """Where this process, and no other on any machine that sees the disk, writes what becomes `path`."""
+    return path.with_name(f".{path.name}.{_here()}-{os.getpid()}.{kind}")
+
+
+@cache
+def _here() -> str:
+    """Where process numbers mean what they mean in this process: a machine, and a container on it."""
+    numbering = ""
+    with suppress(OSError):
+        numbering = str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
+
+
+def _mend_left_by_kills(folder: Path) -> None:
+    """Remove what processes that were killed here had begun to write in the place of `folder`, and put back what they
+    had taken away from it."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{_here()}-*"):
+        process, _, kind = left.name.rpartition("-")[2].partition(".")
+        if Path("/proc", process).exists() or not Path("/proc/self").exists():
+            continue
+        if kind == "old" and not folder.exists():
+            os.rename(left, folder)
+        elif kind in ("old", "part"):
             shutil.rmtree(left, ignore_errors=True)
 
 

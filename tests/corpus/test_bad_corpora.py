@@ -15,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from fusebert.cli import main
+from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.shards import read_shards
 from tests.corpus.conftest import write_jsonl
 
@@ -244,6 +245,19 @@ def test_what_follows_a_line_that_cannot_be_read_is_read(name: str, problem: str
 def _command(case: Case, folder: Path) -> list[str]:
     given = ["--held-out", "0", "--workers", "1", *case.flags]
     return ["corpus", "prepare", str(case.source(folder)), "--output", str(folder / "out"), *given]
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    (folder / name).write_bytes(b'{"text": "%s"}\n' % b" ".join(b"The ship left harbour %d." % n for n in range(20)))
+    try:
+        report = prepare_corpus(str(folder), tmp_path / "out", Settings(held_out=0.0))
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    assert report["counts"]["train_documents"] == 1
+    assert report["sources"][0].endswith("caf\\udce9.jsonl")
 
 
 def test_many_tiny_documents(tmp_path: Path) -> None:

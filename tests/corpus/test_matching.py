@@ -183,3 +183,9 @@ def test_chinese_words_of_a_row_are_masked_whole(tmp_path: Path) -> None:
     for row in made:
         chosen = {pieces[place - 1] for place in row.target.places}
         assert all((first in chosen) == (second in chosen) for first, second in words)
+
+
+def test_a_long_chinese_text_with_many_blanks_is_cut_as_it_is_read(tmp_path: Path) -> None:
+    columns = {"caption": "中国" + "\n" * 6000 + "人民大学" * 60, "n": 1}
+    rows = [Sample(tmp_path / "x.jsonl", number, columns, None) for number in range(1, 5)]
+    assert all(row.length > 60 for row in make(rows, ("text",), matching=False))

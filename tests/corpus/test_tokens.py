@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import marshal
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from fusebert.corpus.tokens import _Encoder
+from fusebert.corpus.tokens import _Encoder, inside_chinese, tokenize_corpus
+from fusebert.corpus.vocabulary import corpus_tokenizer
+from fusebert.errors import DataError
 from fusebert.modalities.text.processor import train_tokenizer
 
 SAID = [
@@ -44,3 +53,39 @@ def test_known_sentences(tokenizer: Tokenizer) -> None:
 def test_any_sentences(texts: list[str]) -> None:
     for lowercase in (True, False):
         same(train_tokenizer([*SAID, *(chr(code) for code in range(33, 127))], 200, lowercase), texts)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damage_to_what_was_tokenized_is_seen(corpus: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(corpus, tmp_path / "corpus")
+    tokenizer = corpus_tokenizer(tmp_path / "corpus")
+    tokenize_corpus(tmp_path / "corpus", "train", tokenizer)
+    (ids,) = (tmp_path / "corpus").glob("tokens-*/train/ids.npy")
+    data = bytearray(ids.read_bytes())
+    data[-1] ^= 64
+    ids.write_bytes(data[:1000] if damage == "cut" else data)
+    with pytest.raises(DataError, match=r"ids\.npy has changed.*remove it, and it is made again"):
+        tokenize_corpus(tmp_path / "corpus", "train", tokenizer)
+    shutil.rmtree(ids.parent)
+    tokenize_corpus(tmp_path / "corpus", "train", tokenizer)
+
+
+@pytest.mark.parametrize("report", ["{}", "[]", '{"counts": 3, "languages": {}, "shards": {}}'])
+def test_a_damaged_report_is_one_sentence(corpus: Path, tmp_path: Path, report: str) -> None:
+    (tmp_path / "corpus.json").write_text(report)
+    with pytest.raises(DataError, match=r"corpus\.json is damaged"):
+        tokenize_corpus(tmp_path, "train", corpus_tokenizer(corpus))
+
+
+def test_chinese_words_are_those_of_the_dictionary(tmp_path: Path) -> None:
+    """Not those of a cache that anybody may have left in the folder for temporary files."""
+    (tmp_path / "jieba.cache").write_bytes(marshal.dumps(({"中国": 9, "人民大学": 9}, 18)))
+    os.utime(tmp_path / "jieba.cache", (4e9, 4e9))
+    program = "from fusebert.corpus.tokens import _jieba; print(*_jieba().cut('中国人民大学'))"
+    given = {"env": os.environ | {"TMPDIR": str(tmp_path)}, "capture_output": True, "text": True}
+    assert subprocess.run([sys.executable, "-c", program], **given).stdout == "中国人民大学\n"
+
+
+def test_a_piece_inside_a_chinese_word_continues_it() -> None:
+    tokenizer = train_tokenizer(["中国人民大学的学生"] * 3, 100, True)
+    assert inside_chinese(tokenizer, "中国人民大学的").tolist() == [False, True, True, True, True, True, False]

@@ -12,7 +12,8 @@ from fusebert.evaluation.inference import score
 from fusebert.model.start import LAYERS, look_at_neighbours, tell_rare_from_common
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.training.build import build_model
-from fusebert.training.pretrain import prepare_rows, pretraining_recipe, read_corpus, start
+from fusebert.training.pretrain import prepare_rows, read_corpus, start
+from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import BertForPreTraining
 
-from fusebert.config import read_settings
+from fusebert.config import Recipe, read_settings
 from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
-from fusebert.errors import UsageError
+from fusebert.errors import ModelError, UsageError
 from fusebert.training import budget
 from fusebert.training.budget import (
     LENGTH,
@@ -29,9 +30,9 @@ from fusebert.training.budget import (
 )
 from fusebert.training.pretrain import pretrain
 from fusebert.training.trainer import Trainer
+from tests.conftest import Stop
 from tests.corpus.conftest import *  # noqa: F403 - the corpus fixture
 from tests.corpus.conftest import borders
-from tests.training.test_clock import Stop
 
 SECONDS = 12.0
 
@@ -109,8 +110,15 @@ def test_goes_on_with_its_plan(settings: dict[str, Any], pretrained_tiny: Path, 
     assert plan["trunk"] == str(pretrained_tiny)
     with pytest.raises(UsageError, match="a budget of 6 s"):
         pretrain(given, folder, budget=SECONDS, resume=True)
+    with pytest.raises(UsageError, match="resume it with --budget 6s"):
+        pretrain(given, folder, resume=True)
     with pytest.raises(UsageError, match="other settings"):
         pretrain(given | {"training.seed": 3}, folder, budget=SECONDS / 2, resume=True)
+    kept = (folder / "plan.json").read_bytes()
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"plan\.json is damaged"):
+        pretrain(given, folder, budget=SECONDS / 2, resume=True)
+    (folder / "plan.json").write_bytes(kept)
     metrics = pretrain(given, folder, budget=SECONDS / 2, resume=True)
     assert metrics["plan"] == plan
     assert metrics["training"]["seconds"] <= SECONDS / 2
@@ -133,6 +141,29 @@ def test_a_run_of_which_nothing_is_saved_is_planned_anew(
 
 def _interrupted(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_small_gpu_gets_smaller_batches_and_smaller_models(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory holds a tiny BERT with 1,024 tokens, and nothing larger. (A GPU's error; its place is taken here.)"""
+    tried = []
+
+    def measure(recipe: Recipe, _: object, batch_tokens: int, *__: object) -> float:
+        tried.append((recipe.model.trunk, batch_tokens))
+        if recipe.model.trunk != "tiny" or batch_tokens > 1024:
+            raise torch.OutOfMemoryError
+        return 1e6
+
+    monkeypatch.setattr(budget, "tokens_per_second", measure)
+    monkeypatch.setattr(Trainer, "_step", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(settings, tmp_path / "bert", budget=600.0)
+    plan = json.loads((tmp_path / "bert" / "plan.json").read_text())["plan"]
+    assert (plan["trunk"], plan["tokens_per_batch"]) == ("tiny", 1024)
+    assert tried[:3] == [("tiny", 2048), ("tiny", 1024), ("mini", 2048)]
+    with pytest.raises(UsageError, match="mini does not fit into the GPU's memory"):
+        pretrain(settings | {"model.trunk": "mini"}, tmp_path / "other", budget=600.0)
 
 
 def test_a_machine_too_slow_to_measure_is_an_error_in_words(

@@ -162,6 +162,22 @@ def test_a_folder_that_fails_to_fill_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "out", lambda folder: (folder / "old").touch())
+    rename = os.rename
+
+    def fails(source: Path, target: Path) -> None:
+        if target == tmp_path / "out" and source.name.endswith(".part"):
+            raise OSError("input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", fails)
+    with pytest.raises(OSError, match="input/output"):
+        write_folder(tmp_path / "out", lambda folder: (folder / "new").touch())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "old").exists()
+
+
 def test_two_runs_never_share_a_folder(trained: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="finished"):
         train(tiny, trained)

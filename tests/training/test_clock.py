@@ -13,25 +13,12 @@ from fusebert.training import trainer
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import WARM_UP_STEPS, Clock
 from fusebert.training.pretrain import pretrain
-from fusebert.training.progress import Silence, Terminal
+from fusebert.training.progress import Terminal
+from tests.conftest import Stop
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 from tests.training.test_ranks import PRETRAINING
 
 LIMIT, READING = 8.0, 2.0
-
-
-class Stop(Silence):
-    """Breaks a run off after some seconds; keeps what is noted."""
-
-    def __init__(self, seconds: float = float("inf")) -> None:
-        self.seconds, self.lines = seconds, list[str]()
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-    def step(self, state: State, _: float) -> None:
-        if state.seconds > self.seconds:
-            raise KeyboardInterrupt
 
 
 def test_the_limit_and_the_rate_hold_over_an_interruption(

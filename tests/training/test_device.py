@@ -26,7 +26,8 @@ from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model, pick_device
 from fusebert.training.checkpoint import State
 from fusebert.training.compilation import as_written, compile_for_training
-from fusebert.training.pretrain import prepare_rows, pretraining_recipe, read_corpus
+from fusebert.training.pretrain import prepare_rows, read_corpus
+from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from fusebert.training.trainer import Trainer
 from fusebert.types import Layout

@@ -231,6 +231,8 @@ def test_what_cannot_be_is_said(settings: dict[str, Any], tmp_path: Path) -> Non
         attempt(**{"data.columns": COLUMNS | {"image": "ignore"}})
     with pytest.raises(UsageError, match="needs documents"):
         attempt(**{"task.next_sentence": "nsp"})
+    with pytest.raises(UsageError, match=r"data\.test has no meaning"):
+        attempt(**{"data.test": "test.jsonl"})
     with pytest.raises(DataError, match="a round has no train rows"):
         attempt(**{"task.passes": 0.001})
     same = tmp_path / "same.jsonl"

@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch import distributed
 
 from fusebert.errors import FusebertError, UsageError
+from fusebert.storage import seal
 from fusebert.training import pretrain as module
 from fusebert.training.pretrain import pretrain
+from fusebert.training.progress import Silence
 from fusebert.training.ranks import LostWorkerError, naming_losses
 from fusebert.training.run import train
 from tests.corpus.conftest import corpus, documents  # noqa: F401
@@ -47,8 +51,6 @@ Run = tuple[str, dict[str, Any], Path]
 
 def join_as(rank: int, port: int) -> None:
     """Be one of two processes, as torchrun starts them."""
-    import torch
-
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -59,11 +61,13 @@ def work(rank: int, port: int, runs: list[Run], resume: bool, said: Path) -> Non
     from accelerate.state import AcceleratorState
 
     for number, (task, settings, folder) in enumerate(runs):
+        folder = Path(str(folder).format(rank=rank))
         join_as(rank, port + number)  # a port of its own: one process may still find the server of the run before
         try:
             {"train": train, "pretrain": pretrain}[task](settings, folder, resume=resume)
         except FusebertError as error:
             said.write_text(str(error))
+            (said.parent / f"said{rank}").write_text(str(error))
             sys.exit(1)
         AcceleratorState._reset_state(True)  # the next run forms a group of its own
 
@@ -151,16 +155,17 @@ def test_two_processes_take_the_steps_of_one(
         "train": tiny | SETTINGS,
         "pretrain": apart,
         "accumulated": apart | {"training.accumulation": 3},
-        "in_parts": apart | {"training.accumulation": 3, "training.parallel": "fsdp"},
+        "in_parts": apart | {"training.parallel": "fsdp", "task.next_sentence": "off", "training.weight_decay": 1.0},
     }
     together([("train" if name == "train" else "pretrain", settings[name], tmp_path / name) for name in names])
     for name in names:
-        alone = tmp_path / "one" / ("accumulated" if name == "in_parts" else name)
-        if not alone.exists():
-            (train if name == "train" else pretrain)(settings[name], alone)
+        alone = tmp_path / "one" / name
+        (train if name == "train" else pretrain)(settings[name], alone)
         assert losses(tmp_path / name) == pytest.approx(losses(alone), abs=2e-5), name
         assert training(tmp_path / name)["tokens"] == training(alone)["tokens"]
         assert training(tmp_path / name)["processes"] == 2
+    unread = [load_file(root / "in_parts" / "model.safetensors") for root in (tmp_path, tmp_path / "one")]
+    assert torch.equal(*(weights["bert.pooler.dense.weight"] for weights in unread))
 
 
 @pytest.mark.real
@@ -187,6 +192,42 @@ def test_a_lost_worker_costs_a_fresh_start_and_nothing_else(
     together([("pretrain", given, tmp_path / "killed")], resume=True)
     found = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert found[0] == found[1]
+
+
+class StopOnceSaved(Silence):
+    """Breaks a run off after its first checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def step(self, *_: object) -> None:
+        if list(self.folder.glob("checkpoints/step-*")):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("lacks", ["all", "checkpoint"])
+def test_processes_that_see_different_folders_do_not_go_on(
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    lacks: str,
+) -> None:
+    """Such as two machines with a disk each, of which only the first holds what was saved."""
+    given = PRETRAINING | {"data.train": str(corpus), "training.checkpoint_steps": 4}
+    own = tmp_path / "own0"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(given, own, progress=StopOnceSaved(own))
+    for state in own.glob("checkpoints/step-*/state.json"):  # as if two processes had begun it
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"processes": 2}))
+        seal(state.parent)
+    if lacks == "checkpoint":
+        (tmp_path / "own1").mkdir()
+        shutil.copy(own / "recipe.yaml", tmp_path / "own1")
+    processes = launch([("pretrain", given, tmp_path / "own{rank}")], resume=True)
+    for process in processes:
+        process.join(BOUND_SECONDS)
+    assert [process.exitcode for process in processes] == [1, 1]
+    for rank in range(2):
+        assert "on a disk that they share" in (tmp_path / f"said{rank}").read_text()
 
 
 def lose_the_reader(rank: int, port: int, settings: dict[str, Any], said: Path) -> None:

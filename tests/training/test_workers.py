@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+
+from fusebert.data import dataset
+from fusebert.errors import RowError
+from fusebert.training import run
+from fusebert.training.run import train
 
 TRAIN = "import json, sys; from fusebert.training.run import train; train(json.loads(sys.argv[1]), sys.argv[2])"
 BOUND_SECONDS = 60
@@ -22,7 +29,7 @@ def test_they_are_forked_from_what_is_imported() -> None:
     program = (
         "import sys; from concurrent.futures import ProcessPoolExecutor as Pool\n"
         "if __name__ == '__main__':\n"
-        "    from fusebert.training.trainer import worker_context\n"
+        "    from fusebert.training.workers import worker_context\n"
         "    pool = Pool(1, mp_context=worker_context())\n"
         "    print(pool.submit(eval, \"'torch' in __import__('sys').modules\").result())"
     )
@@ -68,3 +75,27 @@ def test_an_interrupt_while_they_begin_is_a_clean_stop(tiny: dict[str, Any], tmp
 
 def _listen() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test may run where it is ignored
+
+
+def test_a_row_that_can_no_longer_be_read_is_an_error_in_words(
+    tiny: dict[str, Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that goes after the check of all rows; told as where there are no workers."""
+    shutil.copytree(world, tmp_path / "world")
+    look, picture = run.build_model, tmp_path / "world" / "images" / "train_0003.png"
+
+    def remove(*given: Any) -> Any:
+        picture.unlink(missing_ok=True)
+        return look(*given)
+
+    monkeypatch.setattr(run, "build_model", remove)
+    monkeypatch.setattr(dataset, "KEPT_BYTES", 0)
+    said = []
+    for workers in (0, 2):
+        shutil.copy(world / "images" / "train_0003.png", picture)
+        with pytest.raises(RowError) as raised:
+            train(tiny | {"data.root": str(tmp_path / "world"), "training.workers": workers}, tmp_path / str(workers))
+        said.append(str(raised.value).partition(", row ")[0])
+        assert "\n" not in str(raised.value)
+        assert "train_0003.png" in str(raised.value)
+    assert said[0] == said[1] == str(tmp_path / "world" / "train.jsonl")

@@ -50,9 +50,9 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
     most = length - (2 if kind == "off" else 3)
     spans, labels = array("q"), array("q")  # a pass over a large corpus has many millions
     count = len(corpus.documents) - 1
-    documents = corpus.documents.tolist()
-    for number in random.permutation(count).tolist():
-        first, last = documents[number], documents[number + 1]
+    documents = np.asarray(corpus.documents)
+    for number in map(int, random.permutation(count)):
+        first, last = int(documents[number]), int(documents[number + 1])
         starts = corpus.sentences[first : last + 1].tolist()
         here, end = 0, last - first
         while here < end:

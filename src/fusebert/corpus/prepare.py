@@ -19,6 +19,7 @@ from fusebert.corpus.engine import Engine, pick_engine
 from fusebert.corpus.languages import language_code
 from fusebert.corpus.process import Bad, Processed, process
 from fusebert.corpus.process import Settings as Settings
+from fusebert.corpus.sentences import load_sentencex
 from fusebert.corpus.shards import REPORT, ShardWriter, shard_paths
 from fusebert.corpus.state import file_state, in_words, open_state
 from fusebert.errors import DataError, RowError, UsageError
@@ -70,6 +71,7 @@ def prepare_corpus(
     Raises:
         FusebertError: in words; after a kill or an error, `resume` goes on at the last whole shard.
     """
+    load_sentencex()
     settings = replace(settings, language=language_code(settings.language))
     if not 0 <= settings.held_out < 1:
         raise UsageError(f"--held-out must be at least 0 and less than 1, not {settings.held_out:g}")
@@ -290,7 +292,7 @@ class _Run:
         counts = dict(sorted(self.counts.items()))
         languages = {name.removeprefix("language_"): count for name, count in counts.items() if "language_" in name}
         return {
-            "sources": [*self.sources],
+            "sources": [source.encode(errors="backslashreplace").decode() for source in self.sources],
             "settings": asdict(self.settings),
             "counts": {name: count for name, count in counts.items() if "language_" not in name},
             "languages": languages,

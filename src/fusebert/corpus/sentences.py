@@ -6,8 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
-import sentencex
+from fusebert.errors import UsageError, how_to_install
 
 INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069"
@@ -73,7 +74,17 @@ def _segment(line: str, language: str) -> Iterator[str]:
     start = 0
     while len(line) - start > LONGEST:
         end = line.rfind(" ", start, start + LONGEST) + 1 or start + LONGEST
-        *whole, last = sentencex.segment(language, line[start:end])
+        *whole, last = load_sentencex().segment(language, line[start:end])
         yield from whole or [last]
         start = end - len(last) if whole else end
-    yield from sentencex.segment(language, line[start:])
+    yield from load_sentencex().segment(language, line[start:])
+
+
+@cache
+def load_sentencex() -> Any:
+    """The library; raises UsageError where it is not installed."""
+    try:
+        import sentencex
+    except ImportError:
+        raise UsageError(f"sentences are found by sentencex; {how_to_install('corpus')}") from None
+    return sentencex

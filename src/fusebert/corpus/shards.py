@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from fusebert.corpus.process import Processed
 from fusebert.errors import DataError, ModelError
 from fusebert.storage import read_json, write_atomically
 
+if TYPE_CHECKING:
+    from fusebert.corpus.process import Processed
+
 REPORT = "corpus.json"
 SCHEMA = pa.schema([("id", pa.string()), ("language", pa.string()), ("sentences", pa.list_(pa.string()))])
+COUNTED = ("counts", "languages", "shards")
 GROUP_BYTES, GROUP_DOCUMENTS = 2**21, 2**12
 """What a row group holds before it is compressed, so that neither side has more of a shard as text in memory."""
 
@@ -61,9 +64,12 @@ def shard_paths(folder: Path, part: str, count: int) -> list[Path]:
 def corpus_report(folder: Path) -> dict[str, Any]:
     """The statistics of a finished corpus. Raises DataError where there is none."""
     try:
-        return dict(read_json(folder / REPORT))
+        found = read_json(folder / REPORT)
     except ModelError as error:
         raise DataError(f"{folder} is no finished corpus ({error}); make one with `fusebert corpus prepare`") from None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in COUNTED):
+        raise DataError(f"{folder / REPORT} is damaged: it lacks {', '.join(COUNTED)}; prepare the corpus again")
+    return found
 
 
 def read_shards(folder: Path, part: str) -> Iterator[dict[str, Any]]:

@@ -8,16 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain
 from mmap import mmap
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
-from fusebert.storage import MANIFEST, file_hash, write_folder
+from fusebert.errors import DataError, ModelError, UsageError, how_to_install
+from fusebert.storage import MANIFEST, file_hash, verify, write_folder
 
 CHARACTERS_AT_ONCE = 2**16
 
@@ -64,13 +68,19 @@ def tokenize_corpus(folder: Path, part: str, tokenizer: Tokenizer, chinese_words
     target = _folder_of(folder, part, tokenizer, chinese_words)
     if not target.exists():
         write_folder(target, lambda beside: _write(beside, read_shards(folder, part), tokenizer, chinese_words))
+    else:
+        try:
+            verify(target)
+        except ModelError as error:
+            raise DataError(f"{target} is damaged ({error}); remove it, and it is made again") from None
     return Tokens.read(target)
 
 
 def _folder_of(folder: Path, part: str, tokenizer: Tokenizer, chinese_words: bool) -> Path:
     """Named after all that it depends on: were the corpus prepared anew in this place, its report would be another."""
     corpus_report(folder)
-    given = tokenizer.to_str().encode() + bytes([chinese_words]) + (folder / REPORT).read_bytes()
+    words = f"jieba {version('jieba')}" if chinese_words else ""
+    given = tokenizer.to_str().encode() + words.encode() + (folder / REPORT).read_bytes()
     key = hashlib.sha256(given).hexdigest()[:16]
     return folder / f"tokens-{key}" / part
 
@@ -193,10 +203,21 @@ def inside_chinese(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return np.array(["\u4e00" <= text[start] <= "\u9fff" and start not in starts for start, _ in offsets], np.bool_)
 
 
+def need_jieba() -> None:
+    """Raise UsageError where Chinese words cannot be found."""
+    if find_spec("jieba") is None:
+        raise UsageError(f"whole Chinese words need jieba; {how_to_install('corpus')}; or set task.whole_words=false")
+
+
 @cache
 def _jieba() -> Any:
-    """Without the four lines that it says about its dictionary."""
+    """Its words, without the four lines that it says of them, and never from the cache that it leaves in a folder where
+    everybody may write."""
     import jieba
 
     jieba.setLogLevel("WARNING")
-    return jieba
+    words = jieba.Tokenizer()
+    with TemporaryDirectory() as room:
+        words.tmp_dir = room
+        words.initialize()
+    return words

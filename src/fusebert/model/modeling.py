@@ -75,6 +75,8 @@ class FusebertModel(PreTrainedModel):
         elif config.fusion == "two_stream":
             self.fusion = TwoStream(trunk)
         self.head = plugins.load("tasks", config.task["name"], "head").Head(config.task, trunk)
+        # whole models leave a weight alone that nothing reads; FSDP would give it zeros, and the optimizer wear it down
+        self.trunk.pooler.requires_grad_(getattr(self.head, "reads_pooler", True))
         self.post_init()
         if hasattr(self.head, "tie"):
             self.head.tie(self)

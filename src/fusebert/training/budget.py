@@ -60,6 +60,10 @@ MOST_WORKERS = 4
 """A GPU learns from about as many tokens a second as one process can prepare."""
 
 
+class TooLargeError(UsageError):
+    """A model needs more memory than the device has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Seconds of the whole command, and on the monotonic clock when it began."""
@@ -144,6 +148,7 @@ def make_plan(
     entropy: float,
     build: Callable[[Mapping[str, Any]], tuple[Recipe, Prepared]],
     processes: int = 1,
+    longest: int | None = None,
 ) -> tuple[dict[str, Any], Plan]:
     """Measure this machine, and choose what is not given.
 
@@ -156,12 +161,13 @@ def make_plan(
         entropy: cost of its held-out part, guessed by frequency, in nats a piece.
         build: settings -> their checked recipe, and rows to measure with.
         processes: that train together, each as quick as this one.
+        longest: tokens that the BERT to go on from can read.
 
     Returns:
         The settings of the run, and the plan.
 
     Raises:
-        UsageError: too little time is left to train.
+        UsageError: too little time is left to train, or no size fits into the GPU's memory.
     """
     if budget.left < budget.seconds / 2:
         raise UsageError(
@@ -176,12 +182,20 @@ def make_plan(
 
     per_pass = 1.0  # tokens that a pass reads, for each of the corpus: half of all pairs read some anew
 
-    def measure(settings: Mapping[str, Any], batch_tokens: int, compiled: bool = False) -> float:
+    def measure(settings: Mapping[str, Any], batch_tokens: int, compiled: bool = False) -> tuple[float, int]:
+        """Tokens a second, and the tokens of a batch: half as many, and again half, where memory is too small."""
         nonlocal per_pass
         recipe, prepared = build({"task.mask_share": MASK_SHARE, **settings, "task.passes": 1.0, "task.rounds": 1})
         rows: Any = prepared.splits["train"]
         per_pass = float(rows.lengths.sum()) / len(rows.corpus.ids)
-        return processes * tokens_per_second(recipe, prepared, batch_tokens, compiled, probe_seconds)
+        while True:
+            try:
+                speed = tokens_per_second(recipe, prepared, batch_tokens, compiled, probe_seconds)
+                return processes * speed, batch_tokens
+            except torch.OutOfMemoryError:
+                batch_tokens //= 2
+                if batch_tokens < recipe.task_config().length:
+                    raise TooLargeError(f"{recipe.model.trunk} does not fit into the GPU's memory") from None
 
     def planned(settings: Mapping[str, Any], speed: float) -> Plan:
         if budget.left <= 0:
@@ -189,7 +203,7 @@ def make_plan(
         tokens = max(1, int(speed * budget.left * (1 - SHARE_TO_SCORE - SHARE_TO_SAVE)))
         trunk = str(settings["model.trunk"])
         loss = None if trunk not in SIZES else expected_loss(entropy, layer_parameters(trunk), tokens, len(corpus.ids))
-        length = int(settings.get("task.length", pick_length(corpus, tokens)))
+        length = int(settings.get("task.length", min(pick_length(corpus, tokens), longest or LONG_LENGTH)))
         batch = int(settings.get("training.tokens_per_batch", pick_batch(tokens)))
         steps = max(1, tokens // (batch * int(settings.get("training.accumulation", 1))))
         validations, scored = pick_scoring(tokens / processes, rounds)
@@ -200,8 +214,14 @@ def make_plan(
 
     plans: list[Plan] = []
     for trunk in [str(given["model.trunk"])] if "model.trunk" in given else SIZES:
-        tried = {"task.length": LENGTH, **given, "model.trunk": trunk}
-        plans.append(planned({**given, "model.trunk": trunk}, measure(tried, PROBE_TOKENS[device])))
+        tried = {"task.length": min(LENGTH, longest or LENGTH), **given, "model.trunk": trunk}
+        try:
+            speed, _ = measure(tried, PROBE_TOKENS[device])
+        except TooLargeError:
+            if not plans:
+                raise
+            break
+        plans.append(planned({**given, "model.trunk": trunk}, speed))
         best = min(plans, key=lambda plan: math.inf if plan.mlm_loss is None else plan.mlm_loss)
         if best is not plans[-1] or budget.left < probes_end:
             break
@@ -210,7 +230,10 @@ def make_plan(
         "task.length": best.length,
         "training.tokens_per_batch": best.tokens_per_batch,
     }
-    plan = planned(chosen, measure(chosen, max(1, best.tokens_per_batch // processes), compiled=True))
+    speed, fitting = measure(chosen, max(1, best.tokens_per_batch // processes), compiled=True)
+    if "training.tokens_per_batch" not in given:
+        chosen["training.tokens_per_batch"] = min(best.tokens_per_batch, fitting * processes)
+    plan = planned(chosen, speed)
     spared = {
         "task.mask_share": MASK_SHARE,
         "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,

@@ -16,17 +16,16 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
-from fusebert.config import ModelSettings, Recipe
+from fusebert.config import Recipe, read_settings
 from fusebert.corpus.shards import corpus_report
-from fusebert.corpus.tokens import Tokens, tokenize_corpus, tokens_hash
+from fusebert.corpus.tokens import Tokens, need_jieba, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.data.collate import Collator
-from fusebert.errors import DataError, FusebertError, UsageError
+from fusebert.errors import DataError, FusebertError, ModelError, UsageError
 from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens
 from fusebert.model.cpu import prepare_to_train
-from fusebert.model.pretrained import find_trunk
+from fusebert.model.pretrained import find_trunk, read_config
 from fusebert.model.start import begin
-from fusebert.model.trunk import SIZES
 from fusebert.storage import read_json, write_json
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
@@ -35,21 +34,14 @@ from fusebert.tasks.pretraining.task import Task
 from fusebert.training.budget import Budget, Plan, beginning, make_plan
 from fusebert.training.build import build_model
 from fusebert.training.prepare import Prepared
+from fusebert.training.pretrain_recipe import check_for_corpus, pretraining_recipe
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import naming_losses
 from fusebert.training.run import CHECKPOINTS, PLAN, RECIPE, fit, join, look_into
 
 Value = TypeVar("Value")
-DEFAULTS: dict[str, Any] = {
-    "task.name": "pretraining",
-    "model.dropout": 0.0,
-    "training.warmup_share": 0.1,
-    "training.tokens_per_batch": 4096,
-}
-"""Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
 COUNTED_AT_ONCE = 2**24
 UNKNOWN, MANY_UNKNOWN = "[UNK]", 0.02
-RATE_TIMES_WIDTH, RATE_TO_GO_ON = 0.256, 1e-4
 HELD_OUT_MASK_SHARE, HELD_OUT_SEED = 0.15, 0
 """BERT's share, and one choice of pairs and masks, whatever training does: losses can be compared between runs of the
 same row length, question, `whole_words` and `held_out_tokens`."""
@@ -102,7 +94,9 @@ def pretrain(
     if budget is not None and "training.time_limit" in settings:
         raise UsageError("a budget sets the time limit itself; give the one or the other")
     kept = _kept_plan(folder, settings, budget) if resume and (folder / RECIPE).is_file() else None
-    recipe = Recipe.read(folder / RECIPE) if kept is not None and budget is not None else pretraining_recipe(settings)
+    planned = kept is not None and budget is not None
+    recipe = pretraining_recipe(read_settings(folder / RECIPE) if planned else settings)
+    check_for_corpus(recipe)
     prepare_to_train()
     is_first = join(recipe.training.device)
     progress = progress if is_first else Silence()
@@ -110,6 +104,7 @@ def pretrain(
     if budget is not None and not any((folder / CHECKPOINTS).glob("*")):
         kept = None  # no step is lost by a plan of what the machine can do now
     trunk_folder = find_trunk(recipe.model.trunk)
+    _check_length(recipe, trunk_folder)
     corpus = _read_together(recipe, trunk_folder, is_first)
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
     unknown = corpus.counts[special_tokens(corpus.tokenizer)[UNKNOWN]] / corpus.counts.sum()
@@ -165,11 +160,18 @@ def _plan(
     processes = PartialState().num_processes
     found: tuple[dict[str, Any], Plan] | FusebertError
     try:
-        found = make_plan(settings, budget, corpus.train, corpus.unigram_entropy, build, processes)
+        longest = None if trunk_folder is None else read_config(trunk_folder).max_position_embeddings
+        found = make_plan(settings, budget, corpus.train, corpus.unigram_entropy, build, processes, longest)
     except FusebertError as error:
         found = error
     chosen, plan = _of_first(found)
     return pretraining_recipe(chosen), plan
+
+
+def _check_length(recipe: Recipe, trunk_folder: Path | None) -> None:
+    length = recipe.task_config().length
+    if trunk_folder is not None and length > (most := read_config(trunk_folder).max_position_embeddings):
+        raise UsageError(f"task.length={length} is too long for {recipe.model.trunk}, which reads {most} tokens")
 
 
 def _of_first(found: Value | FusebertError) -> Value:
@@ -188,7 +190,11 @@ def _kept_plan(folder: Path, settings: Mapping[str, Any], budget: float | None) 
         UsageError: it was begun with another budget, or with other settings beside it.
     """
     kept: dict[str, Any] | None = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
+    if kept is not None and not (isinstance(kept, dict) and {"plan", "budget", "settings"} <= set(kept)):
+        raise ModelError(f"{folder / PLAN} is damaged; start again in another folder")
     if budget is None:
+        if kept is not None and pretraining_recipe(settings).flat() != Recipe.read(folder / RECIPE).flat():
+            raise UsageError(f"{folder} was begun with a budget; resume it with --budget {kept['budget']:g}s")
         return kept
     if kept is None:
         raise UsageError(f"{folder} was begun without a budget; resume it without one")
@@ -218,33 +224,14 @@ def start(model: Any, counts: np.ndarray, trunk_folder: Path | None) -> None:
         model.head.start_at_frequencies(every)
 
 
-def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
-    """The checked recipe of a run; its epochs are the rounds between two validations."""
-    trunk = str(settings.get("model.trunk", ModelSettings().trunk))
-    recipe = Recipe.from_flat(DEFAULTS | {"training.learning_rate": peak_rate(trunk)} | dict(settings))
-    if recipe.task.get("name") != "pretraining":
-        raise UsageError(f"task.name={recipe.task.get('name')!r} is not pre-training; use `fusebert train`")
-    if recipe.data.train is None:
-        raise UsageError("data.train is not set: name the folder of a prepared corpus")
-    if recipe.modalities.get("text", {}).get("word_dropout"):
-        raise UsageError("text.word_dropout would mask what pre-training asks for; set task.mask_share instead")
-    rounds = recipe.task_config().rounds
-    if settings.get("training.epochs", rounds) != rounds:  # a recipe that pre-training has written has them, the same
-        raise UsageError("pre-training counts task.passes over the corpus, with task.rounds validations; not epochs")
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": rounds})})
-
-
-def peak_rate(trunk: str) -> float:
-    """The usual peak learning rate: it falls with width (Yang et al. 2022); to go on from a BERT, BERT's own."""
-    return RATE_TIMES_WIDTH / SIZES[trunk][1] if trunk in SIZES else RATE_TO_GO_ON
-
-
 def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
     """Tokenized with the trunk's own vocabulary, or with the corpus's for a trunk that starts from nothing."""
     folder = recipe.table(recipe.data.train or Path())
     languages = corpus_report(folder)["languages"]
     tokenizer = corpus_tokenizer(folder) if trunk_folder is None else read_tokenizer(trunk_folder)
     chinese_words = recipe.task_config().whole_words and "zh" in languages
+    if chinese_words:
+        need_jieba()
     parts = {part: tokenize_corpus(folder, part, tokenizer, chinese_words) for part in ("train", "held_out")}
     for part, found in parts.items():
         if len(found.documents) < 3:
@@ -280,9 +267,7 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
     """Training rows drawn anew for each round, and held-out rows that are always the same."""
     task = Task.fit(recipe.task_config(), [])
     config = task.config
-    kind = config.next_sentence
-    if kind == "matching":
-        raise UsageError("task.next_sentence=matching is for tables; a corpus has nsp, sentence_order, or off")
+    kind: Any = config.next_sentence
     special = special_tokens(corpus.tokenizer)
     held_share = min(1.0, config.held_out_tokens / max(1, len(corpus.held_out.ids)))
     splits = {

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from fusebert.config import Recipe
+from fusebert.corpus.tokens import need_jieba
 from fusebert.data.collate import Collator
 from fusebert.data.columns import column_names
 from fusebert.data.dataset import Dataset
-from fusebert.errors import DataError, UsageError, how_to_install
+from fusebert.errors import DataError, UsageError
 from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import plain_text
 from fusebert.model.cpu import prepare_to_train
@@ -29,10 +30,10 @@ from fusebert.training.pretrain import (
     HELD_OUT_MASK_SHARE,
     HELD_OUT_SEED,
     piece_counts,
-    pretraining_recipe,
     start,
     unigram_entropy,
 )
+from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import naming_losses
 from fusebert.training.run import fit, join, look_into
@@ -99,6 +100,8 @@ def table_recipe(settings: Mapping[str, Any]) -> Recipe:
         raise UsageError(
             f"task.next_sentence={config.next_sentence} needs documents; rows of a table have matching, or off"
         )
+    if recipe.data.test is not None:
+        raise UsageError("data.test has no meaning here: pre-training is scored on its held-out rows; leave it out")
     text = {"max_tokens": config.length - 1} | recipe.modalities.get(TEXT, {})
     return recipe.model_copy(update={"modalities": recipe.modalities | {TEXT: text}})
 
@@ -128,7 +131,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
     for part, share in shares.items():
         rows = _with_text(prepared.splits[part], part, table, progress)
         if task.config.whole_words:
-            _need_jieba(rows)
+            _need_jieba_for(rows)
         if share * len(rows) < 1:
             raise DataError(f"{table}: a round has no {part} rows; lower task.rounds or raise task.passes")
         masking = Masking.of(text.tokenizer, masked[part], task.config.whole_words)
@@ -153,15 +156,10 @@ def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dat
     return Dataset(samples, rows.lengths[kept], rows.preparer, rows.modality_dropout, rows.seed, varied=rows.varied)
 
 
-def _need_jieba(rows: Dataset) -> None:
+def _need_jieba_for(rows: Dataset) -> None:
     columns = rows.preparer.processors[TEXT].columns
     chinese = any(
         CHINESE.search(plain_text(value)) for sample in rows.samples for _, value in present(sample.values, columns)
     )
     if chinese:
-        try:
-            import jieba  # noqa: F401
-        except ImportError:
-            raise UsageError(
-                f"whole Chinese words need jieba; {how_to_install('corpus')}; or set task.whole_words=false"
-            ) from None
+        need_jieba()

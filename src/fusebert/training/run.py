@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 
 from fusebert.config import Recipe
 from fusebert.data.collate import Collator
@@ -141,15 +142,18 @@ def fit(
 
 
 def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Raise UsageError where the folder cannot be written, or where that would mix two runs."""
+    """Raise UsageError where the folder cannot be written, where that would mix two runs, or where the processes of a
+    run to resume do not see the same one."""
     written = folder / RECIPE
+    if resume and len(set(gather_object([written.is_file()]))) > 1:
+        raise UsageError(f"not all processes see {written}: they need one output folder, on a disk that they share")
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UsageError(f"{nearest} is a file; choose another --output")
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
     if resume and written.is_file():
-        if Recipe.read(written) != recipe:
+        if Recipe.read(written).flat() != recipe.flat():
             raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
     elif folder.exists() and any(
         path.name not in (BAD_ROWS, PLAN) and path.suffix != ".part" for path in folder.iterdir()

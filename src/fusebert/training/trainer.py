@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import time
 from contextlib import nullcontext
 from itertools import islice
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,10 @@ from fusebert.config import TrainingSettings
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Dataset
 from fusebert.data.sampler import TokenBudgetSampler
-from fusebert.errors import DataError, DivergedError, FusebertError, UsageError
+from fusebert.errors import DataError, DivergedError, FusebertError, ModelError, UsageError
 from fusebert.evaluation.inference import autocast, score, to_device
 from fusebert.model.modeling import FusebertModel
+from fusebert.storage import verify
 from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
@@ -36,7 +35,8 @@ from fusebert.training.optimization import (
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
 from fusebert.training.sharding import gather, put_whole, shard
-from fusebert.training.signals import Signals, without_interrupts
+from fusebert.training.signals import Signals
+from fusebert.training.workers import BatchOrError, RowsOrErrors, raising, worker_context
 from fusebert.workers import follow_parent
 
 TOKENS = "tokens"
@@ -48,18 +48,6 @@ FINEST = 100_000
 
 class StoppedError(FusebertError):
     """The run was asked to stop; its checkpoint is written."""
-
-
-def worker_context() -> Any:
-    """Of processes that are forked from one in which all of this is imported, and so begin at once.
-
-    A process of its own imports torch first, for seconds, one worker after the other, anew in every epoch.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
-    with without_interrupts():  # which it inherits: Ctrl-C while it imports would take it away from the parent
-        forkserver.ensure_running()
-    return context
 
 
 class Trainer:
@@ -121,9 +109,9 @@ class Trainer:
         self.clock.expect(int(validation.lengths.sum()), 3 * 4 * weights)  # each with two moments, in fp32
         self._began = time.monotonic() - state.seconds
         loader: DataLoader[Any] = DataLoader(
-            train,  # type: ignore[arg-type]
+            RowsOrErrors(train),  # type: ignore[arg-type]
             batch_sampler=OwnBatches(sampler, self.ranks),
-            collate_fn=self.collator,
+            collate_fn=BatchOrError(self.collator),
             num_workers=settings.workers,
             multiprocessing_context=worker_context() if settings.workers else None,
             worker_init_fn=follow_parent,
@@ -134,7 +122,7 @@ class Trainer:
             while state.epoch < settings.epochs and state.stopped is None:
                 train.epoch = state.epoch
                 sampler.start_at(state.epoch, state.batch, train.lengths)
-                batches = zip(loader, sampler, strict=True)  # each with the rows of all processes
+                batches = zip(raising(loader), sampler, strict=True)  # each with the rows of all processes
                 self.learner.train()
                 hold_frozen_statistics(self.learner)
                 while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
@@ -221,7 +209,7 @@ class Trainer:
         self.state.seconds_before = spent_seconds
 
     def _resume(self) -> State:
-        found = checkpoint.newest_whole(self.checkpoints, self.progress.note)
+        found = self._chosen_by_first()
         if found is None:
             self.progress.note("no whole checkpoint is there yet; starting from the beginning")
             return self.state
@@ -239,6 +227,25 @@ class Trainer:
         self.state.seconds_before += here
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
         return self.state
+
+    def _chosen_by_first(self) -> Path | None:
+        """The checkpoint that all processes go on from. Raises UsageError in all where one of them does not see it."""
+        newest = checkpoint.newest_whole(self.checkpoints, self.progress.note) if self.ranks.is_first else None
+        name = self.ranks.of_first(newest.name if newest else None)
+        if name is None:
+            return None
+        found, fault = self.checkpoints / name, ""
+        if not self.ranks.is_first:
+            try:
+                verify(found)
+            except ModelError as error:
+                fault = str(error)
+        if faults := [one for one in self.ranks.all(fault) if one]:
+            raise UsageError(
+                f"not all processes can read {name}, from which the first goes on ({faults[0]}); they need the same "
+                "output folder, on a disk that they share"
+            )
+        return found
 
     def _time_is_up(self, state: State, ends_round: bool) -> bool:
         """Whether what comes after training needs the time that is left. Under a time limit the learning rate follows

@@ -127,12 +127,16 @@ class Processor:
 
 def encode(tokenizer: Tokenizer, text: str, tokens: int) -> list[int]:
     """Ids of a text, of which `tokens` are wanted; there may be more. Raises InputError."""
-    if len(text) > (most := tokens * CHARACTERS_PER_TOKEN_BOUND):
-        text = " ".join(text.split())[:most]
     try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        return tokenizer.encode(cut(text, tokens), add_special_tokens=False).ids
     except (UnicodeEncodeError, TypeError):
         raise InputError("the text contains half a character (a lone surrogate)") from None
+
+
+def cut(text: str, tokens: int) -> str:
+    """As much of a text as `tokens` of it may take."""
+    most = tokens * CHARACTERS_PER_TOKEN_BOUND
+    return text if len(text) <= most else " ".join(text.split())[:most]
 
 
 def plain_text(value: Any) -> str:

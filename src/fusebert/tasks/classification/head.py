@@ -24,6 +24,7 @@ class Head(nn.Module):
         self.multi_label = config.get("multi_label", False)
         self.label_smoothing = config.get("label_smoothing", 0.0)
         self.pooling = config.get("pooling", "first")
+        self.reads_pooler = self.pooling == "first"
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
         self.classifier = nn.Linear(trunk.hidden_size, config["outputs"])
         self.weights: Tensor

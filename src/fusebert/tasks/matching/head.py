@@ -26,6 +26,7 @@ class Head(nn.Module):
     def __init__(self, config: dict[str, Any], trunk: Any) -> None:
         super().__init__()
         self.pooling = config["pooling"]
+        self.reads_pooler = self.pooling == "first"
         self.left = nn.Linear(trunk.hidden_size, config["vector_size"], bias=False)
         self.right = nn.Linear(trunk.hidden_size, config["vector_size"], bias=False)
         self.log_scale = nn.Embedding(1, 1)  # transformers leaves a bare parameter uninitialised

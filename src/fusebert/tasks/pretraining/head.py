@@ -32,7 +32,8 @@ class Head(nn.Module):
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.bias = nn.Embedding(1, trunk.vocab_size)  # transformers leaves a bare parameter uninitialised
         self.seq_relationship = nn.Linear(trunk.hidden_size, 2)
-        self.asks_next_sentence = bool(config["next_sentence"])
+        self.asks_next_sentence = self.reads_pooler = bool(config["next_sentence"])
+        self.seq_relationship.requires_grad_(self.asks_next_sentence)
         self.next_sentence_weight = float(config.get("next_sentence_weight", 1.0))
         self._words: Any = None  # borrowed by `tie`
         self._surprise = surprise

@@ -15,7 +15,7 @@ from fusebert.corpus.tokens import continuations, inside_chinese
 from fusebert.data.collate import Example
 from fusebert.data.dataset import Dataset
 from fusebert.modalities.base import present
-from fusebert.modalities.text.processor import CHARACTERS_PER_TOKEN_BOUND, Processor, plain_text
+from fusebert.modalities.text.processor import Processor, cut, plain_text
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import IGNORED, Target
 from fusebert.types import Features, Sample
@@ -138,7 +138,7 @@ class MatchingRows:
             start = 0
             ends = np.flatnonzero(ids == self.text.special["[SEP]"])
             for end, (_, value) in zip(ends.tolist(), present(sample.values, self.text.columns), strict=True):
-                text = plain_text(value)[: self.text.config.max_tokens * CHARACTERS_PER_TOKEN_BOUND]
+                text = cut(plain_text(value), self.text.config.max_tokens)
                 if CHINESE.search(text):
                     inside[start:end] |= inside_chinese(self.text.tokenizer, text)[: end - start]
                 start = end + 1

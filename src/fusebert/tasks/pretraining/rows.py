@@ -22,6 +22,9 @@ class PairRows:
         length: tokens of a full row.
         kind: of the question about the pair.
         share: of the corpus that an epoch reads: 0.5 is half a pass, the next epoch reads the other half.
+
+    Attributes:
+        in_pass: rows of the whole pass that the epoch begins in.
     """
 
     def __init__(
@@ -47,19 +50,16 @@ class PairRows:
     def epoch(self, number: int) -> None:
         self._epoch = number
         start, end = number * self.share, (number + 1) * self.share
-        parts = []
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
         for which in range(math.floor(start), math.ceil(end)):
             pairs = self._pass(which)
             count = len(pairs.labels)
+            if not parts:
+                self.in_pass = count
             part = slice(round(count * max(0.0, start - which)), round(count * min(1.0, end - which)))
             parts.append((pairs.spans[part], pairs.labels[part]))
         self.pairs = Pairs(np.concatenate([spans for spans, _ in parts]), np.concatenate([found for _, found in parts]))
         self.lengths = self.pairs.lengths
-
-    @property
-    def in_pass(self) -> int:
-        """Rows of the whole pass that the epoch begins in."""
-        return len(self._pass(math.floor(self.epoch * self.share)).labels)
 
     def _pass(self, which: int) -> Pairs:
         if self._drawn is None or self._drawn[0] != which:

@@ -39,7 +39,7 @@ class Config(BaseModel):
     next_sentence_weight: float = Field(1.0, gt=0, description="of its loss in training; BERT adds the two as they are")
     rounds: int = Field(10, ge=1, le=10_000, description="validations, spread evenly over the run")
     passes: float = Field(10.0, gt=0, description="how often the corpus is read")
-    held_out_tokens: int = Field(250_000, ge=1, description="of a corpus: at most so many are scored in each round")
+    held_out_tokens: int = Field(250_000, ge=1, description="of a corpus: about so many are scored in each round")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ class Head(nn.Module):
     would learn, from never being right, that they never are.
     """
 
+    reads_pooler = False
+
     def __init__(self, config: dict[str, Any], trunk: Any) -> None:
         super().__init__()
         self.outputs, self.trained, self.repeats = config["outputs"], config["trained"], config["repeats"]
