@@ -20,7 +20,8 @@ demo: $(READY)
 	$(BIN)/fusebert demo
 
 test: $(READY)
-	$(BIN)/pytest -m "not real"
+	$(BIN)/pytest -m "not real and not alone" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not real and alone"
 
 test-real: $(READY)
 	$(BIN)/pytest -m real

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
@@ -65,6 +66,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """The suite tests the CPU, also where there is a GPU, which would round otherwise; `-m cuda` tests the GPU."""
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if hasattr(config, "workerinput"):  # beside other tests (pytest -n), which want the other cores
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from tests.conftest import Stop
 from tests.corpus.conftest import *  # noqa: F403 - the corpus fixture
 from tests.corpus.conftest import borders
 
+pytestmark = pytest.mark.alone
 SECONDS = 12.0
 
 

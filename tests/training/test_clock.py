@@ -18,6 +18,7 @@ from tests.conftest import Stop
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 from tests.training.test_ranks import PRETRAINING
 
+pytestmark = pytest.mark.alone
 LIMIT, READING = 8.0, 2.0
 
 

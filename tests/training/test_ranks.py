@@ -275,6 +275,7 @@ def test_a_corpus_that_cannot_be_read_is_an_error_in_all(corpus: Path, tmp_path:
     assert all("vocabulary" in one and "Traceback" not in one for one in said), said
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("budget", "code"), [("20s", 0), ("0.01s", 2)])
 def test_one_plan_for_all_and_one_process_speaks(
     corpus: Path,  # noqa: F811
