@@ -120,3 +120,12 @@ def test_check_shows_what_it_found_also_when_rows_are_bad(tmp_path: Path, capsys
     assert found["columns"][0]["column"] == "question"
     assert "first: test.csv, row 2 (line 3): 3 cells" in found["error"]
     assert len([line for line in out.err.splitlines() if line.startswith("fusebert: ")]) == 1
+
+
+def test_settings_may_stand_behind_the_tables_to_check_against(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = [str(world / f"{part}.jsonl") for part in ("train", "test")]
+    given = ["check", tables[0], "--target", "answer", "--against", tables[1], "data.columns.caption=ignore"]
+    assert main(given) == 0
+    said = capsys.readouterr().err
+    assert "caption: ignore (as set)" in said
+    assert "  AMBIGUOUS; data.columns." in said or "AMBIGUOUS" not in said

@@ -9,7 +9,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {"train": "fusebert.training.run", "load": "fusebert.evaluation.predictor"}
+__all__ = ["FusebertError", "load", "train"]
+_HOMES = {
+    "train": "fusebert.training.run",
+    "load": "fusebert.evaluation.predictor",
+    "FusebertError": "fusebert.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -122,6 +122,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
     overrides = parse_overrides(_no_flags(rest))
     if options.target:
+        if overrides.get("data.target", options.target) != options.target:
+            raise UsageError(f"--target {options.target} and data.target={overrides['data.target']}: which of them?")
         overrides["data.target"] = options.target
     if options.time_limit:
         overrides["training.time_limit"] = options.time_limit
@@ -246,12 +248,15 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.config import parse_overrides
     from fusebert.doctor.check import check
 
-    settings = parse_overrides(_no_flags(rest))
-    found, findings = check(options.source, options.target, options.strict, options.against, settings)
+    given = [str(path) for path in options.against if "=" in str(path) and not path.exists()]  # --against takes several
+    against = [path for path in options.against if str(path) not in given]
+    settings = parse_overrides([*given, *_no_flags(rest)])
+    found, findings = check(options.source, options.target, options.strict, against, settings)
     for note in found["notes"]:
         _say(note)
     for column in found["columns"]:
-        _say(f"{column['column']}: {column['kind']} ({column['why']})" + ("  AMBIGUOUS" if column["ambiguous"] else ""))
+        doubt = f"  AMBIGUOUS; data.columns.{column['column']}=MODALITY says what it is" if column["ambiguous"] else ""
+        _say(f"{column['column']}: {column['kind']} ({column['why']}){doubt}")
     for line in found["problems"]:
         _say(_problem(line))
     for finding in findings:
@@ -361,7 +366,9 @@ def _table(title: str, rows: dict[str, dict[str, float]]) -> None:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    from fusebert.training.progress import short
+
+    return f"{value:,}" if isinstance(value, int) else short(value)
 
 
 def _plain(value: Any) -> Any:

@@ -101,7 +101,7 @@ class TrainingSettings(Section):
         "auto", description="auto: bf16 where the processor multiplies it faster"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     patience: int | None = Field(
         None, ge=1, description="stop after this many epochs without a better validation score"
     )
@@ -163,7 +163,8 @@ class Recipe(Section):
             place = section + ".".join(map(str, first["loc"]))
             if first["type"] == "missing":
                 raise RecipeError(f"{source}: {place} is not set, and has to be") from None
-            raise RecipeError(f"{source}: {place}={first.get('input')!r} will not do: {first['msg']}") from None
+            given = " ".join(repr(first.get("input")).split())
+            raise RecipeError(f"{source}: {place}={given:.80} will not do: {first['msg']}") from None
         return recipe
 
     def task_config(self, name: str | None = None) -> Any:

@@ -105,6 +105,8 @@ RECIPES = [
     Case("share of 2", setting("data.validation=2"), 2, ("data.validation", "between 0 and 1")),
     Case("setting without =", setting("training.epochs"), 2, ("'training.epochs'", "key=value")),
     Case("unknown option", setting("--fast"), 2, ("--fast", "--help")),
+    Case("seed beyond bounds", setting("training.seed=99999999999999999999"), 2, ("training.seed", "less than")),
+    Case("two targets", setting("--target", "question", "data.target=label"), 2, ("question", "label", "which")),
     Case("unknown time", setting("--time-limit", "soon"), 2, ("time_limit", "'soon'")),
     Case("trunk of unknown size", setting("model.trunk=huge"), 1, ("'huge'", "tiny", "base")),
     Case("trunk folder missing", setting("model.trunk=./none/bert"), 1, ("./none/bert", "does not exist")),

@@ -137,6 +137,14 @@ def test_the_temperature_makes_sure_answers_less_sure() -> None:
     assert after["accuracy"] == before["accuracy"]
 
 
+@pytest.mark.parametrize(("rows", "least"), [(1, 0.8), (18, 0.4), (4000, 0.08)])
+def test_few_rows_that_are_all_right_do_not_make_it_sure(rows: int, least: float) -> None:
+    task = task_of("classification", "x", [Sample(Path("x"), i, {"x": str(i)}, None) for i in range(2)])
+    targets = np.arange(rows) % 2
+    task.calibrate(np.eye(2)[targets], targets)
+    assert least < task.temperature < 2 * least
+
+
 def test_balanced_weights_have_mean_one_over_the_rows_and_favour_the_rare() -> None:
     half = plugins.load("tasks", "classification", "task")
     targets = ["common"] * 90 + ["rare"] * 10

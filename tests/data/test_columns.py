@@ -76,6 +76,15 @@ def test_texts_of_one_column_are_read_one_after_another() -> None:
         processor.load(sample(2, turns=["here", {"a": 1}]))
 
 
+@pytest.mark.parametrize("names", [["New York", "Los Angeles", "Oslo"], ["北京", "上海", "哈尔滨"]], ids=str)
+def test_names_of_a_few_things_are_categories(names: list[str]) -> None:
+    """But not as few questions, or sentences of another script."""
+    rows = [sample(n, city=names[n % 3], said=["圆是什么颜色？", "有几个图形？"][n % 2]) for n in range(120)]
+    city, said = guess_columns(rows, None, {})
+    assert (city.kind, city.ambiguous) == ("table", False)
+    assert said.kind == "text"
+
+
 def test_a_label_for_nearly_each_row_is_doubtful() -> None:
     many, few = [f"answer {number}" for number in range(40)], [f"answer {number % 15}" for number in range(40)]
     assert guess_task("answer", many).ambiguous

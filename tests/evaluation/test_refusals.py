@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+import fusebert
 from fusebert.cli import main
 from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.evaluation.predictor import load
@@ -90,6 +93,38 @@ def test_rows_that_are_no_rows(trained: Path) -> None:
     model = load(trained)
     with pytest.raises(DataError, match="the given table, row 1: a dict expected, found str"):
         model.evaluate(["what shape is it?"])
-    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     with pytest.raises(RowError, match="the given row, column 'image'"):
-        model.predict({"image": pixels, "question": "what shape is it?"})
+        model.predict({"image": 3, "question": "what shape is it?"})
+
+
+def test_missing_values_of_pandas_are_missing(trained: Path, world: Path) -> None:
+    model, picture = load(trained), str(world / "images" / "test_0000.png")
+    wanted = model.predict({"question": "what colour is it?"})
+    for missing in (float("nan"), np.float32("nan"), pd.NaT, pd.NA, None):
+        assert model.predict({"question": "what colour is it?", "image": missing}) == wanted
+        assert model.predict({"question": missing, "image": picture}) == model.predict({"image": picture})
+
+
+def test_pictures_as_arrays_are_pictures(trained: Path, world: Path) -> None:
+    model = load(trained)
+    with Image.open(world / "images" / "test_0000.png") as picture:
+        given = picture.convert("RGB")
+    assert model.predict({"image": np.array(given)}) == model.predict({"image": given})
+    for wrong in (np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
+        with pytest.raises(RowError, match=r"uint8\[H, W, 3\]"):
+            model.predict({"image": wrong})
+
+
+@pytest.mark.parametrize(
+    ("rows", "top", "said"),
+    [
+        (3, 1, "a dict, a list of dicts, a DataFrame or a path expected, found int"),
+        (pd.DataFrame([["x", "y"]], columns=["question", "question"]), 1, "'question' more than once"),
+        ({"question": "x"}, 2.5, "top=2.5"),
+        ({"question": "x"}, 0, "top=0"),
+    ],
+    ids=["number", "doubled", "half", "none"],
+)
+def test_what_cannot_be_predicted_is_said(trained: Path, rows: Any, top: Any, said: str) -> None:
+    with pytest.raises(fusebert.FusebertError, match=said):
+        load(trained).predict(rows, top)

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from fusebert.evaluation.predictor import load
 from fusebert.storage import seal, write_folder, write_json
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
+from fusebert.training.lock import lock, unlocking
 from fusebert.training.optimization import learning_rate_factor
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
@@ -176,6 +179,33 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         write_folder(tmp_path / "out", lambda folder: (folder / "new").touch())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "old").exists()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fusebert.training.lock import lock
+lock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_two_trainings_never_write_at_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """The second ends in words; once the first has gone, however it did, the folder is free."""
+    (tmp_path / "model").mkdir()
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="another training writes in"):
+            train(tiny, tmp_path / "model")
+    finally:
+        other.kill()
+        other.communicate()
+    train(tiny, tmp_path / "model")
+    with unlocking():  # nor does this process keep it
+        lock(tmp_path / "model")
 
 
 def test_two_runs_never_share_a_folder(trained: Path, tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
 
 from fusebert.errors import GIVEN_ROW, GIVEN_TABLE, DataError, InputError, RowError, row_in_words
 from fusebert.types import Sample
@@ -188,7 +190,10 @@ def _check_header(header: list[str], path: Path, delimiter: str) -> None:
     if doubled:
         raise DataError(f"{path} has the column {sorted(doubled)[0]!r} more than once; rename one of them")
     if "" in header:
-        raise DataError(f"{path} has a column without a name (number {header.index('') + 1})")
+        raise DataError(
+            f"{path} has a column without a name (number {header.index('') + 1}); give it one (pandas writes its index "
+            "so: to_csv(..., index=False) leaves it out)"
+        )
     if len(header) == 1:
         for other in ";\t|,":
             if other != delimiter and other in header[0]:
@@ -282,12 +287,27 @@ def _read_folder(folder: Path) -> Rows:
 def rows_from_memory(rows: Any) -> Rows:
     """Rows a program hands over: one dict, a list of dicts (or Samples), or a pandas DataFrame.
 
-    Media paths of dicts may lie anywhere. Raises DataError for a row that is no dict.
+    Media paths of dicts may lie anywhere. NaN, NaT and NA are missing values, as pandas has them. Raises DataError for
+    what is no row.
     """
-    if hasattr(rows, "to_dict") and not isinstance(rows, Mapping):
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        if not rows.columns.is_unique:
+            raise DataError(
+                f"{GIVEN_TABLE} has the column {rows.columns[rows.columns.duplicated()][0]!r} more than once"
+            )
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    if not isinstance(rows, Iterable):
+        raise DataError(f"a dict, a list of dicts, a DataFrame or a path expected, found {type(rows).__name__}")
     table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
     for number, values in enumerate(rows, 1):
         if not isinstance(values, Mapping | Sample):
             raise DataError(f"{table}, row {number}: a dict expected, found {type(values).__name__}")
-        yield values if isinstance(values, Sample) else Sample(table, number, values, None)
+        if isinstance(values, Mapping):
+            given = {name: None if _is_missing(value) else value for name, value in values.items()}
+            values = Sample(table, number, given, None)
+        yield values
+
+
+def _is_missing(value: Any) -> bool:
+    is_nan = isinstance(value, float | np.floating) and bool(np.isnan(value))
+    return is_nan or type(value).__name__ in ("NaTType", "NAType")  # pandas', which need not be installed

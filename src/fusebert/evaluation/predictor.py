@@ -74,10 +74,13 @@ class Predictor:
             One Answer for one dict, else a list in the order of the rows.
 
         Raises:
+            UsageError: `top` is no number of labels.
             RowError: a row cannot be read; or a recommender knows nothing in the history of the one dict.
 
         Warns of items in histories that a recommender does not know, and of columns that a table lacks.
         """
+        if not isinstance(top, int) or top < 1:
+            raise UsageError(f"top={top!r} will not do: a whole number from 1 on")
         answers = []
         strange: dict[str, None] = {}
         absent = set(self.columns)
@@ -120,7 +123,8 @@ class Predictor:
         """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""
         if isinstance(row, RowError) or any(column in row.values for column in self.columns):
             return row
-        return row.error(f"it has none of the columns that the model reads ({', '.join(self.columns)})")
+        hint = "; of a table of events, evaluate asks what came next" if hasattr(self.task, "unknown_items") else ""
+        return row.error(f"it has none of the columns that the model reads ({', '.join(self.columns)}){hint}")
 
     def _prepare(self, preparer: Preparer, row: Sample | RowError) -> Example | RowError:
         return row if isinstance(row, RowError) else preparer(row)

@@ -68,7 +68,8 @@ def pick_target(named: str | None, samples: Sequence[Sample]) -> str:
     found = column_names(samples)
     if named is not None:
         if named not in found:
-            raise UsageError(f"the target column {named!r} does not exist; {samples[0].table} has {', '.join(found)}")
+            has = ", ".join(name if name == name.strip() else repr(name) for name in found)
+            raise UsageError(f"the target column {named!r} does not exist; {samples[0].table} has {has}")
         return named
     likely = [name for name in found if name.lower() in TARGET_NAMES]
     hint = f"--target {likely[0]}" if likely else "--target COLUMN"

@@ -33,6 +33,7 @@ from fusebert.tasks.pretraining.rows import PairRows
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.budget import Budget, Plan, beginning, make_plan
 from fusebert.training.build import build_model
+from fusebert.training.lock import unlocking
 from fusebert.training.prepare import Prepared
 from fusebert.training.pretrain_recipe import check_for_corpus, pretraining_recipe
 from fusebert.training.progress import Progress, Silence
@@ -65,6 +66,7 @@ class Corpus:
 
 
 @naming_losses()
+@unlocking()
 def pretrain(
     settings: Mapping[str, Any],
     output: str | Path,

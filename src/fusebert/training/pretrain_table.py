@@ -25,6 +25,7 @@ from fusebert.tasks.pretraining.matching import CHINESE, TEXT, MatchingRows
 from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model
+from fusebert.training.lock import unlocking
 from fusebert.training.prepare import Prepared, prepare
 from fusebert.training.pretrain import (
     HELD_OUT_MASK_SHARE,
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, Any] = {"task.next_sentence": "matching", "training.tokens_p
 
 
 @naming_losses()
+@unlocking()
 def pretrain_table(
     settings: Mapping[str, Any],
     output: str | Path,

@@ -75,9 +75,14 @@ class Terminal:
         )
 
     def epoch(self, entry: dict[str, Any]) -> None:
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in entry["validation"].items())
-        head = f"epoch {entry['epoch']}  {entry['seconds']:.0f} s  train loss {entry['train_loss']:.4f}"
+        scores = "  ".join(f"{name} {short(value)}" for name, value in entry["validation"].items())
+        head = f"epoch {entry['epoch']}  {entry['seconds']:.0f} s  train loss {short(entry['train_loss'])}"
         self.note(f"{head}  validation: {scores}")
 
     def close(self) -> None:
         self.bar.stop()
+
+
+def short(number: float) -> str:
+    """Four digits after the point, or four in all where that would be too many, or none."""
+    return f"{number:.4f}" if number == 0 or 1e-3 <= abs(number) < 1e6 else f"{number:.4g}"

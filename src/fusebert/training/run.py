@@ -23,6 +23,7 @@ from fusebert.model.modeling import FusebertModel
 from fusebert.storage import MANIFEST, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
+from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.prepare_histories import prepare_histories, start_at_histories
 from fusebert.training.progress import Progress, Silence
@@ -34,6 +35,7 @@ RANK_SEED = 1_000_003
 
 
 @naming_losses()
+@unlocking()
 def train(
     recipe: Recipe | Mapping[str, Any] | str | Path,
     output: str | Path,
@@ -125,6 +127,8 @@ def fit(
     accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
     accelerator.wait_for_everyone()  # all processes have looked into the folder
     if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock(folder)
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())
     else:
         torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs

@@ -122,7 +122,10 @@ class Processor:
         if isinstance(value, bytes):
             return self._frames(decode(value, most))
         if not isinstance(value, str | Path):
-            raise InputError(f"the path of a sound file expected, found {type(value).__name__}")
+            raise InputError(
+                "a sound expected (a path, encoded bytes, or {'array': float[N], 'sampling_rate': Hz}), found "
+                f"{type(value).__name__}"
+            )
         return self._files.read(str(value), root, MAX_FILE_BYTES, lambda data: self._frames(decode(data, most)))
 
     def _frames(self, samples: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
     """A picture -> uint8[3, size_pixels, size_pixels], upright, on white, stretched to the square.
 
     Args:
-        value: encoded bytes, `{"bytes": ...}` as in datasets, or a Pillow image.
+        value: encoded bytes, `{"bytes": ...}` as in datasets, a Pillow image, or uint8[H, W, 3].
 
     Raises:
         InputError: in words, for anything that is not a whole picture within bounds.
@@ -162,8 +162,14 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
 
 
 def _open(data: Any) -> Image.Image:
+    if isinstance(data, np.ndarray):
+        if data.dtype != np.uint8 or data.ndim not in (2, 3) or data.shape[2:] not in ((), (3,), (4,)) or not data.size:
+            raise InputError(f"a picture as an array is uint8[H, W, 3], not {data.dtype}{list(data.shape)}")
+        return Image.fromarray(data)
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise InputError(f"a picture path expected, found {type(data).__name__}")
+        raise InputError(
+            f"a picture expected (a path, encoded bytes, a Pillow image, uint8[H, W, 3]), found {type(data).__name__}"
+        )
     if len(data) == 0:
         raise InputError("the file is empty")
     if len(data) > MAX_FILE_BYTES:

@@ -28,6 +28,8 @@ MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
 """Text beyond `max_tokens` times this, blanks aside, is cut before it is tokenized: all but words of more than 100
 letters, which are one [UNK], spend fewer characters a token."""
+FEW_SHARE = 0.05
+"""Strings of which so few are different are rather names of a few things than texts."""
 JSON_LIST = re.compile(r'\s*\[\s*[{"]')
 """How a list in JSON begins, which is rather a history than words."""
 
@@ -167,11 +169,15 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     confidence = (0.9 - 0.4 * in_json) * len(texts) / len(values)
     words = sum(len(text.split()) for text in texts) / len(texts)
     han = sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in texts) / len(texts)
+    different = len(set(texts))
+    named = max(map(len, texts)) <= 4 if han >= 0.3 else words <= 2.5  # New York, 北京
+    if named and different <= max(2, FEW_SHARE * len(texts)) and (words >= 2 or han >= 0.3):
+        return Evidence(f"{different} different short strings", 0.45)
     if words >= 2 or han >= 0.3:
         chinese = f", {han:.0%} with Chinese" if han else ""
         return Evidence(f"strings of {words:.1f} words on average{chinese}", confidence)
-    different = len(set(texts)) / len(texts)
-    return Evidence(f"single words, {different:.0%} of them different", 0.45 if different < 0.9 else 0.2)
+    share = different / len(texts)
+    return Evidence(f"single words, {share:.0%} of them different", 0.45 if share < 0.9 else 0.2)
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
