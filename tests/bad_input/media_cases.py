@@ -171,7 +171,7 @@ SOUNDS = [
     Case("path with NUL", heard("a\0b.wav"), 1, (BAD, AUDIO, "NUL")),
     Case("path of 5,000 characters", heard("a" * 5000 + ".wav"), 1, (BAD, AUDIO, "too long")),
     Case("folder as sound", folder_as_sound, 1, (BAD, AUDIO, "not a file")),
-    Case("a number", heard(5), 1, (BAD, AUDIO, "path of a sound file expected", "int")),
+    Case("a number", heard(5), 1, (BAD, AUDIO, "a sound expected", "int")),
     Case("samples without a rate", heard({"array": [0.1, 0.2]}), 1, (BAD, AUDIO, "sampling_rate")),
     Case("samples that are words", heard({"array": ["x"], "sampling_rate": 8000}), 1, (BAD, AUDIO, "numbers")),
     Case("samples in a cube", heard({"array": [[[0.1]]], "sampling_rate": 8000}), 1, (BAD, AUDIO, "no samples")),
