@@ -101,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--fusion", default="all", help="some of one_stream,concat,two_stream (default: all)")
     compare.add_argument("--seeds", metavar="N", type=int, default=3)
     compare.add_argument("--metric", metavar="NAME", help="to show (default: the task's primary one)")
+    compare.add_argument("--time-limit", metavar="TIME", help='of each training, such as "90s" or "10m"')
     compare.add_argument("--output", metavar="FOLDER", type=Path, help="of all models (default: runs/NAME-compare)")
 
     cli_corpus.add_commands(command, _say)
@@ -283,7 +284,9 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
     output = options.output or Path("runs") / f"{options.source.name.split('.')[0]}-compare"
-    found = compare(options.source, list(_no_flags(rest)), output, fusions, options.seeds, _say, options.metric)
+    limit = [f"training.time_limit={options.time_limit}"] if options.time_limit else []
+    settings = [*_no_flags(rest), *limit]
+    found = compare(options.source, settings, output, fusions, options.seeds, _say, options.metric)
     shown = ("mean", "min", "max", "parameters", "seconds", "peak_mebibytes")
     first = next(iter(found.values()))
     title = f"{first['metric']} on {first['split']}, {options.seeds} seeds"

@@ -85,6 +85,13 @@ def test_names_of_a_few_things_are_categories(names: list[str]) -> None:
     assert said.kind == "text"
 
 
+def test_dates_of_another_order_are_called_so() -> None:
+    rows = [sample(n, when=f"{n % 28 + 1}/03/2024", question="what is it then") for n in range(60)]
+    when, _ = guess_columns(rows, None, {})
+    assert when.kind == "ignore"
+    assert "look like dates" in when.why
+
+
 def test_a_label_for_nearly_each_row_is_doubtful() -> None:
     many, few = [f"answer {number}" for number in range(40)], [f"answer {number % 15}" for number in range(40)]
     assert guess_task("answer", many).ambiguous

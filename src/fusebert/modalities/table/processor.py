@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -19,6 +20,7 @@ from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
 FEW_SHARE, FEW_WORDS = 0.05, 3
+DATE_LIKE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}")
 """Strings are categories where they are at most so many words, and few of them differ."""
 
 
@@ -120,8 +122,10 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     kind = kind_of(present)
     if kind != "category":
         return Evidence(f"{kind}s, {different} different", 0.9)
+    few = different <= max(2, FEW_SHARE * len(present))
+    if not few and sum(bool(DATE_LIKE.fullmatch(str(value).strip())) for value in present) > len(present) / 2:
+        return Evidence("they look like dates, of which only 2024-03-28 and 20240328 are read", 0.3)
     words = sum(len(str(value).split()) for value in present) / len(present)
     if words > FEW_WORDS or different == len(present):
         return None
-    few = different <= max(2, FEW_SHARE * len(present))
     return Evidence(f"{different} different values", 0.72 if few else 0.3)
