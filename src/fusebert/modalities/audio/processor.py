@@ -150,8 +150,10 @@ class Processor:
         """Each recording at a pace of its own, and none so slow that its end would be cut off; the embedder changes the
         rest."""
         most = self.config.most_tokens * FRAMES_PER_TOKEN
-        recordings = np.split(features["input_features"], np.cumsum(features["frames"])[:-1])
-        paced = [at_pace(one, max(np.exp(random.uniform(*np.log(PACES))), len(one) / most)) for one in recordings]
+        slowest, quickest = np.log(PACES)
+        paces = np.exp(random.uniform(slowest, quickest, len(features["frames"]))).tolist()
+        recordings = zip(_recordings(features), paces, strict=True)
+        paced = [at_pace(one, max(pace, len(one) / most)) for one, pace in recordings]
         return {
             **features,
             "input_features": np.concatenate(paced),
@@ -167,8 +169,7 @@ class Processor:
         frames = np.concatenate([row["frames"] for row in rows])
         bins = rows[0]["input_features"].shape[1]
         padded = np.zeros((len(frames), int(frames.max()), bins), dtype=np.float32)
-        recordings = (one for row in rows for one in np.split(row["input_features"], np.cumsum(row["frames"])[:-1]))
-        for number, recording in enumerate(recordings):
+        for number, recording in enumerate(one for row in rows for one in _recordings(row)):
             padded[number, : len(recording)] = recording
         return {
             "input_features": padded,
@@ -183,6 +184,12 @@ class Processor:
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "processors" / "audio.json")
         return cls(Config(**saved["config"]), saved["columns"])
+
+
+def _recordings(features: Features) -> list[np.ndarray]:
+    """float32[frames, bins] each."""
+    ends = np.cumsum(features["frames"]).tolist()
+    return [features["input_features"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:

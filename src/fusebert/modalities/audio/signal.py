@@ -126,11 +126,14 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
 
 def at_pace(frames: np.ndarray, pace: float) -> np.ndarray:
     """float32[F, bins] -> float32[round(F / pace), bins], at least one: said faster or slower in the same voice."""
-    last = len(frames) - 1
-    places = np.linspace(0, last, max(1, round(len(frames) / pace)), dtype=np.float32)
+    last, count = len(frames) - 1, max(1, round(len(frames) / pace))
+    places = np.arange(count) * (last / max(1, count - 1))
     before = np.minimum(places.astype(np.int64), max(0, last - 1))
-    share = (places - before).astype(np.float32)[:, None]
-    return np.asarray(frames[before] * (1 - share) + frames[np.minimum(before + 1, last)] * share)
+    found, first = frames[np.minimum(before + 1, last)], frames[before]
+    found -= first
+    found *= (places - before).astype(np.float32)[:, None]
+    found += first
+    return np.asarray(found)
 
 
 def whisper_mel(samples: np.ndarray, bins: int) -> np.ndarray:
