@@ -106,6 +106,7 @@ RECIPES = [
     Case("setting without =", setting("training.epochs"), 2, ("'training.epochs'", "key=value")),
     Case("unknown option", setting("--fast"), 2, ("--fast", "--help")),
     Case("seed beyond bounds", setting("training.seed=99999999999999999999"), 2, ("training.seed", "less than")),
+    Case("target as input", setting("data.columns.answer=text"), 2, ("'answer' is the target",)),
     Case("two targets", setting("--target", "question", "data.target=label"), 2, ("question", "label", "which")),
     Case("unknown time", setting("--time-limit", "soon"), 2, ("time_limit", "'soon'")),
     Case("trunk of unknown size", setting("model.trunk=huge"), 1, ("'huge'", "tiny", "base")),

@@ -51,6 +51,8 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
             raise UsageError(f"data.columns names {column!r}, but {samples[0].table} has {', '.join(found)}")
         if modality != IGNORE and modality not in known:
             raise UsageError(f"data.columns.{column}={modality!r}: known are {', '.join(sorted(known))} and {IGNORE}")
+        if column == target:
+            raise UsageError(f"data.columns.{column}={modality}, and {column!r} is the target; which of them?")
     guesses = [
         ColumnGuess(name, chosen[name], "as set") if name in chosen else guess_column(name, samples)
         for name in found
