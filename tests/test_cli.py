@@ -128,4 +128,11 @@ def test_settings_may_stand_behind_the_tables_to_check_against(world: Path, caps
     assert main(given) == 0
     said = capsys.readouterr().err
     assert "caption: ignore (as set)" in said
-    assert "  AMBIGUOUS; data.columns." in said or "AMBIGUOUS" not in said
+
+
+def test_check_says_how_to_settle_a_doubt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "rows.jsonl"
+    rows = [{"what": f"thing{n % 15}", "n": n, "answer": "ab"[n % 2]} for n in range(60)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["check", str(table), "--target", "answer"])
+    assert "AMBIGUOUS; data.columns.what=MODALITY says what it is" in capsys.readouterr().err

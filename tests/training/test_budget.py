@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fusebert.training.budget import (
     pick_scoring,
     pick_workers,
 )
+from fusebert.training.lock import _held, lock, unlocking
 from fusebert.training.pretrain import pretrain
 from fusebert.training.trainer import Trainer
 from tests.conftest import Stop
@@ -123,6 +125,18 @@ def test_goes_on_with_its_plan(settings: dict[str, Any], pretrained_tiny: Path, 
     metrics = pretrain(given, folder, budget=SECONDS / 2, resume=True)
     assert metrics["plan"] == plan
     assert metrics["training"]["seconds"] <= SECONDS / 2
+
+
+def test_a_plan_is_not_written_over_that_of_a_running_training(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "bert"
+    with unlocking():
+        lock(folder)
+        (folder / "plan.json").write_text("of the other")
+        handle = _held.pop(folder.resolve())  # as if another process held it
+        with pytest.raises(UsageError, match="another training writes in"):
+            pretrain(settings, folder, budget=SECONDS)
+    os.close(handle)
+    assert (folder / "plan.json").read_text() == "of the other"
 
 
 def test_a_run_of_which_nothing_is_saved_is_planned_anew(

@@ -12,6 +12,7 @@ MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
 """What people write for a value that is not there, in any case."""
 MAX_MAGNITUDE = 1e100
 LONGEST_CATEGORY = 200
+FEW_SHARE = 0.05
 
 
 def is_missing(raw: Any) -> bool:
@@ -21,6 +22,11 @@ def is_missing(raw: Any) -> bool:
         or (isinstance(raw, float) and math.isnan(raw))
         or (isinstance(raw, str) and raw.strip().casefold() in MISSING)
     )
+
+
+def are_few(different: int, values: int) -> bool:
+    """Whether so few of a column's values differ that they are rather names of a few things than texts."""
+    return different <= max(2, FEW_SHARE * values)
 
 
 def as_number(raw: Any) -> float:

@@ -9,18 +9,21 @@ from pathlib import Path
 
 from fusebert.errors import UsageError
 
-_held: list[int] = []
+_held: dict[Path, int] = {}
 
 
 def lock(folder: Path) -> None:
-    """Have `folder` to oneself until `unlocking` ends, or this process does, however that comes about.
+    """Have `folder` to oneself until `unlocking` ends, or this process does, however that comes about; it is made.
 
     Raises:
         UsageError: another training writes there.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # not on Windows
+        return
+    if (place := folder.resolve()) in _held:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -31,15 +34,15 @@ def lock(folder: Path) -> None:
     except OSError:  # a disk that knows no locks
         os.close(handle)
         return
-    _held.append(handle)
+    _held[place] = handle
 
 
 @contextmanager
 def unlocking() -> Iterator[None]:
     """Give up at the end what was locked within."""
-    before = len(_held)
+    before = set(_held)
     try:
         yield
     finally:
-        while len(_held) > before:
-            os.close(_held.pop())
+        for place in set(_held) - before:
+            os.close(_held.pop(place))

@@ -33,7 +33,7 @@ from fusebert.tasks.pretraining.rows import PairRows
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.budget import Budget, Plan, beginning, make_plan
 from fusebert.training.build import build_model
-from fusebert.training.lock import unlocking
+from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import Prepared
 from fusebert.training.pretrain_recipe import check_for_corpus, pretraining_recipe
 from fusebert.training.progress import Progress, Silence
@@ -118,6 +118,7 @@ def pretrain(
         recipe, plan = _plan(settings, Budget(budget, started), corpus, trunk_folder)
         kept = {"plan": asdict(plan), "budget": budget, "settings": _plain(settings)}
         if is_first:
+            lock(folder)
             write_json(folder / PLAN, kept)
         progress.note(str(plan))
     prepared = prepare_rows(recipe, corpus, trunk_folder)

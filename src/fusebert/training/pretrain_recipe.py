@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusebert.config import ModelSettings, Recipe
+from fusebert.config import Recipe
 from fusebert.errors import UsageError
 from fusebert.model.trunk import SIZES
 
@@ -44,7 +44,7 @@ def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
     return recipe.model_copy(update={"training": training})
 
 
-def peak_rate(trunk: str = ModelSettings().trunk) -> float:
+def peak_rate(trunk: str) -> float:
     """The usual peak learning rate: it falls with width (Yang et al. 2022); to go on from a BERT, BERT's own."""
     return RATE_TIMES_WIDTH / SIZES[trunk][1] if trunk in SIZES else RATE_TO_GO_ON
 

@@ -127,7 +127,6 @@ def fit(
     accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
     accelerator.wait_for_everyone()  # all processes have looked into the folder
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         lock(folder)
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())
     else:
@@ -146,8 +145,8 @@ def fit(
 
 
 def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Raise UsageError where the folder cannot be written, where that would mix two runs, or where the processes of a
-    run to resume do not see the same one."""
+    """Raise UsageError where the folder cannot be written, where that would mix two runs, where another training writes
+    there, or where the processes of a run to resume do not see the same one."""
     written = folder / RECIPE
     if resume and len(set(gather_object([written.is_file()]))) > 1:
         raise UsageError(f"not all processes see {written}: they need one output folder, on a disk that they share")
@@ -164,3 +163,5 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
     ):
         other = "it holds no run to resume" if resume else "give --resume to go on with its run"
         raise UsageError(f"{folder} is not empty; {other}, or choose another --output")
+    if folder.is_dir() and PartialState().is_main_process:
+        lock(folder)

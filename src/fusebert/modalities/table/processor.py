@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of
-from fusebert.modalities.values import is_missing
+from fusebert.modalities.values import are_few, is_missing
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
-FEW_SHARE, FEW_WORDS = 0.05, 3
-DATE_LIKE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}")
+FEW_WORDS = 3
 """Strings are categories where they are at most so many words, and few of them differ."""
+DATE_LIKE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}")
 
 
 class Config(BaseModel):
@@ -122,7 +122,7 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     kind = kind_of(present)
     if kind != "category":
         return Evidence(f"{kind}s, {different} different", 0.9)
-    few = different <= max(2, FEW_SHARE * len(present))
+    few = are_few(different, len(present))
     if not few and sum(bool(DATE_LIKE.fullmatch(str(value).strip())) for value in present) > len(present) / 2:
         return Evidence("they look like dates, of which only 2024-03-28 and 20240328 are read", 0.3)
     words = sum(len(str(value).split()) for value in present) / len(present)

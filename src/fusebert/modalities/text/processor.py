@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from fusebert.errors import InputError, ModelError
 from fusebert.modalities.base import Collated, present
+from fusebert.modalities.values import are_few
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -28,8 +29,6 @@ MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
 """Text beyond `max_tokens` times this, blanks aside, is cut before it is tokenized: all but words of more than 100
 letters, which are one [UNK], spend fewer characters a token."""
-FEW_SHARE = 0.05
-"""Strings of which so few are different are rather names of a few things than texts."""
 JSON_LIST = re.compile(r'\s*\[\s*[{"]')
 """How a list in JSON begins, which is rather a history than words."""
 
@@ -171,7 +170,7 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     han = sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in texts) / len(texts)
     different = len(set(texts))
     named = max(map(len, texts)) <= 4 if han >= 0.3 else words <= 2.5  # New York, 北京
-    if named and different <= max(2, FEW_SHARE * len(texts)) and (words >= 2 or han >= 0.3):
+    if named and are_few(different, len(texts)) and (words >= 2 or han >= 0.3):
         return Evidence(f"{different} different short strings", 0.45)
     if words >= 2 or han >= 0.3:
         chinese = f", {han:.0%} with Chinese" if han else ""
