@@ -31,6 +31,15 @@ def test_predict_answers_each_row_in_order(trained: Path, world: Path, tmp_path:
     assert all(len(line["top"]) == 2 and line["top"][0]["label"] == line["answer"] for line in lines)
 
 
+def test_answers_are_not_written_as_what_they_are_not(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "answers.csv"
+    assert main(["predict", str(trained), str(world / "test.jsonl"), "--output", str(output)]) == 2
+    assert ".jsonl" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_a_row_typed_in_is_the_row_of_the_table(
     trained: Path, world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

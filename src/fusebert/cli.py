@@ -207,6 +207,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     absent = set(predictor.columns)
     if options.output is not None and options.output.is_dir():
         raise UsageError(f"--output {options.output} is a folder; name a file in it")
+    if options.output is not None and options.output.suffix in (".csv", ".tsv", ".parquet"):
+        raise UsageError(f"--output {options.output}: answers are lines of JSON; name a file that ends in .jsonl")
     source = strike_off(read_table(Path(rest[0])), absent)
     counts: dict[str, Any] = {"rows": 0, "bad_rows": 0}
 

@@ -203,10 +203,23 @@ class Recipe(Section):
         return yaml.safe_dump(self.flat(), sort_keys=False, allow_unicode=True)
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """`yaml.safe_load` keeps the last of two values of a key, and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                said = f"{key.value} is there twice"
+                raise yaml.constructor.ConstructorError(problem=said, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The dotted settings of a recipe file, not checked yet. Raises RecipeError."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)  # noqa: S506, a safe loader
     except FileNotFoundError:
         raise RecipeError(f"the recipe {path} does not exist") from None
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: a date such as 2020-13-45

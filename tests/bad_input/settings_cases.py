@@ -79,6 +79,8 @@ RECIPES = [
     Case("wrong value of a modality", recipe("text.max_tokens: 1\n"), 2, ("recipe.yaml", "text.max_tokens", "greater")),
     Case("columns not a mapping", recipe("data.columns: text\n"), 2, ("recipe.yaml", "data.columns", "COLUMN")),
     Case("column called no", recipe("data.columns: {no: text}\n"), 2, ("recipe.yaml", "False", "in quotes")),
+    Case("a key twice", recipe("training.epochs: 1\ntraining.epochs: 9\n"), 2, ("training.epochs", "twice", "line 2")),
+    Case("a column twice", recipe("data.columns: {a: text, a: table}\n"), 2, ("recipe.yaml", "a is there twice")),
     Case("no training table", recipe("data.target: answer\n"), 2, ("data.train",)),
     Case("nothing learnt to freeze", setting("image.encoder=conv", "image.frozen=true"), 2, ("image.frozen", "conv")),
     Case(

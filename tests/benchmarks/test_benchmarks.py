@@ -73,7 +73,7 @@ def test_kill_resume() -> None:
 @pytest.mark.real
 def test_pretrain() -> None:
     found = result_of("pretrain.py")
-    measured = found["tiny"]["fp32_32"]
+    measured = found["tiny"][f"{found['tiny']['precision']}_32"]
     assert {"ratio_cpu", "ratio_wall", "share", "tokens_per_second"} <= set(measured)
     assert found["tiny"]["ratio_cpu"] == min(measured["ratio_cpu_sdpa"], measured["ratio_cpu_eager"])
 

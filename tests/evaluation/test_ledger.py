@@ -45,6 +45,10 @@ def ledger_of(metric: str = "accuracy", **scores: float) -> dict[str, dict[str, 
         ),
         ({"all": 1.0, "image_shuffled": 1.0}, ["image is not used"]),
         (
+            {"all": 0.9, "without_image": 0.9, "image_shuffled": 0.9, "without_text": 0.9, "text_shuffled": 0.9},
+            ["image is not used, as others say the same", "text is not used, as others say the same"],
+        ),
+        (
             {"all": 0.7, "without_text": 0.78, "text_shuffled": 0.6, "image_shuffled": 0.1, "table_shuffled": 0.1},
             ["text misleads"],
         ),

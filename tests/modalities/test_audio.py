@@ -13,10 +13,10 @@ import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from fusebert.errors import InputError
-from fusebert.modalities.audio.augment import COLOUR, colours, perturb
+from fusebert.modalities.audio.augment import COLOUR, colours, perturb, said
 from fusebert.modalities.audio.embedder import Embedder
 from fusebert.modalities.audio.processor import PACES, Config, Processor
-from fusebert.modalities.audio.signal import RATE_HZ, at_pace, decode, log_mel
+from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, log_mel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
 
@@ -162,7 +162,7 @@ def test_augmentation_hides_some_and_moves_little() -> None:
     inside = torch.arange(40) < frames[:, None]
     bump = torch.exp(-((torch.arange(80) - 40) ** 2) / 200) * torch.exp(-((torch.arange(40)[:, None] - 12) ** 2) / 50)
     mels = 4 * bump * inside[:, :, None]
-    found = perturb(mels, frames)
+    found = perturb(mels, frames, frames)
     assert found.shape == mels.shape
     assert (found[~inside] == 0).all()
     hidden = (found[inside] == 0).float().mean()
@@ -196,7 +196,9 @@ def test_recordings_to_learn_from_have_another_pace_each_time() -> None:
     assert shares.max() > 1.2
     assert len(set(shares[:, 0] > shares[:, 1])) == 2  # each by itself
     varied = processor.vary(features, random)
-    assert len(varied["input_features"]) == varied["frames"].sum()
+    assert len(varied["input_features"]) == varied["recorded"].sum()
+    longest = max(varied["recorded"].max(), varied["frames"].max())
+    assert processor.collate([varied])["input_features"].shape == (2, longest, MEL_BINS)
     left = Processor(Config(), ["question", "answer"])
     assert processor.varies
     assert not left.varies
@@ -204,20 +206,23 @@ def test_recordings_to_learn_from_have_another_pace_each_time() -> None:
 
 def test_a_pace_leaves_room_for_the_whole_recording() -> None:
     sound = np.linspace(0, 1, 100, dtype=np.float32)[:, None]
-    features = {"input_features": sound, "frames": np.array([100]), "place": np.array([0])}
+    features = {name: np.array([count]) for name, count in (("recorded", 100), ("frames", 100), ("place", 0))}
+    features["input_features"] = sound
     processor, random = Processor(Config(augment=True, max_seconds=1.0), ["sound"]), np.random.default_rng(0)
     found = [processor.vary(features, random) for _ in range(20)]
     assert all(one["frames"][0] <= 100 for one in found)
-    assert all(one["input_features"][-1, 0] > 0.999 for one in found)
 
 
 def test_a_pace_keeps_ends_and_what_lies_between() -> None:
-    ramp = np.linspace(0, 1, 41, dtype=np.float32)[:, None]
-    for pace in (0.5, 0.8, 1.0, 2.0):
-        found = at_pace(ramp, pace)
-        assert (len(found), found.dtype) == (round(41 / pace), np.float32)
-        np.testing.assert_allclose(found[:, 0], np.linspace(0, 1, len(found)), atol=1e-6)
-    assert at_pace(ramp[:1], 1.4).shape == (1, 1)
+    recorded, frames = torch.tensor([41, 41, 41, 20, 1, 1]), torch.tensor([82, 51, 20, 41, 1, 2])
+    mels = torch.full((6, 82, 3), 9.0)  # of what fills up a batch, nothing is heard
+    for one, count in zip(mels, recorded.tolist(), strict=True):
+        one[:count] = torch.linspace(0, 1, count)[:, None]
+    found = said(mels, recorded, frames, torch.arange(3.0).expand(6, 3))
+    for one, count in zip(found[:4], frames.tolist(), strict=False):
+        torch.testing.assert_close(one[:count], torch.linspace(0, 1, count)[:, None].expand(-1, 3), rtol=0, atol=1e-5)
+    assert (found[4, 0] == 0).all()
+    assert (found[5, :2] == 0).all()
 
 
 def test_silence_is_silence_however_quiet() -> None:

@@ -12,6 +12,8 @@ import pytest
 from fusebert.config import Recipe
 from fusebert.errors import DataError
 from fusebert.storage import read_json
+from fusebert.training.prepare import prepare
+from fusebert.training.progress import Silence, Terminal
 from fusebert.training.run import train
 
 ROWS = 80
@@ -36,9 +38,6 @@ def settings(folder: Path, targets: list[Any], **more: Any) -> dict[str, Any]:
 def learnt(folder: Path, targets: list[Any], **more: Any) -> tuple[dict[str, Any], np.ndarray]:
     """The task's file, and the targets of the rows that were not held out."""
     model = train(settings(folder, targets, **more), folder / "model")
-    from fusebert.training.prepare import prepare
-    from fusebert.training.progress import Silence
-
     recipe = Recipe.read(folder / "model" / "recipe.yaml")
     prepared = prepare(recipe, folder, strict=False, progress=Silence())
     kept = [sample.values["y"] for sample in prepared.splits["train"].samples]
@@ -79,3 +78,14 @@ def test_a_table_that_is_looked_for_elsewhere_is_said_to_be(tmp_path: Path, monk
         train({"data.train": "rows.csv", "data.target": "y"}, tmp_path / "model")
     recipe = Recipe.from_flat({"data.train": "rows.csv", "data.root": "."})
     assert recipe.table(Path("rows.csv")) == Path("rows.csv")
+
+
+def test_settings_of_a_modality_that_the_table_lacks_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = settings(tmp_path, ["ab"[number % 10 > 6] for number in range(ROWS)])
+    recipe = Recipe.from_flat(given | {"audio.max_seconds": 3.0, "table.max_categories": 9})
+    prepare(recipe, tmp_path, strict=False, progress=Terminal())
+    said = capsys.readouterr().err
+    assert "audio.max_seconds is set, but no column is audio" in said
+    assert "table." not in said

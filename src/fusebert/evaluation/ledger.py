@@ -50,7 +50,7 @@ def variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_better: bool) -> list[str]:
-    """In words: modalities that are not used, that mislead, and that do as well alone as all together.
+    """In words: modalities that are not used, that say what others say, that mislead, and that do as well alone as all.
 
     A score in [0, 1] of which more is better is taken for a share of the rows, and is worse where it is so by more than
     two standard errors.
@@ -75,18 +75,26 @@ def warnings(found: Mapping[str, Mapping[str, float]], rows: int, higher_is_bett
             return None
         return f"{metric_name(metric)} is {metric_text(score)}, {metric_text(whole)} with all"
 
+    def alone(name: str) -> str | None:
+        others = [other for other in names if other != name]
+        return as_good(f"without {others[0]}" if len(others) == 1 else f"{name} alone") if others else None
+
+    unused = {name: score for name in names if (score := as_good(f"{name}{SHUFFLED}")) is not None}
+    enough = {name: score for name in names if (score := alone(name)) is not None}
     said = []
     for name in names:
-        if (score := as_good(f"{name}{SHUFFLED}")) is not None:
-            said.append(f"{name} is not used: dealt out to other rows, {score}")
+        if name in unused and name in enough:
+            said.append(
+                f"{name} is not used, as others say the same or nothing is learned: dealt out to other rows, "
+                f"{unused[name]}; alone, {enough[name]}"
+            )
+        elif name in unused:
+            said.append(f"{name} is not used: dealt out to other rows, {unused[name]}")
         if margin and (score := as_good(f"without {name}", margin)) is not None:
             said.append(f"{name} misleads: without it, {score}")
-    for name in names:
-        others = [other for other in names if other != name]
-        alone = f"without {others[0]}" if len(others) == 1 else f"{name} alone"
-        if others and (score := as_good(alone)) is not None:
-            said.append(f"{name} alone does as well as all together: {score}")
-    return said
+    return said + [
+        f"{name} alone does as well as all together: {enough[name]}" for name in names if name in enough.keys() - unused
+    ]
 
 
 def beaten(evaluation: Mapping[str, Any], metric: str) -> list[str]:

@@ -95,6 +95,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     if data.test is not None:
         splits["test"], files["test"] = read_table(recipe.table(data.test)), str(data.test)
     _say(columns, kind, strict, progress)
+    for name in sorted(recipe.modalities.keys() - {guess.kind for guess in columns}):
+        progress.note(f"Warning: {name}.{next(iter(recipe.modalities[name]))} is set, but no column is {name}")
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
     splits["train"] = [*unreadable, *samples]

@@ -18,15 +18,16 @@ BAND_BINS, SPAN_SHARE = 12, 0.2
 """Widest hidden band, and longest hidden span as a share of the recording."""
 
 
-def perturb(mels: Tensor, frames: Tensor) -> Tensor:
-    """Each recording with another voice, microphone and room, and with two bands and one span hidden.
+def perturb(mels: Tensor, recorded: Tensor, frames: Tensor) -> Tensor:
+    """Each recording at another pace, with another voice, microphone and room, and with two bands and one span hidden.
 
     Vocal tracts of other lengths stretch the axis of frequencies (Jaitly & Hinton 2013); a microphone adds to the
     logarithms and noise to the power behind them; hiding is SpecAugment's (Park et al. 2019).
 
     Args:
         mels: float[R, T, bins], logarithms of mean 0 and deviation 1, zero where a recording is over.
-        frames: int64[R], of each recording.
+        recorded: int64[R], frames of each recording.
+        frames: int64[R], how many they become, said faster or slower.
     """
     rows, longest, bins = mels.shape
     device = mels.device
@@ -35,10 +36,7 @@ def perturb(mels: Tensor, frames: Tensor) -> Tensor:
         return low + (high - low) * torch.rand(rows, 1, device=device)
 
     places, times = torch.arange(bins, device=device), torch.arange(longest, device=device)
-    across = 2 * (places * draw(*VOICES) + draw(*PITCHES)) / (bins - 1) - 1
-    along = (2 * times / max(1, longest - 1) - 1)[:, None].expand(-1, bins)
-    grid = torch.stack(torch.broadcast_tensors(across[:, None], along[None]), dim=3).to(mels.dtype)
-    heard = F.grid_sample(mels[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+    heard = said(mels, recorded, frames, places * draw(*VOICES) + draw(*PITCHES))
     heard = heard + colours(rows, bins, device)
     heard = torch.logaddexp(heard, draw(*NOISES)[:, None] + NOISE_DEVIATION * torch.randn_like(heard))
     kept = (times < frames[:, None])[:, :, None].expand_as(heard)
@@ -48,6 +46,17 @@ def perturb(mels: Tensor, frames: Tensor) -> Tensor:
         kept = kept & ~((places >= start) & (places < start + width))[:, None]
     start, width = draw(0, 1) * frames[:, None], draw(0, SPAN_SHARE) * frames[:, None]
     return heard * kept * ~((times >= start) & (times < start + width))[:, :, None]
+
+
+def said(mels: Tensor, recorded: Tensor, frames: Tensor, heights: Tensor) -> Tensor:
+    """Each recording over so many frames as it is to have, from its first to its last; what each bin hears is taken at
+    its height, float[R, bins] in bins, of what was recorded."""
+    _, longest, bins = mels.shape
+    slowness = (recorded - 1) / (frames - 1).clamp(min=1)
+    times = torch.arange(longest, device=mels.device) * slowness[:, None]
+    across, along = 2 * heights / (bins - 1) - 1, 2 * times / max(1, longest - 1) - 1
+    grid = torch.stack(torch.broadcast_tensors(across[:, None], along[:, :, None]), dim=3).to(mels.dtype)
+    return F.grid_sample(mels[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
 
 
 def colours(rows: int, bins: int, device: torch.device) -> Tensor:

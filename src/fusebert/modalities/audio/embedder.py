@@ -47,10 +47,10 @@ class Embedder(nn.Module):
             self.encoder.load_pretrained()
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
-        """float[R, longest, bins], int64[R] frames -> float[N, D], packed."""
+        """float[R, longest, bins], int64[R] recorded and frames -> float[N, D], packed."""
         heard, frames = features["input_features"].to(self.projection.weight.dtype), features["frames"]
         if self.training and self.config.augment:
-            heard = perturb(heard, frames)
+            heard = perturb(heard, features["recorded"], frames)
         found = self._encoded(heard, frames)
         counts = self.config.tokens(frames)
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=len(found))

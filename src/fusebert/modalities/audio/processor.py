@@ -15,7 +15,6 @@ from fusebert.modalities.audio.signal import (
     FRAMES_PER_SECOND,
     MAX_FILE_BYTES,
     RATE_HZ,
-    at_pace,
     decode,
     from_array,
     log_mel,
@@ -102,14 +101,16 @@ class Processor:
 
     def load(self, sample: Sample) -> Features | None:
         """`input_features` float32[F, bins], recordings one after another, one bin where the encoder reads samples;
-        `frames`, `place` int64[K]."""
+        `recorded`, how many of each, `frames`, how many are heard, and `place`, all int64[K]."""
         parts = present(sample.values, self.columns)
         if not parts:
             return None
         found = [self._read(value, sample.root) for _, value in parts]
+        lengths = np.array([len(one) for one in found])
         return {
             "input_features": np.concatenate(found),
-            "frames": np.array([len(one) for one in found]),
+            "recorded": lengths,
+            "frames": lengths,
             "place": np.array([place for place, _ in parts]),
         }
 
@@ -147,35 +148,26 @@ class Processor:
         return self.config.augment
 
     def vary(self, features: Features, random: np.random.Generator) -> Features:
-        """Each recording at a pace of its own, and none so slow that its end would be cut off; the embedder changes the
-        rest."""
-        most = self.config.most_tokens * FRAMES_PER_TOKEN
+        """Each recording with a length of its own, none so long that its end would be cut off; the embedder stretches
+        it, and changes the rest."""
+        most, recorded = self.config.most_tokens * FRAMES_PER_TOKEN, features["recorded"]
         slowest, quickest = np.log(PACES)
-        paces = np.exp(random.uniform(slowest, quickest, len(features["frames"]))).tolist()
-        recordings = zip(_recordings(features), paces, strict=True)
-        paced = [at_pace(one, max(pace, len(one) / most)) for one, pace in recordings]
-        return {
-            **features,
-            "input_features": np.concatenate(paced),
-            "frames": np.array([len(one) for one in paced]),
-        }
+        paces = np.exp(random.uniform(slowest, quickest, len(recorded)))
+        frames = np.rint(recorded / paces).astype(np.int64).clip(1, most)
+        return {**features, "frames": frames}
 
     def length(self, features: Features) -> int:
         return int(self.config.tokens(features["frames"]).sum())
 
     def collate(self, rows: Sequence[Features]) -> Collated:
-        """`input_features` float32[R, longest, bins], each recording's end filled with zeros; `frames`, `place`
-        int64[R] for all R recordings of the rows."""
-        frames = np.concatenate([row["frames"] for row in rows])
-        bins = rows[0]["input_features"].shape[1]
-        padded = np.zeros((len(frames), int(frames.max()), bins), dtype=np.float32)
+        """`input_features` float32[R, longest, bins], each recording's end filled with zeros; `recorded`, `frames`,
+        `place` int64[R] for all R recordings of the rows. There is room for what is recorded and for what is heard."""
+        lengths = {name: np.concatenate([row[name] for row in rows]) for name in ("recorded", "frames", "place")}
+        longest = max(int(lengths["recorded"].max()), int(lengths["frames"].max()))
+        padded = np.zeros((len(lengths["frames"]), longest, rows[0]["input_features"].shape[1]), dtype=np.float32)
         for number, recording in enumerate(one for row in rows for one in _recordings(row)):
             padded[number, : len(recording)] = recording
-        return {
-            "input_features": padded,
-            "frames": frames,
-            "place": np.concatenate([row["place"] for row in rows]),
-        }
+        return {"input_features": padded, **lengths}
 
     def save(self, folder: Path) -> None:
         write_json(folder / "processors" / "audio.json", {"columns": self.columns, "config": self.config.model_dump()})
@@ -188,7 +180,7 @@ class Processor:
 
 def _recordings(features: Features) -> list[np.ndarray]:
     """float32[frames, bins] each."""
-    ends = np.cumsum(features["frames"]).tolist()
+    ends = np.cumsum(features["recorded"]).tolist()
     return [features["input_features"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 

@@ -124,18 +124,6 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.maximum(_power(padded, FFT_SAMPLES) @ mel_filters(), FLOOR)), dtype=np.float32)
 
 
-def at_pace(frames: np.ndarray, pace: float) -> np.ndarray:
-    """float32[F, bins] -> float32[round(F / pace), bins], at least one: said faster or slower in the same voice."""
-    last, count = len(frames) - 1, max(1, round(len(frames) / pace))
-    places = np.arange(count) * (last / max(1, count - 1))
-    before = np.minimum(places.astype(np.int64), max(0, last - 1))
-    found, first = frames[np.minimum(before + 1, last)], frames[before]
-    found -= first
-    found *= (places - before).astype(np.float32)[:, None]
-    found += first
-    return np.asarray(found)
-
-
 def whisper_mel(samples: np.ndarray, bins: int) -> np.ndarray:
     """float32[N] samples -> float32[F, bins] as Whisper reads them (Radford et al. 2022), F = ceil(N / HOP_SAMPLES).
 
