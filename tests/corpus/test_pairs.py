@@ -28,15 +28,6 @@ def test_lengths(made: Tokens, kind: NextSentence, random: np.random.Generator) 
     assert 0.6 < full < 0.95, full  # ends of documents and one in ten are shorter
 
 
-@pytest.mark.parametrize("kind", ["nsp", "sentence_order", "off"])
-def test_sentences_without_pieces_are_no_rows(kind: NextSentence, random: np.random.Generator) -> None:
-    sentences = borders(np.tile([0, 30, 40, 50, 0], 100))
-    found = Tokens(np.zeros(12_000, np.int32), np.zeros(12_000, bool), sentences, 5 * np.arange(101))
-    spans = draw(found, kind, random).spans
-    assert len(spans) > 30
-    assert (spans[:, 0] < spans[:, 1]).all()
-
-
 def test_next_sentences(made: Tokens, random: np.random.Generator) -> None:
     pairs = draw(made, "nsp", random)
     a, b = made.ids[pairs.spans[:, 0]], made.ids[pairs.spans[:, 2]]

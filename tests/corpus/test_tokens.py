@@ -9,12 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from fusebert.corpus.tokens import _Encoder, inside_chinese, tokenize_corpus
+from fusebert.corpus.tokens import Tokens, _Encoder, _write, inside_chinese, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import DataError
 from fusebert.modalities.text.processor import train_tokenizer
@@ -53,6 +54,17 @@ def test_known_sentences(tokenizer: Tokenizer) -> None:
 def test_any_sentences(texts: list[str]) -> None:
     for lowercase in (True, False):
         same(train_tokenizer([*SAID, *(chr(code) for code in range(33, 127))], 200, lowercase), texts)
+
+
+def test_sentences_without_pieces_are_left_out(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer([*SAID * 3, *(chr(code) for code in range(33, 127))], 300, lowercase=True)
+    said = [["\u0301", "a cat", "\u0301 \u0316"], ["\u0301"], ["a mat", "the"]]
+    _write(tmp_path, iter([{"sentences": sentences} for sentences in said]), tokenizer, chinese_words=False)
+    found = Tokens.read(tmp_path)
+    lengths = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in ("a cat", "a mat", "the")]
+    assert np.diff(found.sentences).tolist() == lengths
+    assert found.documents.tolist() == [0, 1, 3]
+    assert found.sentences[-1] == len(found.ids) == len(found.inside)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])

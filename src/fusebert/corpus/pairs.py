@@ -61,9 +61,8 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
             while stop < end and starts[stop] - starts[here] < target:
                 stop += 1
             if kind == "off":
-                if starts[here] < starts[stop]:  # sentences of nothing but accents have no pieces
-                    spans.extend((*_fit(starts[here], starts[stop], target, random), 0, 0))
-                    labels.append(IS_NEXT)
+                spans.extend((*_fit(starts[here], starts[stop], target, random), 0, 0))
+                labels.append(IS_NEXT)
                 here = stop
                 continue
             middle = here + int(random.integers(1, stop - here)) if stop - here > 1 else stop

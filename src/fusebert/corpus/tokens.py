@@ -33,8 +33,8 @@ class Tokens:
     Args:
         ids: int32[N] pieces.
         inside: bool[N], whether a piece continues the word of the piece before it.
-        sentences: int64[S + 1], where each sentence starts in `ids`; the last value is N.
-        documents: int64[D + 1], where each document starts in `sentences`; the last value is S.
+        sentences: int64[S + 1], where each sentence starts in `ids`; the last value is N. Each has a piece.
+        documents: int64[D + 1], where each document starts in `sentences`; the last value is S. Each has a sentence.
     """
 
     ids: np.ndarray
@@ -103,9 +103,12 @@ def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokeniz
                 inside |= np.concatenate([inside_chinese(tokenizer, text) for text in texts])
             files["ids"](ids)
             files["inside"](inside)
-            files["sentences"](pieces + lengths.cumsum())
-            files["documents"](sentences + np.cumsum([len(document) for document in some]))
-            pieces, sentences = pieces + len(ids), sentences + len(lengths)
+            has_pieces = lengths > 0  # a sentence of nothing but accents has none, and is left out
+            owners = np.repeat(np.arange(len(some)), [len(document) for document in some])
+            counts = np.bincount(owners[has_pieces])
+            files["sentences"](pieces + lengths[has_pieces].cumsum())
+            files["documents"](sentences + counts[counts > 0].cumsum())
+            pieces, sentences = pieces + len(ids), sentences + int(has_pieces.sum())
 
 
 class _Encoder:

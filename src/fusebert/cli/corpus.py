@@ -5,27 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fusebert.cli.common import Command, no_flags, nothing, say
 from fusebert.errors import DataError, UsageError
 
-Say = Callable[[str], None]
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> None:
-    """Add them to the command line.
-
-    Args:
-        command: name, function and summary -> the parser of a new command.
-        say: tells the user a line.
-    """
-    prepare = command(
-        "corpus prepare", lambda options, rest: _prepare(options, rest, say), "Turn raw documents into a corpus folder."
-    )
+def add_commands(command: Command) -> None:
+    """Add them to the command line."""
+    prepare = command("corpus prepare", _prepare, "Turn raw documents into a corpus folder.")
     prepare.add_argument("inputs", metavar="IN", nargs="+", help="txt, jsonl, jsonl.gz, parquet, folders, hub:NAME")
     prepare.add_argument("--output", metavar="FOLDER", type=Path, required=True)
     prepare.add_argument("--field", default="text", help="the column with the text, in tables (default: text)")
@@ -44,7 +36,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> N
 
     vocabulary = command(
         "corpus vocabulary",
-        lambda options, rest: _vocabulary(options, rest, say),
+        _vocabulary,
         "Learn a WordPiece vocabulary from a corpus, and report how well it fits.",
     )
     vocabulary.add_argument("folder", metavar="CORPUS", type=Path)
@@ -54,7 +46,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], say: Say) -> N
 
     pretrain = command(
         "pretrain",
-        lambda options, rest: _pretrain(options, rest, say),
+        _pretrain,
         "Pre-train a BERT on a corpus, or on a table of text beside pictures, sound or columns.",
     )
     source = "a prepared corpus, a table of rows, or a recipe (.yaml); further settings are KEY=VALUE, as in recipes"
@@ -72,9 +64,8 @@ def byte_count(text: str) -> int:
     return int(found[1]) * UNITS[found[2]]
 
 
-def _prepare(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
-    if rest:
-        raise UsageError(f"unknown argument {rest[0]}; see --help")
+def _prepare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    nothing(rest)
     from fusebert.corpus.prepare import Settings, most_workers, prepare_corpus
 
     if options.workers is None:
@@ -92,9 +83,8 @@ def _prepare(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str
     return report
 
 
-def _vocabulary(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
-    if rest:
-        raise UsageError(f"unknown argument {rest[0]}; see --help")
+def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    nothing(rest)
     from fusebert.corpus.vocabulary import make_vocabulary
 
     beside = None
@@ -109,18 +99,17 @@ def _vocabulary(options: argparse.Namespace, rest: list[str], say: Say) -> dict[
     return report
 
 
-def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[str, Any]:
+def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.config import Recipe, parse_overrides, read_settings, seconds
 
-    if flags := [argument for argument in rest if argument.startswith("-")]:
-        raise UsageError(f"unknown option {flags[0]}; see --help")
+    overrides = parse_overrides(no_flags(rest))
     if options.source.suffix in (".yaml", ".yml"):
-        settings = read_settings(options.source) | parse_overrides(rest)
+        settings = read_settings(options.source) | overrides
     else:
-        settings = {"data.train": str(options.source.absolute())} | parse_overrides(rest)
+        settings = {"data.train": str(options.source.absolute())} | overrides
     output = options.output or Path("runs") / options.source.name.split(".")[0]
-    if os.environ.get("RANK", "0") != "0":  # one process of torchrun or accelerate speaks for all
-        options.json, say = False, _nothing
+    speaks = os.environ.get("RANK", "0") == "0"  # one process of torchrun or accelerate speaks for all
+    options.json = options.json and speaks
     try:
         budget = seconds(options.budget)
     except ValueError as error:
@@ -141,9 +130,6 @@ def _pretrain(options: argparse.Namespace, rest: list[str], say: Say) -> dict[st
         raise UsageError("--budget plans for a corpus; for a table, set training.time_limit")
     else:
         metrics = pretrain_table(settings, output, resume=options.resume, progress=Terminal())
-    say(f"The model is in {output}; use it as model.trunk={output}")
+    if speaks:
+        say(f"The model is in {output}; use it as model.trunk={output}")
     return {"folder": str(output), **metrics}
-
-
-def _nothing(_: str) -> None:
-    """Says nothing."""

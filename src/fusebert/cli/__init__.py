@@ -1,0 +1,66 @@
+"""The command line: thin, no machine learning in it. Heavy imports stand inside the commands, so `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fusebert import __version__
+from fusebert.cli import answers, check, corpus, training, vectors
+from fusebert.cli.common import print_line, say
+from fusebert.errors import FusebertError
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every foreseeable failure is one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    options, rest = parser.parse_known_args(given)
+    try:
+        result = options.run(options, rest)
+        if options.json:
+            print_line(result)
+        if "error" in result:
+            return _fail(result["error"], 1, as_json=False)
+    except FusebertError as error:
+        return _fail(str(error), error.exit_code, options.json)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1, options.json)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 1, options.json)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and its options."""
+    parser = argparse.ArgumentParser(prog="fusebert", description="Multimodal models built on BERT.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"fusebert {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    groups: dict[str, Any] = {"": commands}
+
+    def command(name: str, run: Callable[..., Any], summary: str) -> argparse.ArgumentParser:
+        group, _, last = name.rpartition(" ")
+        if group not in groups:
+            parent = commands.add_parser(group, help=f"see `fusebert {group} --help`", epilog=EPILOG)
+            groups[group] = parent.add_subparsers(title="commands", required=True, metavar="COMMAND")
+        made = groups[group].add_parser(last, help=summary, description=summary, epilog=EPILOG, allow_abbrev=False)
+        made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        made.set_defaults(run=run)
+        return made  # type: ignore[no-any-return]
+
+    for part in (training, answers, check, corpus, vectors):
+        part.add_commands(command)
+    return parser
+
+
+def _fail(message: str, code: int, as_json: bool) -> int:
+    say(f"fusebert: {' '.join(message.split())}")
+    if as_json:
+        print_line({"error": message, "exit_code": code})
+    return code

@@ -1,0 +1,155 @@
+"""The commands of a trained model: `evaluate`, `predict`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fusebert.cli.common import Command, add_bad_rows, load_model, nothing, number, print_line, print_table, row_of, say
+from fusebert.errors import RowError, UsageError, row_in_words
+
+MANY_WITHOUT_HISTORY = 0.2
+"""Share of questions: of whole histories it is far less, since each has only one first event."""
+
+
+def add_commands(command: Command) -> None:
+    """Add them to the command line."""
+    evaluate = command("evaluate", _evaluate, "Score a model on a table with targets.")
+    evaluate.add_argument("folder", metavar="FOLDER", type=Path)
+    evaluate.add_argument("table", metavar="TABLE", type=Path)
+    evaluate.add_argument("--without", metavar="MODALITY", action="append", default=[], help="take a modality away")
+    evaluate.add_argument(
+        "--shuffle", metavar="MODALITY", action="append", default=[], help="deal a modality out to other rows"
+    )
+    known = "tables of events that came before, for a recommender; they are not scored"
+    evaluate.add_argument("--known", metavar="TABLE", type=Path, nargs="+", default=[], help=known)
+    add_bad_rows(evaluate)
+
+    predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
+    predict.add_argument("folder", metavar="FOLDER", type=Path)
+    predict.usage = "fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) [--output FILE.jsonl] [--top K] [--json]"
+    predict.add_argument(
+        "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
+    )
+    predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
+    add_bad_rows(predict)
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    nothing(rest)
+    if options.table.resolve() in [table.resolve() for table in options.known]:
+        raise UsageError(f"{options.table} is what is scored; leave it out of --known")
+    found: dict[str, Any] = load_model(options.folder).evaluate(
+        options.table,
+        without=options.without,
+        shuffle=options.shuffle,
+        known=options.known,
+        bad_rows=options.bad_rows,
+        listed_in=Path("bad_rows.jsonl"),
+    )
+    print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
+    if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
+        say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
+    _warn_of_absent(found)
+    _say_baselines(options.folder / "metrics.json")
+    return found
+
+
+def _warn_of_absent(found: dict[str, Any]) -> None:
+    from fusebert.evaluation.predictor import no_such_columns
+
+    if absent := found.get("absent_columns"):
+        say(f"Warning: {no_such_columns(absent)}")
+
+
+def _say_baselines(path: Path) -> None:
+    """Simple ways need the training events, which a model folder does not keep; it keeps what they scored."""
+    evaluations = json.loads(path.read_text())["evaluations"] if path.is_file() else {}
+    for name, found in list(evaluations.items())[-1:]:
+        if "baselines" in found:
+            metric = next(iter(found["metrics"]))
+            scores = ", ".join(f"{way} {number(its[metric])}" for way, its in found["baselines"].items())
+            say(f"Note: simple ways are scored in training only; their {metric} on its {name} part: {scores} ({path})")
+
+
+def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    if options.top < 1:
+        raise UsageError(f"--top must be at least 1, not {options.top}")
+    predictor = load_model(options.folder)
+    if not rest or rest[0].startswith("-"):  # argparse of different Pythons would take a VALUE for the TABLE
+        return _answer(predictor, options, rest)
+    table, *more = rest
+    nothing(more)
+    if options.output is not None:
+        _check_output(options.output, Path(table))
+    counts: dict[str, Any] = {"rows": 0, "bad_rows": 0}
+    lines = _answers(predictor, Path(table), options, counts)
+    if options.output is not None:
+        from fusebert.storage import write_lines
+
+        write_lines(options.output, (json.dumps(line, ensure_ascii=False) for line in lines))
+        say(f"{counts['rows']} answers are in {options.output}")
+        return counts | {"output": str(options.output)}
+    if options.json:
+        return {"answers": list(lines)} | counts
+    for line in lines:
+        print_line(line)
+    return counts
+
+
+def _answer(predictor: Any, options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """Of one row, given as --COLUMN VALUE."""
+    row = row_of(rest, predictor.columns)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        answer: dict[str, Any] = predictor.predict(row, top=options.top).to_json()
+    for one in said:
+        say(f"Warning: {one.message}")
+    if not options.json:
+        print_line(answer)
+    return answer
+
+
+def _check_output(output: Path, table: Path) -> None:
+    if output.resolve() == table.resolve():
+        raise UsageError(f"--output {output} is the table itself; choose another file")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; name a file in it")
+    if output.suffix in (".csv", ".tsv", ".parquet"):
+        raise UsageError(f"--output {output}: answers are lines of JSON; name a file that ends in .jsonl")
+
+
+def _answers(
+    predictor: Any, table: Path, options: argparse.Namespace, counts: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Of each row of a table, in order; rows are counted as they come."""
+    from fusebert.data.tables import read_table, strike_off
+
+    absent, strange, first = set(predictor.columns), 0, ""
+    for row, answer in predictor.answers(strike_off(read_table(table), absent), options.top):
+        counts["rows"] += 1
+        place = {"row": row.row}
+        if isinstance(answer, RowError):
+            if options.bad_rows == "refuse":
+                raise answer
+            counts["bad_rows"] += 1
+            say(f"skipped: {answer}")
+            yield place | {"error": answer.problem}
+            continue
+        if unknown := predictor.unknown_items(row)[0]:
+            strange, first = strange + 1, first or f"{unknown[0]!r} in {row_in_words(row.row, row.line)}"
+        own = {"id": _plain(row.values["id"])} if "id" in row.values else {}
+        yield place | own | answer.to_json()
+    if strange:
+        say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
+    if absent:
+        counts["absent_columns"] = sorted(absent)
+        _warn_of_absent(counts)
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int) else str(value)

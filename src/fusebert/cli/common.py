@@ -1,0 +1,113 @@
+"""What commands share: reading the rest of a command line, loading a model, telling what was found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusebert.errors import UsageError
+from fusebert.storage import check_finished
+
+Command = Callable[[str, Callable[[argparse.Namespace, list[str]], dict[str, Any]], str], argparse.ArgumentParser]
+"""Name, what it does and a summary -> the parser of a new command."""
+MOST_BESIDE = 4
+"""Columns of a table, so that their names can be read on a narrow screen."""
+
+
+def add_bad_rows(parser: argparse.ArgumentParser) -> None:
+    """The option `--bad-rows`."""
+    parser.add_argument(
+        "--bad-rows", choices=("refuse", "skip"), default="refuse", help="what to do with rows that cannot be read"
+    )
+
+
+def row_of(rest: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
+    """`--question "..." --image x.png` -> one row."""
+    row: dict[str, str] = {}
+    place = 0
+    while place < len(rest):
+        name, equals, value = rest[place].removeprefix("--").partition("=")
+        if not rest[place].startswith("--") or name not in columns:
+            raise UsageError(f"{rest[place]!r} is not an input of this model; it reads --{', --'.join(columns)}")
+        if not equals:
+            place += 1
+            if place == len(rest):
+                raise UsageError(f"--{name} needs a value")
+            value = rest[place]
+        row[name] = value
+        place += 1
+    if not row:
+        raise UsageError(f"give a table, or one row as --{' ... --'.join(columns)} ...")
+    return row
+
+
+def no_flags(rest: Sequence[str]) -> Sequence[str]:
+    """The rest, in which settings may stand. Raises UsageError for an option."""
+    for argument in rest:
+        if argument.startswith("-"):
+            raise UsageError(f"unknown option {argument}; see --help")
+    return rest
+
+
+def nothing(rest: Sequence[str]) -> None:
+    """Raises UsageError where anything is left."""
+    if rest:
+        raise UsageError(f"unknown argument {rest[0]}; see --help")
+
+
+def load_model(folder: Path) -> Any:
+    """The Predictor of a model folder."""
+    check_finished(folder)  # before imports that take seconds
+    from fusebert.evaluation.predictor import load
+
+    return load(folder)
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr)
+
+
+def print_line(value: Any) -> None:
+    """One line of JSON on stdout; where stdout fails, the rest goes nowhere, lest it fail again at exit."""
+    try:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        error.filename = "stdout"
+        raise
+
+
+def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Few rows stand side by side, each metric on a line; of many rows the first metrics are shown."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+    cells = {
+        name: {row: number(scores[name]) if name in scores else "" for row, scores in rows.items()} for name in names
+    }
+    if len(rows) <= MOST_BESIDE:
+        heads, lines = list(rows), {name: list(cells[name].values()) for name in names}
+    else:
+        heads = names[:MOST_BESIDE]
+        lines = {row: [cells[name][row] for name in heads] for row in rows}
+    table.add_column("")
+    for head in heads:
+        table.add_column(head, justify="right", overflow="fold")
+    for name, line in lines.items():
+        table.add_row(name, *line)
+    Console(stderr=True).print(table)
+
+
+def number(value: float) -> str:
+    """A count in full, another number in few digits."""
+    from fusebert.training.progress import short
+
+    return f"{value:,}" if isinstance(value, int) else short(value)

@@ -1,0 +1,94 @@
+"""The commands that train on tables: `train`, `compare`, `demo`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fusebert.cli.common import Command, no_flags, nothing, print_table, say
+from fusebert.errors import UsageError
+
+
+def add_commands(command: Command) -> None:
+    """Add them to the command line."""
+    train = command("train", _train, "Train a model from a recipe or straight from a table.")
+    train.add_argument("source", metavar="RECIPE|TABLE", type=Path, help="a recipe (.yaml), or a table of rows")
+    train.add_argument("--target", metavar="COLUMN", help="column to predict")
+    train.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
+    train.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
+    train.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")
+    train.add_argument("--time-limit", metavar="TIME", help='stop cleanly on time, such as "90s" or "10m"')
+
+    compare = command("compare", _compare, "Train a recipe with each fusion and several seeds; one table of all.")
+    compare.add_argument("source", metavar="RECIPE", type=Path, help="further settings are KEY=VALUE, as in recipes")
+    compare.add_argument("--fusion", default="all", help="some of one_stream,concat,two_stream (default: all)")
+    compare.add_argument("--seeds", metavar="N", type=int, default=3)
+    compare.add_argument("--metric", metavar="NAME", help="to show (default: the task's primary one)")
+    compare.add_argument("--time-limit", metavar="TIME", help='of each training, such as "90s" or "10m"')
+    compare.add_argument("--output", metavar="FOLDER", type=Path, help="of all models (default: runs/NAME-compare)")
+
+    demo = command("demo", _demo, "Generate a small world, train on it, and show what the model learnt.")
+    demo.add_argument("--output", metavar="FOLDER", type=Path, default=Path("demo"))
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from fusebert.config import parse_overrides, read_recipe
+
+    overrides = parse_overrides(no_flags(rest))
+    if options.target:
+        if overrides.get("data.target", options.target) != options.target:
+            raise UsageError(f"--target {options.target} and data.target={overrides['data.target']}: which of them?")
+        overrides["data.target"] = options.target
+    if options.time_limit:
+        overrides["training.time_limit"] = options.time_limit
+    recipe = read_recipe(options.source, overrides)
+    recipe.check_tables()
+    output = options.output or Path("runs") / options.source.name.split(".")[0]
+    from fusebert.training.progress import Terminal
+    from fusebert.training.run import train
+
+    predictor = train(recipe, output, resume=options.resume, strict=options.strict, progress=Terminal())
+    metrics = json.loads((predictor.folder / "metrics.json").read_text())
+    scores = {name: found["metrics"] for name, found in metrics["evaluations"].items()}
+    print_table("Scores", scores)
+    for name, found in metrics["evaluations"].items():
+        if "baselines" in found:
+            print_table(f"Baselines, {name}", found["baselines"])
+    for warning in metrics["warnings"]:
+        say(f"Warning: {warning}")
+    say(f"The weights of step {metrics['training']['best_step']} are kept: the best on validation.")
+    say(f"The model is in {output}; its report is {output / 'report.html'}")
+    return {"folder": str(output), "evaluations": scores, "training": metrics["training"]}
+
+
+def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from fusebert.training.compare import FUSIONS, compare
+
+    fusions = FUSIONS if options.fusion == "all" else tuple(options.fusion.split(","))
+    if unknown := [name for name in fusions if name not in FUSIONS]:
+        raise UsageError(f"--fusion: {unknown[0]!r} is not one of all, {', '.join(FUSIONS)}")
+    if options.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
+    output = options.output or Path("runs") / f"{options.source.name.split('.')[0]}-compare"
+    limit = [f"training.time_limit={options.time_limit}"] if options.time_limit else []
+    settings = [*no_flags(rest), *limit]
+    found = compare(options.source, settings, output, fusions, options.seeds, say, options.metric)
+    shown = ("mean", "min", "max", "parameters", "seconds", "peak_mebibytes")
+    first = next(iter(found.values()))
+    title = f"{first['metric']} on {first['split']}, {options.seeds} seeds"
+    print_table(title, {fusion: {name: row[name] for name in shown} for fusion, row in found.items()})
+    return {"folder": str(output), "fusions": found}
+
+
+def _demo(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    nothing(rest)
+    from fusebert.demo import run_demo
+
+    found = run_demo(options.output)
+    print_table("What the model may see -> test scores", found["ledger"])
+    for line in found["predictions"]:
+        say(f"  {line['question']}  ->  {line['answer']}  ({line['probability']:.0%}; right: {line['target']})")
+    say(f"Pictures and plots: {found['report']}")
+    return found
