@@ -163,7 +163,22 @@ SOUNDS = [
     Case("infinite", heard("a.wav", sound(tone() + np.inf, subtype="FLOAT")), 1, (BAD, AUDIO, "finite")),
     Case("wav cut short", heard("a.wav", sound(tone())[:-100]), 1, (BAD, AUDIO, "cut short")),
     Case("flac cut short", heard("a.flac", sound(tone(), kind="FLAC")[:60]), 1, (BAD, AUDIO)),
-    Case("ogg cut short", heard("a.ogg", sound(tone(), kind="OGG")[:40]), 1, NOT_A_SOUND),
+    Case("ogg header cut short", heard("a.ogg", sound(tone(), kind="OGG")[:40]), 1, (BAD, AUDIO, "cut short")),
+    *(
+        Case(f"{name} cut in half", heard(f"a.{name}", whole[: len(whole) // 2]), 1, (BAD, AUDIO, *said))
+        for name, whole, said in (
+            ("flac", sound(tone(1.0), kind="FLAC"), ()),
+            ("ogg", sound(tone(1.0), kind="OGG"), ("cut short",)),
+            ("opus", sound(tone(1.0), kind="OGG", subtype="OPUS"), ("cut short",)),
+            ("mp3", sound(tone(1.0), kind="MP3"), ("cut short",)),
+        )
+    ),
+    Case(
+        "opus without its last bytes",
+        heard("a.opus", sound(tone(), kind="OGG", subtype="OPUS")[:-20]),
+        1,
+        (BAD, AUDIO, "cut short"),
+    ),
     Case("mp3 with its label only", heard("a.mp3", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)), 1, (BAD, AUDIO)),
     Case("path with ..", heard("../../etc/passwd.wav"), 1, (BAD, AUDIO, "out of the table's folder")),
     Case("absolute path", heard("/etc/passwd.wav"), 1, (BAD, AUDIO, "absolute path")),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from fusebert.data.columns import guess_columns, guess_task
@@ -52,8 +56,6 @@ def test_a_changed_picture_is_read_again(tmp_path: Path) -> None:
 
 
 def test_unseen_labels_of_a_list_count_as_missed() -> None:
-    import numpy as np
-
     task = Task.fit(TaskConfig(unseen_labels="wrong"), [["a"], ["b"], ["a", "b"]])
     targets = np.stack([task.target(raw) for raw in (["a"], ["c"], ["b", "c"])])
     logits = np.array([[9.0, -9.0], [-9.0, -9.0], [-9.0, 9.0]])
@@ -103,3 +105,31 @@ def test_a_label_for_nearly_each_row_is_doubtful() -> None:
 def test_what_only_a_programmer_reads_as_a_number_is_none(raw: str) -> None:
     with pytest.raises(InputError):
         as_number(raw)
+
+
+def sound_bytes(kind: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(1600, dtype=np.float32), 16_000, format=kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_encoded_sound_is_no_picture(wrapped: bool) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "WEBP")  # which begins with RIFF, as a wav does
+    for files, kind in (
+        ([sound_bytes(name) for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF")], "audio"),
+        ([picture.getvalue()] * 3, "image"),
+    ):
+        values: list[Any] = [{"bytes": data, "path": None} if wrapped else data for data in files]
+        (guess,) = guess_columns([sample(n, media=value) for n, value in enumerate(values)], None, {})
+        assert (guess.kind, guess.ambiguous) == (kind, False)
+
+
+def test_labels_with_underscores_are_no_numbers() -> None:
+    assert guess_task("month", [f"2023_{month:02}" for month in range(31)] * 5).kind == "classification"
+
+
+def test_rows_whose_group_is_not_a_number_are_groups_of_their_own() -> None:
+    train, held = hold_out([sample(n, group=float("nan")) for n in range(20)], 0.5, "group")
+    assert len(train) == len(held) == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow
@@ -49,3 +50,32 @@ def test_bad_rows_say_row_and_line_where_they_differ(tmp_path: Path) -> None:
     lines = tmp_path / "rows.jsonl"
     lines.write_text('{"a": 1}\n{\n')
     assert str(list(read_table(lines))[1]).startswith(f"{lines}, row 2: not a JSON object")
+
+
+def test_decimals_are_numbers(tmp_path: Path) -> None:
+    prices = [Decimal("25.50"), None, Decimal("3.10")]
+    parquet.write_table(
+        pyarrow.table({"price": pyarrow.array(prices, pyarrow.decimal128(9, 2))}), tmp_path / "x.parquet"
+    )
+    assert [row.values["price"] for row in read_table(tmp_path / "x.parquet") if isinstance(row, Sample)] == [
+        25.5,
+        None,
+        3.1,
+    ]
+
+
+def test_hidden_pictures_are_no_rows(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "cat/._a.png", ".thumbnails/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    rows = [row for row in read_table(tmp_path) if isinstance(row, Sample)]
+    assert [row.values for row in rows] == [{"image": "cat/a.png", "label": "cat"}]
+
+
+def test_a_table_of_pictures_is_read_a_few_at_a_time(tmp_path: Path) -> None:
+    pictures = [bytes(2**20)] * 300
+    parquet.write_table(pyarrow.table({"image": pictures}), tmp_path / "x.parquet", row_group_size=50)
+    rows = read_table(tmp_path / "x.parquet")
+    before = pyarrow.total_allocated_bytes()
+    next(rows)
+    assert pyarrow.total_allocated_bytes() - before < 200 * 2**20

@@ -62,3 +62,17 @@ def test_events_with_text_are_read_with_the_trunk_that_is_named(
     events = [[{"item": f"i{n % 4}", "text": "a red circle"}, {"item": "i1"}] for n in range(30)]
     source = table(tmp_path, [{"history": one, "y": "ab"[n % 2]} for n, one in enumerate(events)])
     assert main(["check", str(source), "--target", "y", f"model.trunk={trained}"]) == 0, capsys.readouterr().err
+
+
+def test_a_hard_negative_of_nothing_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [{"q": f"what is {n}", "a": f"it is {n}", "n": "it was" if n != 3 else ""} for n in range(20)]
+    settings = {"task.name": "matching", "task.left": ["q"], "task.right": ["a"], "task.hard_negative": "n"}
+    found, _ = check(table(tmp_path, rows), None, False, (), settings)
+    assert [one["row"] for one in found["problems"]] == [4]
+
+
+def test_lists_of_the_same_labels_are_no_contradiction(tmp_path: Path) -> None:
+    rows = [{"text": f"word {n}", "label": ["a", f"b{n % 5}"]} for n in range(60)]
+    rows += [{"text": "word 0", "label": ["b0", "a"]}]
+    _, findings = check(table(tmp_path, rows), "label", False)
+    assert not [one for one in findings if one.fault == "contradiction"]

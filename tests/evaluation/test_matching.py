@@ -405,3 +405,20 @@ def test_values_beside_a_vector_are_json() -> None:
     (batch,) = _batches([(Sample(Path("t"), 1, values, None), np.ones(2, np.float32))])
     told = json.loads(batch["values"][0].as_py(), parse_constant=pytest.fail)
     assert told == {"image": {"bytes": None, "path": "a.png"}, "price": None, "tags": ["a", None]}
+
+
+def test_half_a_character_beside_a_vector_is_written_as_a_question_mark() -> None:
+    assert vectors._plain({"meta": {"tweet\ud800": ["a\ud800"]}}) == {"meta": {"tweet?": ["a?"]}}
+
+
+def test_scores_are_exact_where_the_trunk_computes_in_bf16() -> None:
+    torch.manual_seed(0)
+    trunk = TrunkConfig.of_size("tiny", 5)
+    head = Head({"pooling": "mean", "vector_size": 8}, trunk)
+    head.log_scale.weight.data.fill_(9.0)  # the largest scale
+    hidden = torch.randn(16, trunk.hidden_size)
+    encoded = Encoded(hidden, hidden, Layout(torch.arange(17, dtype=torch.int32), (1,) * 16))
+    labels = torch.arange(16).reshape(8, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.loss(encoded, labels)
+    torch.testing.assert_close(found["loss"], head.loss(encoded, labels)["loss"])

@@ -14,6 +14,7 @@ import pytest
 from fusebert.data.collate import Example
 from fusebert.evaluation.inference import WINDOW_BYTES, WINDOW_OUTPUTS, WINDOW_ROWS, windows
 from fusebert.tasks.recommendation.task import Config, Task
+from fusebert.types import Sample
 
 WINDOWS = 8
 BALLAST = "x" * 8192
@@ -90,3 +91,10 @@ def test_answers_are_those_of_a_sort_of_all_items(top: int, random: np.random.Ge
         found = answer.top if top > 1 else [(answer.value, answer.probability)]
         assert [label for label, _ in found] == [f"i{place}" for place in places]
         assert [share for _, share in found] == pytest.approx(row[places])
+
+
+def test_media_in_the_rows_make_smaller_windows() -> None:
+    rows = [Sample(Path("rows.parquet"), n, {"image": {"bytes": bytes(2**22)}, "x": 1}, None) for n in range(100)]
+    found = list(windows(rows, lambda _: None, sample_of=lambda row: row))
+    fitting = WINDOW_BYTES // 2**22
+    assert [len(window) for window in found] == [fitting, 100 - fitting]

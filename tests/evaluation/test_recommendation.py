@@ -15,6 +15,7 @@ import torch
 
 import fusebert
 from fusebert.cli import main
+from fusebert.config import Recipe
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.modalities.events.history import Past
@@ -24,9 +25,12 @@ from fusebert.tasks.recommendation.histories import hold_out_newest, questions, 
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.ranking import NAMES, ranking_metrics
 from fusebert.tasks.recommendation.task import RULED_OUT, Task
+from fusebert.training.catalogue import describe, read_catalogue
+from fusebert.training.prepare_histories import prepare_histories
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError
+from fusebert.types import Encoded, Layout, Sample
 
 ITEMS = 20
 SETTINGS: dict[str, Any] = {
@@ -328,3 +332,48 @@ def test_what_is_ruled_out_is_no_answer() -> None:
     some, none = task.decode(np.array([[1.0, RULED_OUT, 2.0], [RULED_OUT] * 3]), top=3)
     assert [item for item, _ in some.top] == ["c", "a"]
     assert len(none.top) == 1
+
+
+def test_a_bert_of_ours_describes_items(tmp_path: Path) -> None:
+    """Its folder has a manifest, as those of matching models have."""
+    trunk = tmp_path / "bert"
+    said = write(
+        tmp_path / "said.jsonl", [{"text": f"it is {'red' if n % 2 else 'blue'}", "y": n % 2} for n in range(40)]
+    )
+    settings = {"data.train": str(said), "data.target": "y", "model.trunk": "tiny", "training.epochs": 1}
+    train(settings | {"training.trackers": []}, tmp_path / "model").save_trunk(trunk)
+    rows = [Sample(tmp_path / "items.jsonl", 1, {"item": "i1", "title": "red"}, None), None]
+    found = describe(str(trunk), "item", rows)
+    assert found.shape == (2, 128)
+    assert (found[1] == 0).all()
+
+
+def test_other_items_are_other_data(world: Path, tmp_path: Path) -> None:
+    hashes = []
+    for names in (("n1", "n2"), ("n2", "n1")):
+        catalogue = write(tmp_path / "items.jsonl", [{"item": name} for name in names])
+        settings = recipe(world, **{"task.catalogue": str(catalogue)})
+        hashes.append(prepare_histories(Recipe.from_flat(settings), tmp_path, Silence()).data_hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_an_item_that_is_a_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match=r"row 1.*one value expected, found list"):
+        read_catalogue(write(tmp_path / "items.jsonl", [{"item": ["a"]}]), "item")
+
+
+def test_a_model_card_counts_events(trained: Path) -> None:
+    assert "| train | 1,500 |" in (trained / "README.md").read_text()
+
+
+def test_scores_of_items_are_exact_where_the_trunk_computes_in_bf16(trained: Path) -> None:
+    model = fusebert.load(trained)
+    head: Any = model.model.head
+    torch.manual_seed(0)
+    hidden, no = torch.randn(8, 128), torch.zeros(0, dtype=torch.int64)
+    layout = Layout(torch.arange(9, dtype=torch.int32), (1,) * 8)
+    encoded = Encoded(hidden, hidden, layout, {"events": {"seen": no, "seen_by": no}})
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = head(encoded)
+    with torch.inference_mode():
+        torch.testing.assert_close(found, head(encoded))

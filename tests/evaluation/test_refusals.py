@@ -128,3 +128,27 @@ def test_pictures_as_arrays_are_pictures(trained: Path, world: Path) -> None:
 def test_what_cannot_be_predicted_is_said(trained: Path, rows: Any, top: Any, said: str) -> None:
     with pytest.raises(fusebert.FusebertError, match=said):
         load(trained).predict(rows, top)
+
+
+def test_a_target_far_from_all_others_is_scored() -> None:
+    task = Regression(RegressionConfig(), 0.5, 0.3)
+    targets = np.stack([task.target(raw) for raw in (0.2, -(2**63))])
+    found = task.evaluate(np.zeros((2, 1), dtype=np.float32), targets)["metrics"]
+    assert np.isfinite(list(found.values())).all()
+    assert found["loss"] == pytest.approx((2**63 / 0.3) ** 2 / 2)
+
+
+def test_a_target_that_is_always_the_same_fraction_is_refused() -> None:
+    with pytest.raises(DataError, match="nothing to learn"):
+        Regression.fit(RegressionConfig(), [0.1] * 3)  # whose deviation is 1.4e-17
+
+
+@pytest.mark.parametrize("raw", ["2023_01", "1_000", True, "inf"])
+def test_what_only_python_reads_as_a_number_is_none(raw: Any) -> None:
+    with pytest.raises(InputError):
+        Regression.read(raw)
+
+
+def test_a_path_with_brackets_is_shown(trained: Path, world: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world, tmp_path / "[" / "old]"))
+    assert main(["evaluate", str(trained), str(folder / "val.jsonl")]) == 0

@@ -159,3 +159,18 @@ def test_what_is_no_speech_encoder_is_said(tmp_path: Path) -> None:
     long = prepare(Config(encoder=str(tmp_path), max_seconds=60))
     with pytest.raises(UsageError, match=r"more than .* can hear at once"):
         Embedder(long, 1, TrunkConfig.of_size("tiny", 5)).load_pretrained()
+
+
+def test_a_model_published_in_half_precision_learns(tmp_path: Path) -> None:
+    publish("wav2vec2", tmp_path).half().save_pretrained(tmp_path)
+    embedder = Embedder(prepare(Config(encoder=str(tmp_path), max_seconds=2)), 1, TrunkConfig.of_size("tiny", 5))
+    embedder.load_pretrained()
+    assert {weight.dtype for weight in embedder.parameters()} == {torch.float32}
+
+
+def test_weights_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
+    publish("wav2vec2", tmp_path)
+    embedder = Embedder(prepare(Config(encoder=str(tmp_path), max_seconds=2)), 1, TrunkConfig.of_size("tiny", 5))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"the weights of audio\.encoder=.* cannot be read"):
+        embedder.load_pretrained()

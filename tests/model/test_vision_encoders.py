@@ -146,3 +146,19 @@ def test_pictures_that_do_not_divide_into_patches_are_refused() -> None:
     with pytest.raises(RecipeError, match="multiple"):
         prepare(Config(encoder="patch", size_pixels=60, patch_pixels=16))
     assert np.isclose(Config(encoder="vgg16", size_pixels=96).tokens, 9)
+
+
+def test_a_model_published_in_half_precision_learns(tmp_path: Path) -> None:
+    model = publish("vit", tmp_path)
+    model.half().save_pretrained(tmp_path)  # type: ignore[operator]
+    embedder: Any = model_with(prepare(Config(encoder=str(tmp_path), size_pixels=32))).embedders["image"]
+    embedder.load_pretrained()
+    assert {weight.dtype for weight in embedder.parameters()} == {torch.float32}
+
+
+def test_weights_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
+    publish("vit", tmp_path)
+    embedder: Any = model_with(prepare(Config(encoder=str(tmp_path), size_pixels=32))).embedders["image"]
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"the weights of image\.encoder=.* cannot be read"):
+        embedder.load_pretrained()

@@ -46,8 +46,13 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     )
     with pytest.raises(UsageError, match="'speed' is not one of accuracy"):
         compare(recipe, command[-2:], folder, ["one_stream"], 1, print, metric="speed")
-    with pytest.raises(UsageError, match="was trained with"):
-        compare(recipe, ["training.epochs=2"], folder, ["one_stream"], 1, print)
+    with pytest.raises(UsageError, match=r"was trained in another way \(training\.epochs\)"):
+        compare(recipe, [*command[-2:], "training.epochs=2"], folder, ["one_stream"], 1, print)
+    text = recipe.read_text()
+    recipe.write_text(f"{text}\ntraining.patience: 3\n")
+    with pytest.raises(UsageError, match=r"was trained in another way \(training\.patience\)"):
+        compare(recipe, command[-2:], folder, ["one_stream"], 1, print)
+    recipe.write_text(text)
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,20 @@ def test_settings_of_a_modality_that_the_table_lacks_are_named(
     said = capsys.readouterr().err
     assert "audio.max_seconds is set, but no column is audio" in said
     assert "table." not in said
+
+
+def test_columns_that_the_test_rows_lack_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = settings(tmp_path, ["ab"[number % 10 > 6] for number in range(ROWS)])
+    (tmp_path / "test.jsonl").write_text(
+        "".join(json.dumps({"X": n, "group": 1, "y": "ab"[n % 2]}) + "\n" for n in range(9))
+    )
+    found = prepare(
+        Recipe.from_flat(
+            given | {"data.test": str(tmp_path / "test.jsonl"), "data.columns": {"x": "table", "group": "table"}}
+        ),
+        tmp_path,
+        strict=False,
+        progress=Terminal(),
+    )
+    assert found.warnings == ["test: no row has 'x', which the model reads; it answered without"]
+    assert found.warnings[0] in capsys.readouterr().err

@@ -275,6 +275,21 @@ def test_a_corpus_that_cannot_be_read_is_an_error_in_all(corpus: Path, tmp_path:
     assert all("vocabulary" in one and "Traceback" not in one for one in said), said
 
 
+def test_one_process_writes_the_model_and_speaks_of_it(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"data.train": str(Path(tiny["data.root"]) / "val.jsonl"), "training.epochs": 1, "training.trackers": []}
+    settings |= {key: tiny[key] for key in ("data.target", "data.columns", "model.trunk")}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(settings))
+    folder = tmp_path / "model"
+    processes = start(command, ["train", str(tmp_path / "recipe.yaml"), "--output", str(folder), "--json"], tmp_path)
+    for process in processes:
+        process.join(BOUND_SECONDS)
+    said = [(tmp_path / f"err{rank}").read_text() for rank in range(2)]
+    assert [process.exitcode for process in processes] == [0, 0], said
+    assert json.loads((tmp_path / "out0").read_text())["folder"] == str(folder)
+    assert (tmp_path / "out1").read_text() == ""
+    assert (folder / "manifest.json").is_file()
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize(("budget", "code"), [("20s", 0), ("0.01s", 2)])
 def test_one_plan_for_all_and_one_process_speaks(

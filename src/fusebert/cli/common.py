@@ -68,6 +68,11 @@ def load_model(folder: Path) -> Any:
     return load(folder)
 
 
+def speaks() -> bool:
+    """Whether this process speaks for all that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """A line on stderr."""
     print(text, file=sys.stderr)
@@ -86,9 +91,10 @@ def print_line(value: Any) -> None:
 def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     """Few rows stand side by side, each metric on a line; of many rows the first metrics are shown."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     cells = {
         name: {row: number(scores[name]) if name in scores else "" for row, scores in rows.items()} for name in names
@@ -100,9 +106,9 @@ def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
         lines = {row: [cells[name][row] for name in heads] for row in rows}
     table.add_column("")
     for head in heads:
-        table.add_column(head, justify="right", overflow="fold")
+        table.add_column(escape(head), justify="right", overflow="fold")
     for name, line in lines.items():
-        table.add_row(name, *line)
+        table.add_row(escape(name), *line)
     Console(stderr=True).print(table)
 
 

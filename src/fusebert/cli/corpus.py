@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fusebert.cli.common import Command, no_flags, nothing, say
+from fusebert.cli.common import Command, no_flags, nothing, say, speaks
 from fusebert.errors import DataError, UsageError
 
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
@@ -108,8 +108,7 @@ def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     else:
         settings = {"data.train": str(options.source.absolute())} | overrides
     output = options.output or Path("runs") / options.source.name.split(".")[0]
-    speaks = os.environ.get("RANK", "0") == "0"  # one process of torchrun or accelerate speaks for all
-    options.json = options.json and speaks
+    options.json = options.json and speaks()
     try:
         budget = seconds(options.budget)
     except ValueError as error:
@@ -130,6 +129,6 @@ def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         raise UsageError("--budget plans for a corpus; for a table, set training.time_limit")
     else:
         metrics = pretrain_table(settings, output, resume=options.resume, progress=Terminal())
-    if speaks:
+    if speaks():
         say(f"The model is in {output}; use it as model.trunk={output}")
     return {"folder": str(output), **metrics}

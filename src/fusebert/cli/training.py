@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fusebert.cli.common import Command, no_flags, nothing, print_table, say
+from fusebert.cli.common import Command, no_flags, nothing, print_table, say, speaks
 from fusebert.errors import UsageError
 
 
@@ -49,7 +49,10 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.training.progress import Terminal
     from fusebert.training.run import train
 
+    options.json = options.json and speaks()
     predictor = train(recipe, output, resume=options.resume, strict=options.strict, progress=Terminal())
+    if not speaks():  # the first process may still be writing the folder
+        return {}
     metrics = json.loads((predictor.folder / "metrics.json").read_text())
     scores = {name: found["metrics"] for name, found in metrics["evaluations"].items()}
     print_table("Scores", scores)

@@ -110,6 +110,8 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
 def _as_number(target: Any) -> float | None:
     if isinstance(target, bool) or not isinstance(target, str | int | float):
         return None
+    if isinstance(target, str) and "_" in target:  # Python reads 2023_01 as a number
+        return None
     try:
         return float(target)
     except ValueError:

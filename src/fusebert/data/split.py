@@ -26,7 +26,9 @@ def hold_out(samples: Sequence[Sample], share: float, group: str | None) -> tupl
     if group is not None and not any(group in sample.values for sample in samples):
         raise UsageError(f"data.validation_group={group!r} is not a column of {samples[0].table}")
     groups = [sample.values.get(group) if group else None for sample in samples]
-    keys = [f"group {name}" if is_given(name) else f"row {number}" for number, name in enumerate(groups)]
+    keys = [
+        f"group {name}" if is_given(name) and name == name else f"row {number}" for number, name in enumerate(groups)
+    ]
     different = list(dict.fromkeys(keys))
     count = round(len(different) * share)
     if not 0 < count < len(different):

@@ -24,6 +24,8 @@ from fusebert.types import Sample
 MAX_CELL_CHARACTERS = 200_000
 MAX_LINE_BYTES = 8 * 2**20
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+ROWS_AT_ONCE = 64
+"""Of a parquet file; each may hold a picture."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
@@ -250,9 +252,11 @@ def _read_parquet(path: Path, max_characters: int) -> Rows:
     try:
         file = parquet.ParquetFile(path)
         _check_header(file.schema_arrow.names, path, "")
-        for batch in file.iter_batches(batch_size=1024):
+        exact = [field.name for field in file.schema_arrow if pyarrow.types.is_decimal(field.type)]
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
             for values in batch.to_pylist():
                 row += 1
+                values |= {name: float(values[name]) for name in exact if values[name] is not None}
                 yield _sample(path, row, values, max_characters)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path} cannot be read as parquet after row {row}: {' '.join(str(error).split())}") from None
@@ -265,12 +269,17 @@ def is_table(path: Path) -> bool:
 
 def picture_folders(folder: Path) -> list[Path]:
     """The folders inside that have pictures in them."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path))
     return [path for path in inside if _pictures(path)]
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and not _is_hidden(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Previews that a file manager keeps, and the like."""
+    return path.name.startswith(".")
 
 
 def _read_folder(folder: Path) -> Rows:

@@ -92,8 +92,10 @@ def check(
     doubtful = [str(guess) for guess in guesses if guess.ambiguous]
     if strict and doubtful:
         raise UsageError(f"--strict: {'; '.join(doubtful)}")
-    preparer = Preparer(processors, task, target, sides)
-    made = (preparer(sample) for found in splits.values() for sample in found)
+    asking = Preparer(processors, task, target, sides)
+    learning = Preparer(processors, task, target, sides, getattr(task, "hard_negatives", None))
+    preparers = dict.fromkeys(splits, asking) | {name: learning}
+    made = (preparers[split](sample) for split, found in splits.items() for sample in found)
     problems += [one for one in made if isinstance(one, RowError)]
     order = list(tables.values())
     problems.sort(key=lambda problem: (order.index(problem.table), problem.row))

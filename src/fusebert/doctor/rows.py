@@ -204,7 +204,7 @@ def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Itera
     train = next(iter(splits.values()))
     for row in (row for row in train if _labels(row, target)):
         by_inputs[_inputs(row, columns)].append(row)
-    found = [rows for rows in by_inputs.values() if len({_key(row.values.get(target)) for row in rows}) > 1]
+    found = [rows for rows in by_inputs.values() if len({frozenset(_labels(row, target)) for row in rows}) > 1]
     if found:
         said = f"{len(found)} groups of training rows are alike in every input and differ in the answer"
         yield Finding("contradiction", target, said, tuple(row for rows in found for row in rows))

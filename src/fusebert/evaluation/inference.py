@@ -14,6 +14,7 @@ from fusebert.data.sampler import sorted_batches
 from fusebert.errors import DivergedError
 from fusebert.model.modeling import FusebertModel
 from fusebert.spill import Spill
+from fusebert.types import Sample
 
 WINDOW_ROWS, WINDOW_BYTES = 2048, 256 * 2**20
 """Rows are sorted by length within a window of at most this many or this size: memory does not grow with the table."""
@@ -68,12 +69,18 @@ def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator,
     return result
 
 
-def windows(items: Iterable[Item], example_of: Callable[[Item], Any], outputs: int = 1) -> Iterator[list[Item]]:
+def windows(
+    items: Iterable[Item],
+    example_of: Callable[[Item], Any],
+    outputs: int = 1,
+    sample_of: Callable[[Item], Any] | None = None,
+) -> Iterator[list[Item]]:
     """Runs of at most WINDOW_ROWS items, WINDOW_OUTPUTS logits and about WINDOW_BYTES.
 
     Args:
         example_of: the Example of an item; anything else counts nothing.
         outputs: logits of an item.
+        sample_of: the Sample that an item keeps, whose media may stand in the row itself.
     """
     most = min(WINDOW_ROWS, max(1, WINDOW_OUTPUTS // outputs))
     window: list[Item] = []
@@ -82,11 +89,18 @@ def windows(items: Iterable[Item], example_of: Callable[[Item], Any], outputs: i
         window.append(item)
         example = example_of(item)
         size += sum(array.nbytes for array in example.arrays()) if isinstance(example, Example) else 0
+        size += _media_bytes(sample_of(item)) if sample_of else 0
         if len(window) == most or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
     if window:
         yield window
+
+
+def _media_bytes(sample: Any) -> int:
+    values = sample.values.values() if isinstance(sample, Sample) else ()
+    media = (value.get("bytes") if isinstance(value, Mapping) else value for value in values)
+    return sum(len(value) for value in media if isinstance(value, bytes))
 
 
 def outputs(model: FusebertModel) -> int:

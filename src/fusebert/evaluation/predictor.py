@@ -111,7 +111,7 @@ class Predictor:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
         preparer = Preparer(self.processors, sides=self._sides)
         pairs = ((row, self._prepare(preparer, self._foreign_refused(row))) for row in rows)
-        for window in windows(pairs, lambda pair: pair[1], outputs(self.model)):
+        for window in windows(pairs, lambda pair: pair[1], outputs(self.model), lambda pair: pair[0]):
             good = [example for _, example in window if isinstance(example, Example)]
             decoded = iter(
                 self.task.decode(infer(self.model, good, self.collator, self.precision), top) if good else []
@@ -202,9 +202,8 @@ class Predictor:
         """
         if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
             raise UsageError(f"{folder} is not empty; choose another folder for the trunk")
-        save_trunk(self.model.trunk, Path(folder))
-        if "text" in self.processors:
-            self.processors["text"].save_tokenizer(Path(folder))  # type: ignore[attr-defined]
+        text: Any = self.processors.get("text")
+        save_trunk(self.model.trunk, Path(folder), text.save_tokenizer if text else None)
 
     def save(self) -> None:
         """Write everything `load` needs, unsealed."""

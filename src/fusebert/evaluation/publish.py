@@ -169,6 +169,11 @@ def _shown(value: Any) -> str:
     return "a file in the table" if isinstance(value, bytes | Mapping) else str(value)
 
 
+def _rows(split: Dataset) -> int:
+    """Of the table: a recommender is trained on histories, each of many events."""
+    return split.events if hasattr(split, "events") else len(split)
+
+
 def _card(
     predictor: Predictor,
     splits: Mapping[str, Dataset],
@@ -186,7 +191,7 @@ def _card(
         "target": predictor.target,
         "columns": predictor.columns,
         "example": example_row(predictor.columns, splits["validation"].samples[:EXAMPLES]),
-        "data": {name: {"file": files[name], "rows": len(splits[name])} for name in splits},
+        "data": {name: {"file": files[name], "rows": _rows(splits[name])} for name in splits},
         "recipe": dict(recipe),
         "parameters": metrics["parameters"],
         "training": training,

@@ -183,9 +183,11 @@ def _batches(embedded: Iterable[tuple[Sample, np.ndarray]]) -> Iterator[pa.Recor
 def _plain(value: Any) -> Any:
     """What JSON can say of a value: no bytes of media, no numbers that are none."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {_plain(str(name)): _plain(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_plain(one) for one in value]
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # half a character, in what no modality reads
     return None if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)) else value
 
 

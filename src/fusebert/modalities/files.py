@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fusebert.errors import InputError
 from fusebert.modalities.base import media_path
 
+SOUND_STARTS = re.compile(rb"RIFF....WAVE|FORM....AIF|fLaC|OggS|ID3|\xff[\xe2-\xfb]", re.DOTALL)
+"""Of the kinds of sound files that are read."""
 CACHE_BYTES = 512 * 2**20
+
+
+def encoded_media(values: Sequence[Any]) -> list[bytes]:
+    """The files that stand in a column itself, as bytes or as `{"bytes": ...}`, if it is a column of such."""
+    if not all(isinstance(value, bytes) or (isinstance(value, Mapping) and "bytes" in value) for value in values):
+        return []
+    found = [value.get("bytes") if isinstance(value, Mapping) else value for value in values]
+    return [one for one in found if isinstance(one, bytes)]
+
+
+def are_sounds(files: Sequence[bytes]) -> bool:
+    """Whether most of them begin as a sound file does."""
+    return 2 * sum(SOUND_STARTS.match(data) is not None for data in files) > len(files)
 
 
 class DecodedFiles:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,14 @@ def _plain(name: str) -> str:
     return name
 
 
-def save_trunk(trunk: Trunk, folder: Path) -> None:
-    """Write a folder that `transformers.BertModel.from_pretrained` loads."""
+def save_trunk(trunk: Trunk, folder: Path, save_tokenizer: Callable[[Path], None] | None = None) -> None:
+    """Write a folder that `transformers.BertModel.from_pretrained` loads, with the vocabulary, if there is one."""
 
     def fill(beside: Path) -> None:
         write_json(beside / "config.json", trunk.config.to_hugging_face())
         weights: dict[str, Tensor] = {name: value.contiguous() for name, value in trunk.state_dict().items()}
         save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
+        if save_tokenizer is not None:
+            save_tokenizer(beside)
 
     write_folder(folder, fill)

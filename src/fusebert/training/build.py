@@ -58,8 +58,15 @@ def _cls_token_id(prepared: Prepared) -> int:
         own = read_json_config(prepared.trunk_folder)
         if is_own_model(own):
             return int(own["cls_token_id"])
+        if _never_read(read_config(prepared.trunk_folder)):
+            return SPECIAL_TOKENS.index("[CLS]")
         return special_tokens(read_tokenizer(prepared.trunk_folder))["[CLS]"]
     return SPECIAL_TOKENS.index("[CLS]")
+
+
+def _never_read(trunk: TrunkConfig) -> bool:
+    """Whether it comes from a model without text: it knows no words but [CLS] and its like."""
+    return trunk.vocab_size == len(SPECIAL_TOKENS)
 
 
 def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
@@ -73,7 +80,7 @@ def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
         trunk = read_config(prepared.trunk_folder)
         if text:
             pieces = text.vocabulary_size
-        elif is_own_model(read_json_config(prepared.trunk_folder)):
+        elif is_own_model(read_json_config(prepared.trunk_folder)) or _never_read(trunk):
             pieces = 0  # one that reads no text has no tokenizer
         else:
             pieces = read_tokenizer(prepared.trunk_folder).get_vocab_size()

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from fusebert.data.tables import read_table
-from fusebert.errors import RowError, UsageError
+from fusebert.errors import InputError, RowError, UsageError
 from fusebert.evaluation.encode import Encoder
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.predictor import PREDICTOR, load
 from fusebert.evaluation.vectors import embed, side_columns
 from fusebert.modalities.values import as_category, is_missing
-from fusebert.storage import MANIFEST
 from fusebert.types import Sample
 
 
@@ -26,7 +25,10 @@ def read_catalogue(table: Path, item: str) -> dict[str, Sample]:
             raise row
         if is_missing(raw := row.values.get(item)):
             raise row.error("it names no item", item)
-        name = as_category(raw)
+        try:
+            name = as_category(raw)
+        except InputError as error:
+            raise row.error(str(error), item) from None
         if name in rows:
             raise row.error(f"{name!r} stands in row {rows[name].row}, too", item)
         rows[name] = row
@@ -43,7 +45,7 @@ def describe(reader: str, item: str, rows: Sequence[Sample | None]) -> np.ndarra
     """
     places = [place for place, row in enumerate(rows) if row is not None]
     found = [row for row in rows if row is not None]
-    if (Path(reader) / MANIFEST).is_file():
+    if (Path(reader) / PREDICTOR).is_file():
         vectors = _matched(Path(reader), found)
     else:
         texts = [_text({name: value for name, value in row.values.items() if name != item}) for row in found]

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusebert.config import parse_overrides, read_recipe
+from fusebert.config import Recipe, parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
-from fusebert.storage import MANIFEST, read_json, write_json
+from fusebert.storage import MANIFEST, file_hash, read_json, write_json
 from fusebert.tasks.fit import fitted_task
 
 FUSIONS = ("one_stream", "concat", "two_stream")
@@ -56,7 +56,8 @@ def compare(
             folder = output / f"{fusion}-{seed}"
             say(f"{fusion}, seed {seed}: {folder}")
             settings = [*overrides, f"model.fusion={fusion}", f"training.seed={seed}"]
-            runs.append(_run(folder, [str(source.absolute()), *settings], metric))
+            its = read_recipe(source, parse_overrides(settings))
+            runs.append(_run(folder, [str(source.absolute()), *settings], _what(its), metric))
         scores = [run["score"] for run in runs]
         rows[fusion] = {name: runs[0][name] for name in ("metric", "split", "parameters")} | {
             "mean": statistics.mean(scores),
@@ -70,12 +71,21 @@ def compare(
     return rows
 
 
-def _run(folder: Path, arguments: list[str], metric: str | None) -> dict[str, Any]:
+def _what(recipe: Recipe) -> dict[str, Any]:
+    """All that decides what a run learns: its settings, and the hash of each table that is a file."""
+    tables = {name: getattr(recipe.data, name) for name in ("train", "validation", "test")}
+    files = {name: recipe.table(table) for name, table in tables.items() if isinstance(table, Path)}
+    hashes = {f"the {name} table": file_hash(file) for name, file in files.items() if file.is_file()}
+    return recipe.flat() | hashes
+
+
+def _run(folder: Path, arguments: list[str], what: dict[str, Any], metric: str | None) -> dict[str, Any]:
     """Train one, unless it is there; a run that was killed goes on."""
     said = folder.with_name(f"{folder.name}.json")
-    kept: dict[str, Any] = read_json(said) if said.is_file() else {"arguments": arguments, "peak_mebibytes": 0}
-    if kept["arguments"] != arguments:
-        raise UsageError(f"{folder} was trained with {' '.join(kept['arguments'])}; choose another --output")
+    kept: dict[str, Any] = read_json(said) if said.is_file() else {"trained": what, "peak_mebibytes": 0}
+    before = kept.get("trained", {})
+    if differing := sorted(name for name in before.keys() | what.keys() if before.get(name) != what.get(name)):
+        raise UsageError(f"{folder} was trained in another way ({', '.join(differing)}); choose another --output")
     if not (folder / MANIFEST).is_file():
         write_json(said, kept)
         resume = ["--resume"] if folder.exists() else []

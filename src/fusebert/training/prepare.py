@@ -15,8 +15,9 @@ from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, guess_columns
 from fusebert.data.dataset import Dataset, Kept, Preparer, check, settle
 from fusebert.data.split import hold_out
-from fusebert.data.tables import read_table
+from fusebert.data.tables import read_table, strike_off
 from fusebert.errors import DataError, RowError, UsageError
+from fusebert.evaluation.predictor import no_such_columns
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import fit_task, given_targets, only_sides, pick_target, readable, without_target
@@ -100,10 +101,16 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
     splits["train"] = [*unreadable, *samples]
+    inputs = {guess.column for guess in columns if guess.kind != IGNORE}
+    absent = {name: set(inputs) for name in splits if name != "train"}
+    splits |= {name: strike_off(iter(splits[name]), absent[name]) for name in absent}
     asking = Preparer(processors, task, targets, sides)
     learning = Preparer(processors, task, targets, sides, getattr(task, "hard_negatives", None))
     checked = _check(splits, dict.fromkeys(splits, asking) | {"train": learning}, recipe, folder, progress)
-    return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked))
+    missing = [f"{name}: {no_such_columns(found)}" for name, found in absent.items() if found]
+    for said in missing:
+        progress.note(f"Warning: {said}")
+    return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked), missing)
 
 
 def _hash(datasets: Mapping[str, Dataset]) -> str:

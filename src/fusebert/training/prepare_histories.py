@@ -149,6 +149,7 @@ def _hash(parts: dict[str, list[Done]], processor: Processor) -> str:
     for name in ("train", "validation"):
         for one in parts[name]:
             found.update(repr((one.user, one.event)).encode(errors="backslashreplace"))
+    found.update(repr(processor.items).encode(errors="backslashreplace"))
     if processor.content is not None:
         found.update(processor.content.tobytes())
     return found.hexdigest()

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fusebert.errors import ModelError, UsageError
@@ -72,14 +73,22 @@ class SpeechEncoder(nn.Module):
         self.config = config
         settings = {key: value for key, value in config.backbone.items() if not key.startswith("fusebert_")}
         made = AutoConfig.for_model(**settings)
-        self.model: Any = AutoModel.from_config(made) if config.hears_samples else WhisperEncoder(made)
+        # published in half precision or not, they learn as all else does
+        self.model: Any = (
+            AutoModel.from_config(made, dtype=torch.float32) if config.hears_samples else WhisperEncoder(made)
+        )
         self.width = int(config.backbone["fusebert_width"])
 
     def load_pretrained(self) -> None:
         """Read the published weights; of Whisper's places, as many as recordings can have."""
         from transformers import AutoModel
 
-        published: Any = AutoModel.from_pretrained(self.config.encoder, use_safetensors=True)
+        try:
+            published: Any = AutoModel.from_pretrained(self.config.encoder, use_safetensors=True)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise ModelError(
+                f"the weights of audio.encoder={self.config.encoder!r} cannot be read: {hub_problem(error)}"
+            ) from None
         if self.config.hears_samples:
             self.model.load_state_dict(published.state_dict())
             return

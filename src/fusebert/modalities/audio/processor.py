@@ -21,7 +21,7 @@ from fusebert.modalities.audio.signal import (
     whisper_mel,
 )
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import DecodedFiles
+from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -191,4 +191,7 @@ def matches(values: Sequence[Any]) -> Evidence | None:
         return Evidence(f"{len(paths)} of {len(values)} values end in a sound suffix", 0.99 * len(paths) / len(values))
     if all(isinstance(value, dict) and "sampling_rate" in value for value in values):
         return Evidence("decoded sound", 0.95)
+    encoded = encoded_media(values)
+    if encoded and are_sounds(encoded):
+        return Evidence("encoded sound", 0.95)
     return None

@@ -25,6 +25,10 @@ MAX_SAMPLES = 200_000_000
 """Over all channels: what is decoded at once takes four bytes each."""
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 MAX_CHANNELS = 32
+OGG_HEADER_BYTES, OGG_LAST = 27, 4
+MP3_COUNT, MP3_COUNT_WITHIN, MP3_SLACK = re.compile(b"Xing|Info"), 2**20, 2 * 1152
+"""An mp3 says how many frames it has, if at all, in one of these, after pictures of its album; a decoder may leave out
+two frames."""
 BUFFER = re.compile("<_io.BytesIO object at 0x[0-9a-f]+>")
 """What the decoder calls a file that is in memory."""
 
@@ -53,6 +57,8 @@ def decode(data: bytes, max_seconds: float) -> np.ndarray:
         raise InputError(f"not a sound file that can be read: {problem}") from None
     if len(samples) == 0:
         raise InputError("the recording has no samples")
+    if len(samples) + MP3_SLACK < frames and MP3_COUNT.search(data, 0, MP3_COUNT_WITHIN):
+        raise InputError(f"the file is cut short: it has {len(samples):,} of {frames:,} samples")
     return to_rate(samples.mean(axis=1), rate)
 
 
@@ -73,15 +79,26 @@ def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
 
 
 def _check_whole(data: bytes) -> None:
-    """A wav or aiff that was cut short is decoded as far as it goes, so its own size is asked.
+    """What was cut short is decoded as far as it goes; so a wav or aiff is asked for its own size, and an ogg for its
+    last page.
 
-    A recorder that writes to a pipe does not know it, and gives one larger than any file read here.
+    A recorder that writes to a pipe does not know the size, and gives one larger than any file read here.
     """
+    if data[:4] == b"OggS" and not _ends(data[data.rindex(b"OggS") :]):
+        raise InputError("the file is cut short: its last page is missing")
     if data[:4] not in (b"RIFF", b"FORM"):
         return
     told = int.from_bytes(data[4:8], "little" if data[:4] == b"RIFF" else "big") + 8
     if len(data) + 8 < told <= MAX_FILE_BYTES:  # some count the first 8 bytes, or leave out one that makes it even
         raise InputError(f"the file is cut short: it has {len(data):,} of {told:,} bytes")
+
+
+def _ends(page: bytes) -> bool:
+    """Whether it is a whole page of an ogg, and the last one (RFC 3533, 6)."""
+    if len(page) < OGG_HEADER_BYTES or len(page) < OGG_HEADER_BYTES + page[OGG_HEADER_BYTES - 1]:
+        return False
+    segments = page[OGG_HEADER_BYTES : OGG_HEADER_BYTES + page[OGG_HEADER_BYTES - 1]]
+    return bool(page[5] & OGG_LAST) and len(page) >= OGG_HEADER_BYTES + len(segments) + sum(segments)
 
 
 def _check(rate: int, channels: int, frames: int, max_seconds: float) -> None:

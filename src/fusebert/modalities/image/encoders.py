@@ -92,17 +92,23 @@ class Backbone(nn.Module):
 
         self.name = config.encoder
         settings = {key: value for key, value in config.backbone.items() if not key.startswith("fusebert_")}
-        self.model: Any = AutoModel.from_config(AutoConfig.for_model(**settings))
+        # published in half precision or not, they learn as all else does
+        self.model: Any = AutoModel.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
         self.width = int(config.backbone["fusebert_width"])
 
     def load_pretrained(self) -> None:
         from transformers import AutoModel, TimmBackbone
 
-        if self.name.startswith("timm:"):
-            published = TimmBackbone.from_pretrained(self.name.removeprefix("timm:"))
-        else:
-            published = AutoModel.from_pretrained(self.name, use_safetensors=True)
-        self.model.load_state_dict(published.state_dict())
+        try:
+            if self.name.startswith("timm:"):
+                published = TimmBackbone.from_pretrained(self.name.removeprefix("timm:"))
+            else:
+                published = AutoModel.from_pretrained(self.name, use_safetensors=True)
+            self.model.load_state_dict(published.state_dict())
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise ModelError(
+                f"the weights of image.encoder={self.name!r} cannot be read: {hub_problem(error)}"
+            ) from None
 
     def forward(self, pixels: Tensor) -> Tensor:
         return hidden_states(self.model(pixel_values=pixels))
@@ -144,7 +150,7 @@ def prepare(config: Config) -> Config:
             settings = AutoConfig.from_pretrained(config.encoder)
             normal = _normalisation(config.encoder)
             size = int(getattr(settings, "image_size", config.size_pixels) or config.size_pixels)
-        model = AutoModel.from_config(settings).eval()
+        model = AutoModel.from_config(settings, dtype=torch.float32).eval()
         with torch.inference_mode():
             tokens = hidden_states(model(pixel_values=torch.zeros(1, 3, size, size)))
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError) as error:

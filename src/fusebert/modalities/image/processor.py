@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.errors import InputError
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import DecodedFiles
+from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -121,7 +121,9 @@ def matches(values: Sequence[Any]) -> Evidence | None:
         return Evidence(
             f"{len(paths)} of {len(values)} values end in a picture suffix", 0.99 * len(paths) / len(values)
         )
-    if all(isinstance(value, Image.Image) or (isinstance(value, dict) and "bytes" in value) for value in values):
+    others = [value for value in values if not isinstance(value, Image.Image)]
+    encoded = encoded_media(others)
+    if not others or (encoded and not are_sounds(encoded)):
         return Evidence("encoded pictures", 0.95)
     return None
 

@@ -124,7 +124,7 @@ def matches(values: Sequence[Any]) -> Evidence | None:
         return Evidence(f"{kind}s, {different} different", 0.9)
     few = are_few(different, len(present))
     if not few and sum(bool(DATE_LIKE.fullmatch(str(value).strip())) for value in present) > len(present) / 2:
-        return Evidence("they look like dates, of which only 2024-03-28 and 20240328 are read", 0.3)
+        return Evidence("they look like dates, of which only those like 2024-03-28 are read", 0.3)
     words = sum(len(str(value).split()) for value in present) / len(present)
     if words > FEW_WORDS or different == len(present):
         return None

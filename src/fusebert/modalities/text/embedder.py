@@ -18,7 +18,11 @@ class Embedder(nn.Module):
 
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
+        self.last_type = trunk.type_vocab_size - 1
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
         """int[T] ids, types and positions, packed -> float[T, D]."""
-        return embeddings(features["input_ids"], features["token_type_ids"], features["position_ids"])  # type: ignore[no-any-return]
+        types = features["token_type_ids"]
+        if self.last_type == 0:  # a trunk that does not tell a second text from the first
+            types = types.clamp(max=0)
+        return embeddings(features["input_ids"], types, features["position_ids"])  # type: ignore[no-any-return]

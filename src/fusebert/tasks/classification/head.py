@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusebert.model.exact import exactly
 from fusebert.types import ALL, FIRST, Encoded
 
 
@@ -37,7 +38,7 @@ class Head(nn.Module):
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, C]."""
         pooled = encoded.pooled(self.pooling)
-        return self.classifier(self.dropout(pooled))  # type: ignore[no-any-return]
+        return exactly(self.classifier, self.dropout(pooled))
 
     def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy over int[B] classes, or binary cross-entropy over float[B, C + 1], whose last column counts

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusebert.model.exact import exactly
 from fusebert.types import ALL, FIRST, Encoded
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
@@ -39,7 +40,8 @@ class Head(nn.Module):
     def forward(self, encoded: Encoded, sides: int = 2) -> Tensor:
         """float[B, sides * vector_size]: the vectors of each row, of length 1, from sides * B packed rows."""
         pooled = encoded.pooled(self.pooling)
-        vectors = [self.left(pooled[0::sides]), *(self.right(pooled[side::sides]) for side in range(1, sides))]
+        vectors = [exactly(self.left, pooled[0::sides])]
+        vectors += [exactly(self.right, pooled[side::sides]) for side in range(1, sides)]
         return torch.cat([F.normalize(vector.float(), dim=1) for vector in vectors], dim=1)
 
     def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
@@ -53,6 +55,10 @@ class Head(nn.Module):
         """
         sides = labels.shape[1]
         left, right, *negatives = self(encoded, sides).chunk(sides, dim=1)
+        with torch.autocast(left.device.type, enabled=False):  # up to LARGEST_SCALE, bf16 would be off by a tenth
+            return self._loss(left, right, negatives, labels)
+
+    def _loss(self, left: Tensor, right: Tensor, negatives: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
         scale = (FIRST_SCALE * self.log_scale.weight[0, 0].exp()).clamp(max=LARGEST_SCALE)
         same = (labels[:, None, :2] == labels[None, :, :2]).any(dim=2).fill_diagonal_(False)
         scores = (scale * left @ right.T).masked_fill(same, -math.inf)

@@ -62,7 +62,9 @@ class Head(nn.Module):
         """float[B, items] for the newest event of each row, the last of its tokens; RULED_OUT for what cannot come
         again."""
         newest = encoded.layout.cumulative[1:].long() - 1
-        scores = self.scores(encoded.last_hidden_state[newest]).float()
+        hidden = encoded.last_hidden_state[newest]
+        with torch.autocast(hidden.device.type, enabled=False):  # in bf16 many scores would be equal
+            scores = self.scores(hidden.to(self.dense.weight.dtype)).float()
         if not self.repeats:
             seen = encoded.inputs[EVENTS]
             scores = scores.index_put((seen["seen_by"], seen["seen"] - 1), scores.new_tensor(RULED_OUT))

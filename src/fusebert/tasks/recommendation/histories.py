@@ -168,6 +168,11 @@ class MaskedHistories:
         self.parts = np.array(parts)
         self.lengths = 1 + self.parts[:, 2] - self.parts[:, 1]
 
+    @property
+    def events(self) -> int:
+        """Of all histories together."""
+        return sum(len(sample.values[HISTORY]) for sample in self.samples)
+
     def __len__(self) -> int:
         return len(self.parts)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusebert.model.exact import exactly
 from fusebert.types import FIRST, Encoded
 
 
@@ -24,7 +25,7 @@ class Head(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, 1]."""
-        return self.regressor(self.dropout(encoded.pooled()))  # type: ignore[no-any-return]
+        return exactly(self.regressor, self.dropout(encoded.pooled()))
 
     def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
         """Mean squared error over float[B]."""

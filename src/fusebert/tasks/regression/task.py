@@ -11,12 +11,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fusebert.errors import DataError, InputError
+from fusebert.modalities.values import as_number
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 
 SCATTER_POINTS = 2000
-MAX_MAGNITUDE = 1e100
-"""Squares of larger numbers, as spread and error need them, come close to what a float64 holds."""
 
 
 class Config(BaseModel):
@@ -38,16 +37,10 @@ class Task:
 
     @staticmethod
     def read(raw: Any) -> float:
-        """A finite number of at most MAX_MAGNITUDE."""
-        try:
-            value = float(raw)
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(f"{raw!r} is not a number") from None
-        if not math.isfinite(value) or isinstance(raw, bool):
-            raise InputError(f"{raw!r} is not a finite number")
-        if abs(value) > MAX_MAGNITUDE:
-            raise InputError(f"{raw!r} is too large; numbers up to {MAX_MAGNITUDE:g} can be learnt")
-        return value
+        """A finite number, of which the square is one too. Raises InputError."""
+        if isinstance(raw, bool):
+            raise InputError(f"{raw!r} is not a number")
+        return as_number(raw)
 
     @classmethod
     def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
@@ -58,7 +51,7 @@ class Task:
     def adjust(self, targets: Sequence[Any]) -> None:
         """Take the scale from `targets`, those of the rows that are learnt from."""
         numbers = np.array([self.read(target) for target in targets])
-        if len(numbers) == 0 or float(numbers.std()) == 0.0:
+        if len(numbers) == 0 or numbers.min() == numbers.max():  # the deviation of equal fractions is not quite zero
             raise DataError("the target is the same in every row; there is nothing to learn")
         self.mean, self.std = float(numbers.mean()), float(numbers.std())
 
@@ -100,11 +93,11 @@ class Task:
         scores = {
             "mae": float(mean_absolute_error(wanted, found)),
             "rmse": math.sqrt(mean_squared_error(wanted, found)),
-            "loss": float(((logits[:, 0] - targets) ** 2).mean()),
+            "loss": float(((logits[:, 0].astype(np.float64) - targets) ** 2).mean()),
         }
-        if len(wanted) > 1 and wanted.std() > 0:
+        if wanted.min() < wanted.max():
             scores["r2"] = float(r2_score(wanted, found))
-            if found.std() > 0:
+            if found.min() < found.max():
                 scores["pearson"] = float(np.corrcoef(wanted, found)[0, 1])
         pairs = np.stack([wanted, found], axis=1)[:: max(1, -(-len(wanted) // SCATTER_POINTS))]
         return {"metrics": scores, "scatter": pairs.tolist()}
