@@ -170,7 +170,7 @@ def main() -> None:
     options.add_argument("--corpus", type=Path, help="folder of a prepared corpus with a vocabulary; else made anew")
     given = options.parse_args()
     common.prepare_process()
-    seconds = 6.0 if given.quick else 60 * given.minutes
+    seconds = 20.0 if given.quick else 60 * given.minutes
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
         folder = given.corpus or room / "corpus"
