@@ -2,8 +2,9 @@
 
 Trains sizes from nothing on the articles of wiki_en with the settings that a budget would choose, each for several
 numbers of tokens, and fits L / H = floor + a * parameters^-alpha + b * tokens^-beta (H is the cost of guessing by
-frequency; both in millions). Floor and alpha are taken as given: short runs of two sizes cannot tell them. The
-constants stand in `fusebert/training/budget.py`.
+frequency; both in millions, and tokens read again worth less). Floor and alpha are taken as given: short runs of few
+sizes cannot tell them. The constants in `fusebert/training/budget.py` are of the runs in `pretrain_law.jsonl`, which
+`--points` adds to; some of them were whole budgets.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fusebert.training.budget import (
     SIZE_POWER,
     layer_parameters,
     pick_batch,
+    worth,
 )
 from fusebert.training.pretrain import pretrain, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
@@ -39,8 +41,9 @@ def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, An
     """One run: its size, tokens, and held-out loss."""
     tokens = millions * 1e6
     settings: dict[str, Any] = {"data.train": str(folder.absolute()), "model.trunk": trunk}
+    corpus_tokens = len(read_corpus(pretraining_recipe(settings), None).train.ids)
     settings |= {
-        "task.passes": tokens / len(read_corpus(pretraining_recipe(settings), None).train.ids),
+        "task.passes": tokens / corpus_tokens,
         "task.rounds": 1,
         "task.mask_share": MASK_SHARE,
         "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
@@ -52,6 +55,7 @@ def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, An
     return {
         "trunk": trunk,
         "tokens": found["training"]["tokens"],
+        "corpus_tokens": corpus_tokens,
         "mlm_loss": metrics["mlm_loss"],
         "next_sentence_accuracy": metrics["next_sentence_accuracy"],
         "unigram_entropy": found["unigram_entropy"],
@@ -62,7 +66,7 @@ def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, An
 def fit(points: list[dict[str, Any]]) -> dict[str, float]:
     """The three constants that so few runs can tell, the two that they cannot, and the largest relative error."""
     parameters = np.array([layer_parameters(one["trunk"]) / 1e6 for one in points])
-    tokens = np.array([one["tokens"] / 1e6 for one in points])
+    tokens = np.array([worth(one["tokens"], one["corpus_tokens"]) / 1e6 for one in points])
     wanted = np.array([one["mlm_loss"] / one["unigram_entropy"] for one in points])
 
     def law(logs: np.ndarray) -> np.ndarray:
@@ -82,7 +86,9 @@ def main() -> None:
     options = common.parser(__doc__.splitlines()[0])
     options.add_argument("--corpus", type=Path, help="folder of a prepared corpus with a vocabulary; else made anew")
     options.add_argument("--sizes", nargs="*", default=[*MILLIONS], help="only these sizes")
-    options.add_argument("--points", type=Path, help="JSON lines of earlier runs, which are kept; new ones are added")
+    options.add_argument(
+        "--points", type=Path, help="JSON lines of earlier runs, which are fitted too; new ones are added"
+    )
     given = options.parse_args()
     common.prepare_process()
     grid = QUICK_MILLIONS if given.quick else MILLIONS

@@ -38,6 +38,7 @@ from tests.corpus.conftest import borders
 
 pytestmark = pytest.mark.alone
 SECONDS = 12.0
+RUNS = Path(__file__).parents[2] / "benchmarks" / "pretrain_law.jsonl"
 
 
 def test_more_of_anything_is_expected_to_help() -> None:
@@ -239,3 +240,14 @@ def test_is_measured_on_the_beginning(corpus: Path, monkeypatch: pytest.MonkeyPa
     assert part.sentences[-1] == len(part.ids)
     monkeypatch.setattr(budget, "PROBE_CORPUS_TOKENS", 1)
     assert len(beginning(whole).documents) == 3
+
+
+def test_the_forecast_is_within_a_tenth_of_every_run_behind_it() -> None:
+    runs = [json.loads(line) for line in RUNS.read_text().splitlines()]
+    assert {run["trunk"] for run in runs} >= {"tiny", "mini", "medium"}
+    for run in runs:
+        wanted = run["mlm_loss"]
+        found = expected_loss(
+            run["unigram_entropy"], layer_parameters(run["trunk"]), run["tokens"], run["corpus_tokens"]
+        )
+        assert found == pytest.approx(wanted, rel=0.1), run

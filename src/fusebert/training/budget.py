@@ -27,12 +27,10 @@ from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Silence
 
-FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.25, 0.058, 0.34, 0.6, 0.216
+FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.25, 0.122, 0.34, 0.520, 0.255
 """L / H = FLOOR + BY_SIZE * parameters^-SIZE_POWER + BY_TOKENS * tokens^-TOKENS_POWER, both in millions: the form of
-Hoffmann et al. 2022, eq. 2. The first and the third are taken as given, the others fitted to four short runs of tiny
-and mini on English (docs/log.md, 2026-11-24), as `benchmarks/pretrain_law.py` makes them. For other sizes: a guess.
-Those runs had neither today's starting weights nor NEXT_SENTENCE_WEIGHT, so the forecast is rough: 4.53 nats where 4.18
-were measured in 20 minutes of English, and 4.38 where it was 4.79 in 10 minutes of Chinese (2026-11-25)."""
+Hoffmann et al. 2022, eq. 2. The first and the third are taken as given, the others fitted to runs of tiny, mini and
+medium on English (`benchmarks/pretrain_law.jsonl`, by `pretrain_law.py`), of which none is off by more than 6 %."""
 REUSE = 15.4
 """Tokens read again are worth less: so many passes are the most they can be worth (Muennighoff et al. 2023, eq. 5)."""
 SHORT_LENGTHS, LENGTH, LONG_LENGTH = (32, 64), 128, 512
@@ -118,11 +116,16 @@ def expected_loss(entropy: float, parameters: int, tokens: float, corpus_tokens:
         tokens: read in training.
         corpus_tokens: that the corpus has; reading them again is worth less.
     """
-    unique = min(tokens, corpus_tokens)
-    worth = unique + unique * REUSE * (1 - math.exp(-(tokens / unique - 1) / REUSE))
     by_size = BY_SIZE * (parameters / 1e6) ** -SIZE_POWER
-    share: float = min(1.0, FLOOR + by_size + BY_TOKENS * (worth / 1e6) ** -TOKENS_POWER)
+    by_tokens = BY_TOKENS * (worth(tokens, corpus_tokens) / 1e6) ** -TOKENS_POWER
+    share: float = min(1.0, FLOOR + by_size + by_tokens)
     return entropy * share
+
+
+def worth(tokens: float, corpus_tokens: float) -> float:
+    """New tokens that would teach as much as these, of which many were read before."""
+    unique = min(tokens, corpus_tokens)
+    return unique + unique * REUSE * (1 - math.exp(-(tokens / unique - 1) / REUSE))
 
 
 def layer_parameters(trunk: str) -> int:
