@@ -30,8 +30,8 @@ from fusebert.training.progress import Silence
 FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.25, 0.102, 0.34, 0.559, 0.228
 """L / H = FLOOR + BY_SIZE * parameters^-SIZE_POWER + BY_TOKENS * tokens^-TOKENS_POWER, both in millions: the form of
 Hoffmann et al. 2022, eq. 2. The first and the third are taken as given, the others fitted to runs of tiny, mini and
-medium on English (`benchmarks/pretrain_law.jsonl`, by `pretrain_law.py`), of which none is off by more than 7 %. Words were masked whole;
-with `task.whole_words=false` they are easier to guess, by about a tenth."""
+medium on English (`benchmarks/pretrain_law.jsonl`, by `pretrain_law.py`), of which none is off by more than 7 %. Words
+were masked whole; with `task.whole_words=false` they are easier to guess, by about a tenth."""
 REUSE = 15.4
 """Tokens read again are worth less: so many passes are the most they can be worth (Muennighoff et al. 2023, eq. 5)."""
 SHORT_LENGTHS, LENGTH, LONG_LENGTH = (32, 64), 128, 512
