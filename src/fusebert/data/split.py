@@ -27,7 +27,8 @@ def hold_out(samples: Sequence[Sample], share: float, group: str | None) -> tupl
         raise UsageError(f"data.validation_group={group!r} is not a column of {samples[0].table}")
     groups = [sample.values.get(group) if group else None for sample in samples]
     keys = [
-        f"group {name}" if is_given(name) and name == name else f"row {number}" for number, name in enumerate(groups)
+        f"group {name}" if is_given(name) and name == name else f"row {number}"  # NaN is no name: not even its own
+        for number, name in enumerate(groups)
     ]
     different = list(dict.fromkeys(keys))
     count = round(len(different) * share)

@@ -49,15 +49,15 @@ def compare(
     recipe = read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
     if metric is not None and metric not in (known := fitted_task(recipe).metric_names):
         raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
-    rows = {}
+    tables, rows = _table_hashes(recipe), {}
     for fusion in fusions:
         runs = []
         for seed in range(seeds):
             folder = output / f"{fusion}-{seed}"
             say(f"{fusion}, seed {seed}: {folder}")
             settings = [*overrides, f"model.fusion={fusion}", f"training.seed={seed}"]
-            its = read_recipe(source, parse_overrides(settings))
-            runs.append(_run(folder, [str(source.absolute()), *settings], _what(its), metric))
+            trained = read_recipe(source, parse_overrides(settings)).flat() | tables
+            runs.append(_run(folder, [str(source.absolute()), *settings], trained, metric))
         scores = [run["score"] for run in runs]
         rows[fusion] = {name: runs[0][name] for name in ("metric", "split", "parameters")} | {
             "mean": statistics.mean(scores),
@@ -71,20 +71,23 @@ def compare(
     return rows
 
 
-def _what(recipe: Recipe) -> dict[str, Any]:
-    """All that decides what a run learns: its settings, and the hash of each table that is a file."""
+def _table_hashes(recipe: Recipe) -> dict[str, str]:
+    """Of each table that is a file."""
     tables = {name: getattr(recipe.data, name) for name in ("train", "validation", "test")}
     files = {name: recipe.table(table) for name, table in tables.items() if isinstance(table, Path)}
-    hashes = {f"the {name} table": file_hash(file) for name, file in files.items() if file.is_file()}
-    return recipe.flat() | hashes
+    return {f"the {name} table": file_hash(file) for name, file in files.items() if file.is_file()}
 
 
-def _run(folder: Path, arguments: list[str], what: dict[str, Any], metric: str | None) -> dict[str, Any]:
-    """Train one, unless it is there; a run that was killed goes on."""
+def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: str | None) -> dict[str, Any]:
+    """Train one, unless it is there; a run that was killed goes on.
+
+    Args:
+        trained: all that decides what it learns: its settings, and its tables' hashes.
+    """
     said = folder.with_name(f"{folder.name}.json")
-    kept: dict[str, Any] = read_json(said) if said.is_file() else {"trained": what, "peak_mebibytes": 0}
+    kept: dict[str, Any] = read_json(said) if said.is_file() else {"trained": trained, "peak_mebibytes": 0}
     before = kept.get("trained", {})
-    if differing := sorted(name for name in before.keys() | what.keys() if before.get(name) != what.get(name)):
+    if differing := sorted(name for name in before.keys() | trained.keys() if before.get(name) != trained.get(name)):
         raise UsageError(f"{folder} was trained in another way ({', '.join(differing)}); choose another --output")
     if not (folder / MANIFEST).is_file():
         write_json(said, kept)
