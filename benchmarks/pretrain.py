@@ -1,10 +1,11 @@
 """Pre-training steps on real sentence pairs: fusebert beside transformers' BertForPreTraining and its own collator.
 
 Both sides start from the same weights and read the same pairs of the same Wikipedia articles with BERT's 30,522
-pieces, in batches of the same rows, and take the same number of steps (masking, collation, forward, backward, clipping,
-fused AdamW). Each masks for itself, 15 % of the pieces. transformers runs with both of its attentions; `ratio_*` is the
-seconds of the quicker one / ours. `share` is our operations a second / those of the machine's best product. A size's
-own `ratio_*` are the smallest over its lengths, in the `precision` that training takes by itself on this machine.
+pieces, in batches of the same rows, longest first as fusebert's sampler gives them, and take the same number of steps
+(masking, collation, forward, backward, clipping, fused AdamW). Each masks for itself, 15 % of the pieces. transformers
+runs with both of its attentions; `ratio_*` is the seconds of the quicker one / ours. `share` is our operations a second
+/ those of the machine's best product. A size's own `ratio_*` are the smallest over its lengths, in the `precision` that
+training takes by itself on this machine.
 """
 
 from __future__ import annotations
@@ -113,7 +114,10 @@ def measure(size: str, length: int, precision: str, folder: Path, best: float, g
     prepared = prepare_rows(recipe, Corpus(tokenizer, *parts, np.zeros(0), unigram_entropy=0.0, data_hash=""), None)
     count = (QUICK_TOKENS if given.quick else TOKENS_PER_BATCH[size]) // length
     steps = QUICK_STEPS[size] if given.quick else STEPS[size]
-    batches = [list(range(start * count, (start + 1) * count)) for start in range(steps)]
+    lengths = prepared.splits["train"].lengths
+    batches = [
+        sorted(range(start * count, (start + 1) * count), key=lambda row: -lengths[row]) for start in range(steps)
+    ]
     run, model = our_side(recipe, prepared, precision, batches)
     sides = {"fusebert": run}
     for attention in ("sdpa", "eager"):
@@ -123,13 +127,13 @@ def measure(size: str, length: int, precision: str, folder: Path, best: float, g
     for clock in ("cpu", "wall"):
         found[f"ratio_{clock}"] = min(found[f"ratio_{clock}_sdpa"], found[f"ratio_{clock}_eager"])
     rows = prepared.splits["train"]
-    lengths = [int(rows.lengths[number]) for numbers in batches for number in numbers]
+    read = [int(lengths[number]) for numbers in batches for number in numbers]
     masked = sum(len(rows[number].target.places) for numbers in batches for number in numbers)
     wall = found["wall_seconds"]["fusebert"]
-    rate = operations(model.trunk.config, lengths, masked) / wall
+    rate = operations(model.trunk.config, read, masked) / wall
     return found | {
-        "tokens": sum(lengths),
-        "tokens_per_second": round(sum(lengths) / wall),
+        "tokens": sum(read),
+        "tokens_per_second": round(sum(read) / wall),
         "share": round(rate / best, 4),
     }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from fusebert.model.cpu import linear
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.packed import attention, padded_attention
 from fusebert.model.pretrained import read_config, read_weights
@@ -85,8 +86,8 @@ def test_outputs_that_fill_the_product_are_never_guessed() -> None:
     model = FusebertModel(FusebertConfig(trunk=config, task={"name": "pretraining", "next_sentence": True}))
     hidden = torch.randn(5, 128)
     encoded = Encoded(hidden, hidden, layout())
-    here = model.head.pieces(encoded)
-    there = model.to("cuda").head.pieces(replace(encoded, last_hidden_state=hidden.cuda()))
+    here = linear(*model.head.readout(encoded))
+    there = linear(*model.to("cuda").head.readout(replace(encoded, last_hidden_state=hidden.cuda())))
     assert there.shape == (5, 1024)
     torch.testing.assert_close(there[:, :1001].cpu(), here, rtol=0, atol=1e-3)
     assert (there[:, 1001:] == -torch.inf).all()

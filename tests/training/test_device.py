@@ -19,9 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fusebert.data.collate import Collator
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import autocast
+from fusebert.model.cpu import linear
 from fusebert.model.packed import attention, padded_attention
+from fusebert.model.surprise import surprise
 from fusebert.model.trunk import Trunk, TrunkConfig
-from fusebert.tasks.pretraining.head import filled, surprise
+from fusebert.tasks.pretraining import head
+from fusebert.tasks.pretraining.head import filled
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model, pick_device
 from fusebert.training.checkpoint import State
@@ -65,7 +68,9 @@ def made(corpus: Path) -> tuple[Any, Any, dict[str, Any]]:  # noqa: F811
     return recipe, model, Collator(prepared.processors, prepared.task.collate)([rows[n] for n in range(12)])
 
 
-def test_a_step_waits_for_nothing(made: tuple[Any, Any, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_step_waits_for_nothing(
+    made: tuple[Any, Any, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trainer's own step, on two batches taken together."""
     recipe, model, batch = made
     state, accelerator = State(steps=9, precision="fp32", data_hash=""), Accelerator(cpu=True)
@@ -75,6 +80,7 @@ def test_a_step_waits_for_nothing(made: tuple[Any, Any, dict[str, Any]], tmp_pat
     )
     before, counted = model.head.dense.weight.detach().clone(), trainer._counts(batch, [0])
     trainer._counts = lambda *_: counted  # type: ignore[method-assign]  # read from labels that are still on the host
+    monkeypatch.setattr(head, "linear_surprise", lambda *given: surprise(linear(*given[:3]), given[3]))  # as on a GPU
     with Refusing():
         trainer._step([(batch, list(range(12)))] * 2)
         with pytest.raises(AssertionError, match="waits"):

@@ -72,8 +72,9 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`values @ weight.T + bias`, float[N, in] -> float[N, out]."""
     if torch.compiler.is_compiling() or values.numel() == 0 or not uses_onednn(values):
         return F.linear(values, weight, bias)  # of nothing oneDNN makes no gradient; the compiler picks for itself
-    product = F.linear if is_lowered(values) else _OneDnnLinear.apply
-    return product(fill(values), weight, bias)[: len(values)]
+    filled = fill(values)
+    found = (F.linear if is_lowered(values) else _OneDnnLinear.apply)(filled, weight, bias)
+    return found if filled is values else found[: len(values)]  # a slice costs its gradient a copy
 
 
 def fill(values: Tensor) -> Tensor:
@@ -118,16 +119,19 @@ class _OneDnnLinear(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(values, weight)
         ctx.has_bias = bias is not None
-        return _product(values, weight, bias)
+        return product(values, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         values, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        for_values = _product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
-        for_weight = _product(gradient.t(), values.t(), None) if ctx.needs_input_grad[1] else None
+        for_values = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        for_weight = product(gradient.t(), values.t()) if ctx.needs_input_grad[1] else None
         return for_values, for_weight, gradient.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
 
 
-def _product(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`values @ weight.T + bias` without a gradient, of tensors of one kind on a CPU."""
+    if not uses_onednn(values) or (bias is None and values.dtype != torch.float32):
+        return F.linear(values, weight, bias)  # which also reads transposed ones without a copy
     return torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")  # type: ignore[no-any-return]

@@ -115,20 +115,26 @@ class FusebertModel(PreTrainedModel):
         Args:
             places: int64[M], the packed tokens whose last states are read; None for all.
         """
-        first = torch.full_like(cumulative[:-1], self.config.cls_token_id, dtype=torch.long)
-        zeros = torch.zeros_like(first)
-        start = self.trunk.embeddings(first, zeros, zeros)
-        tokens: dict[str, Tensor] = {}
-        for number, (name, embedder) in enumerate(self.embedders.items()):
-            if name in inputs:
-                found = embedder(inputs[name], self.trunk.embeddings)
-                if name != TEXT:  # whose tokens are BERT's own, with and without us
-                    found = found + self.modality_embeddings.weight[number].to(found.dtype)
-                tokens[name] = found
+        start, tokens = self._embed(inputs, torch.zeros_like(cumulative[:-1], dtype=torch.long))
         if self.config.fusion == "one_stream":
             layout = Layout(cumulative, tuple(lengths))
             return self.trunk(one_stream([start, *tokens.values()], order), layout, places=places)  # type: ignore[no-any-return]
         return self._encode_text_and(start, tokens, counts or {}, places)
+
+    def _embed(self, inputs: Mapping[str, Mapping[str, Tensor]], zeros: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """[CLS] of each row, for int64[B] zeros, float[B, D], and each modality's tokens, float[N_m, D]."""
+        first = {"input_ids": zeros + self.config.cls_token_id, "token_type_ids": zeros, "position_ids": zeros}
+        start = None
+        tokens: dict[str, Tensor] = {}
+        for number, (name, embedder) in enumerate(self.embedders.items()):
+            if name == TEXT and name in inputs:  # in one look-up: the gradient of each is as large as the vocabulary
+                both = {field: torch.cat([first[field], given]) for field, given in inputs[name].items()}
+                found = embedder(both, self.trunk.embeddings)
+                start, tokens[name] = found[: len(zeros)], found[len(zeros) :]
+            elif name in inputs:
+                found = embedder(inputs[name], self.trunk.embeddings)
+                tokens[name] = found + self.modality_embeddings.weight[number].to(found.dtype)
+        return self.trunk.embeddings(**first) if start is None else start, tokens
 
     def _encode_text_and(
         self, start: Tensor, tokens: dict[str, Tensor], counts: Mapping[str, Sequence[int]], places: Tensor | None

@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
+from fusebert.model.surprise import linear_surprise, log_softmax, surprise
 from fusebert.tasks.pretraining.task import IGNORED
 from fusebert.types import FIRST, Encoded
 
@@ -36,7 +37,7 @@ class Head(nn.Module):
         self.seq_relationship.requires_grad_(self.asks_next_sentence)
         self.next_sentence_weight = float(config.get("next_sentence_weight", 1.0))
         self._words: Any = None  # borrowed by `tie`
-        self._surprise = surprise
+        self._compiled: Any = None
 
     def tie(self, model: Any) -> None:
         """Read out with the trunk's word embeddings."""
@@ -57,16 +58,23 @@ class Head(nn.Module):
         """Next-sentence logits float[B, 2]."""
         return self.seq_relationship(encoded.pooled())  # type: ignore[no-any-return]
 
-    def pieces(self, encoded: Encoded) -> Tensor:
-        """Logits float[M, V] of the masked pieces; on a GPU `filled`."""
+    def readout(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the masked tokens, float[M, D], weights float[V, D] and bias float[V]: what makes their logits."""
         hidden = self.LayerNorm(self.activation(self.dense(encoded.last_hidden_state)))
         weight, bias = self._words.module.weight, self.bias.weight[0]
-        return linear(hidden, *(filled(weight, bias) if hidden.is_cuda else (weight, bias)))
+        return hidden, *(filled(weight, bias) if hidden.is_cuda else (weight, bias))
+
+    def surprise(self, encoded: Encoded, pieces: Tensor) -> Tensor:
+        """The sum over the masked tokens in nats."""
+        readout = self.readout(encoded)
+        if self._compiled is None:
+            return linear_surprise(*readout, pieces)
+        return self._compiled(linear(*readout), pieces)  # type: ignore[no-any-return]
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum of the two losses, each a mean over its `counts`, the second weighted; and both by name."""
         pieces = labels["pieces"]
-        mlm = self._surprise(self.pieces(encoded), pieces) / max(1, len(pieces))
+        mlm = self.surprise(encoded, pieces) / max(1, len(pieces))
         if not self.asks_next_sentence:
             return {"loss": mlm, "mlm_loss": mlm}
         asked = labels["next_sentence_label"]
@@ -77,7 +85,7 @@ class Head(nn.Module):
 
     def compile_loss(self, wanted: bool) -> None:
         """Fewer kernels (torch.compile) for the softmax over all pieces, most of what the head reads and writes."""
-        self._surprise = torch.compile(surprise, dynamic=True) if wanted else surprise
+        self._compiled = torch.compile(surprise, dynamic=True) if wanted else None
 
     def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:
         """Over how many things each part of the loss is a mean, of labels on the host. The trainer weighs by these."""
@@ -89,7 +97,7 @@ class Head(nn.Module):
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
         """float[B, 6]: of each row, what `task.STATISTICS` names."""
         places, pieces, following = labels["places"], labels["pieces"], labels["next_sentence_label"]
-        scores = log_softmax(self.pieces(encoded))
+        scores = log_softmax(linear(*self.readout(encoded)))
         rows = torch.searchsorted(encoded.layout.cumulative, places.to(torch.int32), right=True) - 1
         found = torch.zeros(len(following), 6, device=scores.device)
         each = torch.stack(
@@ -114,14 +122,3 @@ def filled(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Output weights float[V, D] and bias float[V] up to a multiple of OUTPUTS_MULTIPLE, of pieces never guessed."""
     more = -len(weight) % OUTPUTS_MULTIPLE
     return F.pad(weight, (0, 0, 0, more)), F.pad(bias, (0, more), value=-torch.inf)
-
-
-def surprise(logits: Tensor, pieces: Tensor) -> Tensor:
-    """Cross-entropy of float[M, V] with int64[M], the sum over M in nats."""
-    return F.nll_loss(log_softmax(logits), pieces, reduction="sum")
-
-
-def log_softmax(logits: Tensor) -> Tensor:
-    """In fp32, without a copy of the logits in fp32, which autocast would make first."""
-    with torch.autocast(logits.device.type, enabled=False):
-        return F.log_softmax(logits, dim=1, dtype=torch.float32)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
+from fusebert.model.surprise import linear_surprise
 from fusebert.tasks.recommendation.task import RULED_OUT
 from fusebert.types import ALL, Encoded
 
@@ -52,11 +53,11 @@ class Head(nn.Module):
         """The events to guess; without labels, the newest of each row, which the head picks."""
         return ALL if labels is None or "places" not in labels else labels["places"]
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        """float[M, D] -> float[M, items]."""
+    def readout(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """float[M, D] -> float[M, D], weights float[items, D] and bias float[items]: what makes the scores."""
         hidden = self.LayerNorm(F.gelu(self.dense(hidden)))
         own, items = self.bias.weight[0], self._events.module.item_vectors()[1:]
-        return linear(hidden, items, torch.cat([own[:-1], own[-1:].expand(self.sharing)]))
+        return hidden, items, torch.cat([own[:-1], own[-1:].expand(self.sharing)])
 
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, items] for the newest event of each row, the last of its tokens; RULED_OUT for what cannot come
@@ -64,7 +65,7 @@ class Head(nn.Module):
         newest = encoded.layout.cumulative[1:].long() - 1
         hidden = encoded.last_hidden_state[newest]
         with torch.autocast(hidden.device.type, enabled=False):  # in bf16 many scores would be equal
-            scores = self.scores(hidden.to(self.dense.weight.dtype)).float()
+            scores = linear(*self.readout(hidden.to(self.dense.weight.dtype))).float()
         if not self.repeats:
             seen = encoded.inputs[EVENTS]
             scores = scores.index_put((seen["seen_by"], seen["seen"] - 1), scores.new_tensor(RULED_OUT))
@@ -73,7 +74,7 @@ class Head(nn.Module):
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean cross-entropy over the events to guess."""
         items = labels["items"]
-        found = F.cross_entropy(self.scores(encoded.last_hidden_state).float(), items - 1, reduction="sum")
+        found = linear_surprise(*self.readout(encoded.last_hidden_state), items - 1)
         return {"loss": found / max(1, len(items))}
 
     def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:
