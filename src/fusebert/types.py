@@ -78,9 +78,9 @@ class Layout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "longest", max(self.lengths))
 
-    def groups(self, multiple: int = 1) -> list[list[int]]:
-        """The lengths in runs of neighbouring rows whose lengths, rounded up to a multiple, are equal."""
-        return [list(run) for _, run in groupby(self.lengths, lambda length: -(-length // multiple))]
+    def groups(self) -> list[list[int]]:
+        """The lengths in runs of neighbouring rows of equal length."""
+        return [list(run) for _, run in groupby(self.lengths)]
 
 
 @dataclass(frozen=True, slots=True)

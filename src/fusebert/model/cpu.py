@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = (1 << 31) - 1  # what mallopt's int holds
 SHARES = 1 << 16
 
 

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusebert.model.cpu import is_lowered, rounded
+from fusebert.model.cpu import is_lowered
+from fusebert.model.grouped import GroupedAttention
 from fusebert.types import Layout
-
-ROUNDED_TO = 16
 
 
 def attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
@@ -42,12 +41,12 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     """One call for each run of rows of equal length, in bf16 of about equal length."""
-    multiple = ROUNDED_TO if is_lowered(qkv) else 1
-    groups = layout.groups(multiple)
+    if is_lowered(qkv):
+        return GroupedAttention.apply(qkv, layout.lengths, dropout)  # type: ignore[no-any-return]
+    groups = layout.groups()
     sizes = [sum(lengths) for lengths in groups]
     *parts, filler = qkv.split([*sizes, len(qkv) - sum(sizes)])
-    attend = _equal_rows if multiple == 1 else _bf16_rows
-    out = [attend(part, lengths, dropout) for part, lengths in zip(parts, groups, strict=True)]
+    out = [_equal_rows(part, lengths, dropout) for part, lengths in zip(parts, groups, strict=True)]
     if len(filler):
         out.append(torch.zeros_like(filler[:, 0].flatten(1)))
     return torch.cat(out) if len(out) > 1 else out[0]
@@ -58,27 +57,6 @@ def _equal_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
     query, key, value = group.unflatten(0, (len(lengths), lengths[0])).permute(2, 0, 3, 1, 4).unbind(0)
     found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     return found.transpose(1, 2).reshape(len(group), -1)
-
-
-def _bf16_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
-    """Rows of about equal length, through two products and a softmax.
-
-    torch's own CPU kernel is several times slower in its gradient. The products have few shapes (see `cpu.fill`): rows
-    are filled up to a multiple of 16 tokens, and their number is rounded up.
-    """
-    width, rows = -(-max(lengths) // ROUNDED_TO) * ROUNDED_TO, rounded(len(lengths), 1)
-    is_full = len(group) == rows * width
-    if not is_full:
-        real = torch.arange(width) < torch.tensor([*lengths, *[1] * (rows - len(lengths))])[:, None]
-        places = real.flatten().cumsum(0).clamp(max=len(group)) - 1
-        group = F.embedding(places, group.flatten(1)).unflatten(1, group.shape[1:])
-    query, key, value = group.unflatten(0, (rows, width)).permute(2, 0, 3, 1, 4).unbind(0)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if not is_full:
-        scores = scores.masked_fill(~real[:, None, None], -torch.inf)
-    weights = F.dropout(torch.softmax(scores, dim=-1), dropout).to(value.dtype)
-    found = (weights @ value).transpose(1, 2).reshape(rows * width, -1)
-    return found if is_full else F.embedding(real[: len(lengths)].flatten().nonzero()[:, 0], found)
 
 
 def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:

@@ -1,0 +1,158 @@
+"""Attention of packed bf16 rows on a processor, through products of few shapes.
+
+torch's own CPU kernel is several times slower in its gradient in bf16. What autograd makes of the same products copies
+each of their operands, and joins the gradients of the groups at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fusebert.model.cpu import rounded
+
+MULTIPLE = 16
+"""Rows are filled up to a multiple of so many tokens, and their number is rounded up: see `cpu.fill`."""
+
+WORTH_A_GROUP = 128
+"""A group costs a small model as much time as so many places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbouring rows of about equal length.
+
+    Args:
+        start, end: their tokens.
+        rows, width: what they are filled up to.
+        places: int64[rows * width], the token that stands in each place, counted from `start`; None if all are full.
+        outside: bool[rows, width], places behind a row's end; None if all are full.
+        kept: int64[end - start], the place of each token.
+    """
+
+    start: int
+    end: int
+    rows: int
+    width: int
+    places: Tensor | None = None
+    outside: Tensor | None = None
+    kept: Tensor | None = None
+
+    def fill(self, tokens: Tensor) -> Tensor:
+        """float[end - start, D] -> float[rows, width, D]; behind a row's end stand tokens of others."""
+        filled = tokens if self.places is None else F.embedding(self.places, tokens)
+        return filled.view(self.rows, self.width, -1)
+
+    def fill_with_zeros(self, tokens: Tensor) -> Tensor:
+        """float[end - start, D] -> float[rows, width, D]."""
+        if self.kept is not None:
+            tokens = tokens.new_zeros(self.rows * self.width, tokens.shape[1]).index_copy_(0, self.kept, tokens)
+        return tokens.view(self.rows, self.width, -1)
+
+    def keep(self, filled: Tensor, out: Tensor) -> None:
+        """Write float[rows, width, ...] into float[end - start, D]."""
+        if self.kept is None:
+            out.view(filled.shape).copy_(filled)
+        else:
+            torch.index_select(filled.reshape(self.rows * self.width, -1), 0, self.kept, out=out)
+
+
+@lru_cache(maxsize=2)
+def groups(lengths: tuple[int, ...]) -> tuple[Group, ...]:
+    """Of the rows of one batch; asked for by each layer."""
+    found, start = [], 0
+    for real in _runs(lengths):
+        end, rows, width = start + sum(real), rounded(len(real), 1), _filled(max(real))
+        group = Group(start, end, rows, width)
+        if end - start < rows * width:
+            inside = torch.arange(width) < torch.tensor([*real, *[1] * (rows - len(real))])[:, None]
+            places = inside.flatten().cumsum(0).clamp(max=end - start) - 1
+            group = Group(start, end, rows, width, places, ~inside, inside[: len(real)].flatten().nonzero()[:, 0])
+        found.append(group)
+        start = end
+    return tuple(found)
+
+
+def _runs(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of equal filled length, with their neighbours where that adds few places."""
+    runs: list[list[int]] = []
+    for _, run in groupby(lengths, lambda length: (_filled(length), length == _filled(length))):
+        real = list(run)
+        if runs and _places(runs[-1] + real) - _places(runs[-1]) - _places(real) <= WORTH_A_GROUP:
+            runs[-1] += real
+        else:
+            runs.append(real)
+    return runs
+
+
+def _filled(length: int) -> int:
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
+def _places(run: Sequence[int]) -> int:
+    """What a run costs: its places, and those that are copied to be filled up."""
+    places, tokens = len(run) * _filled(max(run)), sum(run)
+    return places if tokens == places else places + tokens
+
+
+class GroupedAttention(torch.autograd.Function):
+    """Packed projections float[N, 3, heads, D / heads], the rows' lengths, the share of weights dropped -> float[N, D].
+
+    Tokens behind the last row give zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, lengths: tuple[int, ...], dropout: float) -> Tensor:
+        heads, size = qkv.shape[2:]
+        out = qkv.new_empty(len(qkv), heads * size)
+        ctx.lengths, ctx.dropout, ctx.shape, saved = lengths, dropout, qkv.shape, []
+        end = 0
+        with torch.autocast("cpu", enabled=False):
+            for group in groups(lengths):
+                end = group.end
+                filled = group.fill(qkv[group.start : end].flatten(1)).unflatten(2, qkv.shape[1:])
+                parts = filled.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format).flatten(1, 2)
+                query, key, value = parts
+                weights = torch.bmm(query.mul_(size**-0.5), key.transpose(1, 2))
+                if group.outside is not None:
+                    weights.unflatten(0, (-1, heads)).masked_fill_(group.outside[:, None, None], -torch.inf)
+                weights = torch.softmax(weights, dim=-1)
+                kept = F.dropout(weights, dropout) if dropout else weights
+                found = torch.bmm(kept, value).unflatten(0, (-1, heads))
+                group.keep(found.transpose(1, 2), out[group.start : end])
+                saved += [parts, weights, kept]
+        out[end:] = 0
+        ctx.save_for_backward(*saved)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,), (_, _, heads, size) = gradients, ctx.shape
+        found, end = gradient.new_empty(ctx.shape), 0
+        saved = iter(ctx.saved_tensors)
+        for group in groups(ctx.lengths):
+            end, (query, key, value) = group.end, next(saved)
+            weights, kept = next(saved), next(saved)
+            given = group.fill_with_zeros(gradient[group.start : end]).unflatten(2, (heads, size))
+            given = given.transpose(1, 2).flatten(0, 1)
+            for_weights = torch.bmm(given, value.transpose(1, 2))
+            if kept is not weights:  # where a weight is zero of itself, no gradient passes the softmax either
+                for_weights = for_weights.mul_(kept != 0).mul_(1 / (1 - ctx.dropout))
+            for_scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
+            for_query = (for_scores @ key).mul_(size**-0.5)
+            parts = for_query, for_scores.transpose(1, 2) @ query, kept.transpose(1, 2) @ given
+            apart = given.new_empty(group.rows, group.width, 3, heads, size)
+            for number, part in enumerate(parts):
+                apart[:, :, number] = part.unflatten(0, (-1, heads)).transpose(1, 2)
+            group.keep(apart, found[group.start : end].flatten(1))
+        found[end:] = 0
+        return found, None, None

@@ -1,0 +1,55 @@
+"""Attention of bf16 rows on a processor: which rows are taken together, and the gradient through dropped weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusebert.model.grouped import WORTH_A_GROUP, GroupedAttention, groups
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.booleans())
+def test_groups_hold_each_token_once_in_its_row(lengths: list[int], is_sorted: bool) -> None:
+    lengths = sorted(lengths, reverse=True) if is_sorted else lengths
+    rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    tokens, end = torch.stack([rows, torch.arange(len(rows))], dim=1).float(), 0
+    for group in groups(tuple(lengths)):
+        assert group.start == end
+        end, given_tokens = group.end, tokens[group.start : group.end]
+        filled, out = group.fill(given_tokens), torch.empty_like(given_tokens)
+        group.keep(filled, out)
+        assert torch.equal(out, given_tokens)
+        inside = torch.ones(group.rows, group.width, dtype=torch.bool) if group.outside is None else ~group.outside
+        assert int(inside[: len(given_tokens[:, 0].unique())].sum()) == len(given_tokens)
+        for row, real in zip(filled[..., 0], inside, strict=True):
+            assert len(row[real].unique()) == 1
+        assert group.fill_with_zeros(given_tokens).sum() == given_tokens.sum()
+    assert end == len(tokens)
+
+
+def test_full_rows_are_not_copied_for_the_sake_of_a_few_others() -> None:
+    full, others = groups((*[128] * 26, 115, 92, 86, 83, 54, 51, 39))
+    assert (full.rows, full.width, full.places) == (26, 128, None)
+    assert (others.rows, others.width) == (7, 128)
+    assert WORTH_A_GROUP < 128 * 26
+
+
+def test_the_gradient_passes_the_weights_that_were_kept() -> None:
+    torch.manual_seed(0)
+    rows, width, heads, size, dropout = 3, 32, 2, 16, 0.3
+    qkv = torch.randn(rows * width, 3, heads, size, dtype=torch.bfloat16, requires_grad=True)
+    wanted = qkv.detach().float().requires_grad_()
+    torch.manual_seed(1)
+    found = GroupedAttention.apply(qkv, (width,) * rows, dropout)
+    torch.manual_seed(1)
+    kept = F.dropout(torch.ones(rows * heads, width, width, dtype=torch.bfloat16), dropout).float()
+    query, key, value = wanted.unflatten(0, (rows, width)).permute(2, 0, 3, 1, 4).flatten(1, 2)
+    weights = torch.softmax(query @ key.transpose(1, 2) * size**-0.5, dim=-1) * kept
+    expected = (weights @ value).unflatten(0, (rows, heads)).transpose(1, 2).reshape(rows * width, -1)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=4e-2)
+    direction = torch.randn_like(expected)
+    (found.float() * direction).sum().backward()
+    (expected * direction).sum().backward()
+    assert (qkv.grad.float() - wanted.grad).norm() < 2e-2 * wanted.grad.norm()  # type: ignore[union-attr]
