@@ -81,3 +81,20 @@ def test_dropout_is_independent_between_neighbours() -> None:
     kept = (Dropout(0.5)(torch.ones(2**20)) > 0).float() - 0.5
     for lag in (1, 2, 3, 4, 8):
         assert abs(float((kept[:-lag] * kept[lag:]).mean())) < 0.002
+
+
+@pytest.mark.parametrize(("rows", "inside", "outside"), [(800, 800, 1024), (40, 24, 48)])
+def test_products_in_bf16_are_those_of_torch(rows: int, inside: int, outside: int) -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(rows, inside), torch.randn(outside, inside), torch.randn(outside)]
+    found = []
+    for function in (linear, F.linear):
+        given = [leaf.clone().requires_grad_() for leaf in leaves]
+        with torch.autocast("cpu", torch.bfloat16):
+            product = function(*given)
+        assert product.dtype == torch.bfloat16
+        (product.float() ** 2).mean().backward()
+        found.append([product, *(leaf.grad for leaf in given)])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours - theirs).norm() <= 1e-2 * theirs.norm()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = (1 << 31) - 1  # what mallopt's int holds
 SHARES = 1 << 16
+WIDE = 768
 
 
 def keep_freed_memory() -> None:
@@ -73,7 +74,7 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if torch.compiler.is_compiling() or values.numel() == 0 or not uses_onednn(values):
         return F.linear(values, weight, bias)  # of nothing oneDNN makes no gradient; the compiler picks for itself
     filled = fill(values)
-    found = (F.linear if is_lowered(values) else _OneDnnLinear.apply)(filled, weight, bias)
+    found: Tensor = _OneDnnLinear.apply(filled, weight, bias)
     return found if filled is values else found[: len(values)]  # a slice costs its gradient a copy
 
 
@@ -98,6 +99,12 @@ def is_lowered(values: Tensor) -> bool:
     return values.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
 
 
+def lowered(values: Tensor) -> torch.dtype:
+    """In what products of a CPU tensor are made."""
+    is_changed = torch.is_autocast_enabled("cpu") and values.dtype == torch.float32
+    return torch.get_autocast_dtype("cpu") if is_changed else values.dtype
+
+
 def uses_onednn(values: Tensor) -> bool:
     """Whether oneDNN will multiply it."""
     return values.device.type == "cpu" and (
@@ -113,21 +120,31 @@ def onednn_is_faster() -> bool:
 
 
 class _OneDnnLinear(torch.autograd.Function):
-    """torch calls oneDNN for fp32 only from compiled code; this is the same operator with its two gradients."""
+    """oneDNN's own operator, with its gradients: torch calls it for fp32, or with a bias, only from compiled code."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        kind = lowered(values)
+        ctx.kinds, ctx.has_bias = (values.dtype, weight.dtype), bias is not None
+        values, weight = values.to(kind), weight.to(kind)
         ctx.save_for_backward(values, weight)
-        ctx.has_bias = bias is not None
-        return product(values, weight, bias)
+        return product(values, weight, None if bias is None else bias.to(kind))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         values, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        for_values = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        for_weight = product(gradient.t(), values.t()) if ctx.needs_input_grad[1] else None
-        return for_values, for_weight, gradient.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        wanted, (of_values, of_weight) = ctx.needs_input_grad, ctx.kinds
+        for_values = product(gradient, weight.t()).to(of_values) if wanted[0] else None
+        for_weight = product(_transposed(gradient, values), values.t()).to(of_weight) if wanted[1] else None
+        return for_values, for_weight, gradient.sum(0).to(of_weight) if ctx.has_bias and wanted[2] else None
+
+
+def _transposed(gradient: Tensor, values: Tensor) -> Tensor:
+    """A wide layer's bf16 gradient, float[N, out] -> float[out, N], is turned first: oneDNN takes twice as long to."""
+    is_wide = min(gradient.shape[1], values.shape[1], len(values)) >= WIDE and gradient.dtype != torch.float32
+    # in one piece torch would copy one value at a time, between places that share a line of the cache
+    return torch.cat([rows.t() for rows in gradient.split(64)], dim=1) if is_wide else gradient.t()
 
 
 def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
