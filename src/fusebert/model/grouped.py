@@ -119,9 +119,9 @@ class GroupedAttention(torch.autograd.Function):
             for group in groups(lengths):
                 end = group.end
                 filled = group.fill(qkv[group.start : end].flatten(1)).unflatten(2, qkv.shape[1:])
-                parts = filled.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format).flatten(1, 2)
+                parts = filled.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()
                 query, key, value = parts
-                weights = torch.bmm(query.mul_(size**-0.5), key.transpose(1, 2))
+                weights = _scaled(query, key.mT, size**-0.5)
                 if group.outside is not None:
                     weights.unflatten(0, (-1, heads)).masked_fill_(group.outside[:, None, None], -torch.inf)
                 weights = torch.softmax(weights, dim=-1)
@@ -144,15 +144,22 @@ class GroupedAttention(torch.autograd.Function):
             weights, kept = next(saved), next(saved)
             given = group.fill_with_zeros(gradient[group.start : end]).unflatten(2, (heads, size))
             given = given.transpose(1, 2).flatten(0, 1)
-            for_weights = torch.bmm(given, value.transpose(1, 2))
+            for_weights = torch.bmm(given, value.mT)
             if kept is not weights:  # where a weight is zero of itself, no gradient passes the softmax either
                 for_weights = for_weights.mul_(kept != 0).mul_(1 / (1 - ctx.dropout))
             for_scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
-            for_query = (for_scores @ key).mul_(size**-0.5)
-            parts = for_query, for_scores.transpose(1, 2) @ query, kept.transpose(1, 2) @ given
-            apart = given.new_empty(group.rows, group.width, 3, heads, size)
-            for number, part in enumerate(parts):
+            for_query, for_key = (_scaled(for_scores, key, size**-0.5), _scaled(for_scores.mT, query, size**-0.5))
+            here, shape = found[group.start : end], (group.rows, group.width, 3, heads, size)
+            apart = here.view(shape) if group.kept is None else here.new_empty(shape)
+            for number, part in enumerate((for_query, for_key, torch.bmm(kept.mT, given))):
                 apart[:, :, number] = part.unflatten(0, (-1, heads)).transpose(1, 2)
-            group.keep(apart, found[group.start : end].flatten(1))
+            if group.kept is not None:
+                group.keep(apart, here.flatten(1))
         found[end:] = 0
         return found, None, None
+
+
+def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """`scale * left @ right`, of batches of matrices; the scale costs nothing within the product."""
+    nothing = left.new_empty(len(left), left.shape[1], right.shape[2])
+    return torch.baddbmm(nothing, left, right, beta=0, alpha=scale)
