@@ -72,7 +72,7 @@ def text_parser(summary: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def prepare_process() -> None:
+def prepare_process(keeps_memory: bool = True) -> None:
     """The same memory setting for all sides, and quiet libraries; call it before anything is measured."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore")
@@ -80,7 +80,8 @@ def prepare_process() -> None:
 
     from fusebert.model.cpu import keep_freed_memory
 
-    keep_freed_memory()
+    if keeps_memory:
+        keep_freed_memory()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
