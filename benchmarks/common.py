@@ -73,7 +73,7 @@ def text_parser(summary: str | None) -> argparse.ArgumentParser:
 
 
 def prepare_process(keeps_memory: bool = True) -> None:
-    """The same memory setting for all sides, and quiet libraries; call it before anything is measured."""
+    """One memory setting for this process, and quiet libraries; call it before anything is measured."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore")
     from transformers.utils import logging

@@ -44,8 +44,8 @@ from fusebert.training.progress import Silence
 from pretraining import Unmasked, operations
 
 DOCUMENTS = 400
-TOKENS_PER_BATCH, QUICK_TOKENS = {"mini": 4096, "base": 2048}, 512
-STEPS, QUICK_STEPS = {"mini": 6, "base": 2}, {"tiny": 1}
+TOKENS_PER_BATCH, QUICK_TOKENS = 4096, 512  # what `fusebert pretrain` takes by itself
+STEPS, QUICK_STEPS = {"mini": 6, "base": 1}, {"tiny": 1}
 LENGTHS, QUICK_LENGTHS = (128, 512), (32,)
 PRECISIONS = ("fp32", "bf16")
 ATTENTIONS, SHIPPED = ("sdpa", "eager"), "_as_shipped"
@@ -123,7 +123,7 @@ def prepare(size: str, length: int, folder: Path, given: Any) -> tuple[Recipe, P
     tokenizer = read_tokenizer(common.trunk_folder())
     parts = [tokenize_corpus(folder, part, tokenizer) for part in ("train", "held_out")]
     prepared = prepare_rows(recipe, Corpus(tokenizer, *parts, np.zeros(0), unigram_entropy=0.0, data_hash=""), None)
-    count = (QUICK_TOKENS if given.quick else TOKENS_PER_BATCH[size]) // length
+    count = (QUICK_TOKENS if given.quick else TOKENS_PER_BATCH) // length
     steps = QUICK_STEPS[size] if given.quick else STEPS[size]
     lengths = prepared.splits["train"].lengths
     batches = [

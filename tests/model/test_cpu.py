@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -98,3 +99,27 @@ def test_products_in_bf16_are_those_of_torch(rows: int, inside: int, outside: in
     for ours, theirs in zip(*found, strict=True):
         assert ours.dtype == theirs.dtype
         assert (ours - theirs).norm() <= 1e-2 * theirs.norm()
+
+
+def test_a_bias_that_is_not_dense_is_read_right() -> None:
+    values, weight = torch.randn(16, 8).bfloat16(), torch.randn(48, 8).bfloat16()
+    for bias in (torch.randn(96).bfloat16()[::2], torch.randn(1).bfloat16().expand(48)):
+        torch.testing.assert_close(linear(values, weight, bias), F.linear(values, weight, bias), rtol=0, atol=6e-2)
+
+
+def test_numbers_of_64_bits_stay_so_under_autocast() -> None:
+    values, weight = torch.randn(16, 8).double(), torch.randn(48, 8).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(values, weight, None).dtype == torch.float64
+
+
+def test_bf16_computes_where_the_processor_has_none() -> None:
+    script = (
+        "import torch; from fusebert.model.cpu import linear\n"
+        "leaves = [torch.randn(*shape, requires_grad=True) for shape in ((40, 24), (48, 24), (48,))]\n"
+        "with torch.autocast('cpu', torch.bfloat16): found = linear(*leaves)\n"
+        "found.float().sum().backward(); print(found.dtype, all(leaf.grad is not None for leaf in leaves))"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "torch.bfloat16 True"

@@ -61,9 +61,22 @@ def test_without_a_gradient_the_loss_is_the_same() -> None:
     torch.testing.assert_close(plain, linear_surprise(*leaves, answers).detach())
 
 
-def test_frozen_weights_are_left_alone() -> None:
+@pytest.mark.parametrize("frozen", [0, 1, 2], ids=["hidden", "weight", "bias"])
+def test_what_is_frozen_is_left_alone(frozen: int) -> None:
+    found = []
+    for loss in (linear_surprise, lambda *parts: F.cross_entropy(F.linear(*parts[:3]), parts[3], reduction="sum")):
+        leaves, answers = given(40)
+        leaves[frozen].requires_grad_(False)
+        loss(*leaves, answers).backward()
+        assert leaves[frozen].grad is None
+        found.append([one.grad for one in leaves if one.requires_grad])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_in_bf16_only_the_product_is_rounded() -> None:
     leaves, answers = given(40)
-    leaves[1].requires_grad_(False)
-    linear_surprise(*leaves, answers).backward()
-    assert leaves[1].grad is None
-    assert leaves[0].grad is not None
+    with autocast(CPU, "bf16"):
+        found, logits = linear_surprise(*leaves, answers), F.linear(*leaves)
+    wanted = F.cross_entropy(logits.float(), answers, reduction="sum")
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = (1 << 31) - 1  # what mallopt's int holds
@@ -96,7 +97,7 @@ def rounded(count: int, multiple: int = 16) -> int:
 
 def is_lowered(values: Tensor) -> bool:
     """Whether products of a CPU tensor are in half precision."""
-    return values.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    return lowered(values) in (torch.bfloat16, torch.float16)
 
 
 def lowered(values: Tensor) -> torch.dtype:
@@ -131,6 +132,7 @@ class _OneDnnLinear(torch.autograd.Function):
         return product(values, weight, None if bias is None else bias.to(kind))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         values, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
@@ -149,6 +151,19 @@ def _transposed(gradient: Tensor, values: Tensor) -> Tensor:
 
 def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`values @ weight.T + bias` without a gradient, of tensors of one kind on a CPU."""
-    if not uses_onednn(values) or (bias is None and values.dtype != torch.float32):
-        return F.linear(values, weight, bias)  # which also reads transposed ones without a copy
+    is_plain = bias is None and values.dtype != torch.float32  # torch also reads transposed ones without a copy
+    if is_plain or not uses_onednn(values) or not onednn_multiplies(values.dtype):
+        return F.linear(values, weight, bias)
+    bias = None if bias is None else bias.contiguous()  # it is read as if it were
     return torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+@cache
+def onednn_multiplies(kind: torch.dtype) -> bool:
+    """Whether oneDNN's operator exists and knows this kind of numbers on this processor."""
+    try:
+        one = torch.ones(1, 1, dtype=kind)
+        torch.ops.mkldnn._linear_pointwise(one, one, one[0], "none", [], "")
+    except (AttributeError, RuntimeError):
+        return False
+    return True

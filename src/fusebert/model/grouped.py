@@ -47,7 +47,7 @@ class Group:
     kept: Tensor | None = None
 
     def fill(self, tokens: Tensor) -> Tensor:
-        """float[end - start, D] -> float[rows, width, D]; behind a row's end stand tokens of others."""
+        """float[end - start, D] -> float[rows, width, D]; behind a row's end its last token is repeated."""
         filled = tokens if self.places is None else F.embedding(self.places, tokens)
         return filled.view(self.rows, self.width, -1)
 

@@ -130,7 +130,7 @@ class FusebertModel(PreTrainedModel):
             if name == TEXT and name in inputs:  # in one look-up: the gradient of each is as large as the vocabulary
                 both = {field: torch.cat([first[field], given]) for field, given in inputs[name].items()}
                 found = embedder(both, self.trunk.embeddings)
-                start, tokens[name] = found[: len(zeros)], found[len(zeros) :]
+                start, tokens[name] = found.split([len(zeros), len(found) - len(zeros)])
             elif name in inputs:
                 found = embedder(inputs[name], self.trunk.embeddings)
                 tokens[name] = found + self.modality_embeddings.weight[number].to(found.dtype)

@@ -14,7 +14,7 @@ from fusebert.model.cpu import fill, linear, lowered, product
 ROWS_AT_ONCE = 16
 """Of 30,522 pieces in fp32, 2 MB: a processor's second cache."""
 RARE = 1e-30
-"""Shares below it are near to the end of fp32, and their logarithms inexact."""
+"""Well above the end of fp32, where logarithms of shares become inexact and then infinite."""
 
 
 def surprise(logits: Tensor, answers: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ def linear_surprise(hidden: Tensor, weight: Tensor, bias: Tensor, answers: Tenso
     Returns:
         float[], fp32.
     """
-    is_training = torch.is_grad_enabled() and weight.requires_grad
-    if hidden.device.type == "cpu" and is_training and len(hidden):
+    is_training = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if hidden.device.type == "cpu" and is_training and len(hidden) and not torch.compiler.is_compiling():
         return _CpuLinearSurprise.apply(hidden, weight, bias, answers)  # type: ignore[no-any-return]
     return surprise(linear(hidden, weight, bias), answers)
 
@@ -58,7 +58,7 @@ class _CpuLinearSurprise(torch.autograd.Function):
         ctx.kinds = hidden.dtype, weight.dtype, bias.dtype
         hidden, weight, asked = fill(hidden.to(kind)), weight.to(kind), len(answers)
         logits = product(hidden, weight, bias.to(kind))
-        logits[asked:] = 0
+        logits[asked:] = 0  # they meet zeros only, but infinity times zero is no number
         found, for_bias = [], torch.zeros(len(weight))
         for row, places in zip(logits[:asked].split(ROWS_AT_ONCE), answers[:, None].split(ROWS_AT_ONCE), strict=True):
             shares = torch.softmax(row, dim=1, dtype=torch.float32)
