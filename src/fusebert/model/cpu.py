@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = (1 << 31) - 1  # what mallopt's int holds
+MOST_IN_OLD_GLIBC = 32 << 20  # where mallopt(3) still has a limit, and more is refused
 SHARES = 1 << 16
 WIDE = 768
 
@@ -28,7 +29,7 @@ def keep_freed_memory() -> None:
         return
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) or libc.mallopt(M_MMAP_THRESHOLD, MOST_IN_OLD_GLIBC)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     except (OSError, AttributeError):
         return

@@ -84,12 +84,17 @@ def groups(lengths: tuple[int, ...]) -> tuple[Group, ...]:
 def _runs(lengths: Sequence[int]) -> list[list[int]]:
     """Rows of equal filled length, with their neighbours where that adds few places."""
     runs: list[list[int]] = []
+    last = (0, 0, 0)
     for _, run in groupby(lengths, lambda length: (_filled(length), length == _filled(length))):
         real = list(run)
-        if runs and _places(runs[-1] + real) - _places(runs[-1]) - _places(real) <= WORTH_A_GROUP:
+        its = len(real), max(real), sum(real)
+        both = last[0] + its[0], max(last[1], its[1]), last[2] + its[2]
+        if runs and _places(*both) - _places(*last) - _places(*its) <= WORTH_A_GROUP:
             runs[-1] += real
+            last = both
         else:
             runs.append(real)
+            last = its
     return runs
 
 
@@ -97,9 +102,9 @@ def _filled(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
 
 
-def _places(run: Sequence[int]) -> int:
+def _places(rows: int, longest: int, tokens: int) -> int:
     """What a run costs: its places, and those that are copied to be filled up."""
-    places, tokens = len(run) * _filled(max(run)), sum(run)
+    places = rows * _filled(longest)
     return places if tokens == places else places + tokens
 
 
