@@ -84,7 +84,9 @@ def test_dropout_is_independent_between_neighbours() -> None:
         assert abs(float((kept[:-lag] * kept[lag:]).mean())) < 0.002
 
 
-@pytest.mark.parametrize(("rows", "inside", "outside"), [(800, 800, 1024), (40, 24, 48)])
+@pytest.mark.parametrize(
+    ("rows", "inside", "outside"), [(800, 800, 1024), (800, 1024, 800), (800, 800, 800), (40, 24, 48)]
+)
 def test_products_in_bf16_are_those_of_torch(rows: int, inside: int, outside: int) -> None:
     torch.manual_seed(0)
     leaves = [torch.randn(rows, inside), torch.randn(outside, inside), torch.randn(outside)]

@@ -139,15 +139,33 @@ class _OneDnnLinear(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         wanted, (of_values, of_weight) = ctx.needs_input_grad, ctx.kinds
         for_values = product(gradient, weight.t()).to(of_values) if wanted[0] else None
-        for_weight = product(_transposed(gradient, values), values.t()).to(of_weight) if wanted[1] else None
-        return for_values, for_weight, gradient.sum(0).to(of_weight) if ctx.has_bias and wanted[2] else None
+        if not (wanted[1] or wanted[2]):
+            return for_values, None, None
+        for_weight, for_bias = _for_parameters(gradient, values)
+        return for_values, for_weight.to(of_weight), for_bias.to(of_weight) if ctx.has_bias else None
 
 
-def _transposed(gradient: Tensor, values: Tensor) -> Tensor:
-    """A wide layer's bf16 gradient, float[N, out] -> float[out, N], is turned first: oneDNN takes twice as long to."""
-    is_wide = min(gradient.shape[1], values.shape[1], len(values)) >= WIDE and gradient.dtype != torch.float32
+def _for_parameters(gradient: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """float[N, out], float[N, in] -> the gradients of a layer's weight, float[out, in], and bias, float[out].
+
+    Of wide layers in bf16 the narrower matrix is turned first: oneDNN takes twice as long to, within its product.
+    """
+    (count, out), width = gradient.shape, values.shape[1]
+    if gradient.dtype == torch.float32 or min(count, out, width) < WIDE or out == width:
+        return product(gradient.t(), values.t()), gradient.sum(0)
+    if out < width:
+        turned = _turned(gradient)
+        return product(turned, values.t()), turned.sum(1)
+    turned = values.new_ones(width + 1, count)  # within the product a row of ones sums for nothing
+    _turned(values, turned[:width])
+    found = product(turned, gradient.t())
+    return _turned(found[:width]), found[width]
+
+
+def _turned(matrix: Tensor, out: Tensor | None = None) -> Tensor:
+    """float[N, D] -> float[D, N]."""
     # in one piece torch would copy one value at a time, between places that share a line of the cache
-    return torch.cat([rows.t() for rows in gradient.split(64)], dim=1) if is_wide else gradient.t()
+    return torch.cat([rows.t() for rows in matrix.split(64)], dim=1, out=out)
 
 
 def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
