@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-real test-cuda check bench clean
+.PHONY: setup demo test test-real test-cuda check bench docs clean
 
 setup: $(READY)
 
@@ -37,6 +37,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/all.py
+
+docs: $(READY)
+	$(BIN)/python -c "from fusebert.settings import page; print(page(), end='')" > docs/settings.md
 
 clean:
 	rm -rf .venv runs demo .pytest_cache .mypy_cache .ruff_cache

@@ -29,6 +29,7 @@ BATCH_ROWS = 32
 MOST_FILL = 0.40
 PARAGRAPH_SHARE, PARAGRAPH_CHARACTERS = 0.1, 400
 PARAGRAPH = "wiki/paragraph"
+WIKIPEDIA = "wiki_en/train.jsonl.gz"
 OUT_OF_SCOPE = "oos"
 
 Job = TypeVar("Job")
@@ -86,13 +87,20 @@ def prepare_process(keeps_memory: bool = True) -> None:
     logging.disable_progress_bar()
 
 
-def data_folder() -> Path:
-    """$FUSEBERT_DATA, or ../shared/data beside the checkout; ends the program when the data are not there."""
+def data_folder(*tables: str) -> Path:
+    """$FUSEBERT_DATA, or ../shared/data beside the checkout; ends the program when a table is not there."""
     folder = Path(os.environ.get("FUSEBERT_DATA") or ROOT.parent / "shared" / "data")
-    for name in ("banking77/train.jsonl", "clinc150/train.jsonl", "wiki_en/train.jsonl.gz"):
+    for name in tables:
         if not (folder / name).is_file():
-            sys.exit(f"{folder / name} does not exist: set FUSEBERT_DATA to the folder with the data sets.")
+            sys.exit(
+                f"{folder / name} does not exist: set FUSEBERT_DATA to the folder with the data sets (docs/data.md)."
+            )
     return folder
+
+
+def articles() -> Path:
+    """The English articles."""
+    return data_folder(WIKIPEDIA) / WIKIPEDIA
 
 
 def trunk_folder() -> Path:
@@ -110,14 +118,15 @@ def trunk_folder() -> Path:
 
 def load_texts(count: int, share: float = PARAGRAPH_SHARE, seed: int = 0) -> Texts:
     """Nine short customer questions to one long encyclopedia paragraph, as a support desk's inbox might hold."""
-    folder, random = data_folder(), np.random.default_rng(seed)
+    folder = data_folder("banking77/train.jsonl", "clinc150/train.jsonl", WIKIPEDIA)
+    random = np.random.default_rng(seed)
     questions = [
         (row["text"], f"{name}/{row['label']}")
         for name in ("banking77", "clinc150")
         for row in map(json.loads, (folder / name / "train.jsonl").read_text(encoding="utf-8").splitlines())
         if row["label"] != OUT_OF_SCOPE
     ]
-    with gzip.open(folder / "wiki_en" / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+    with gzip.open(folder / WIKIPEDIA, "rt", encoding="utf-8") as lines:
         texts = (part for line in lines for part in json.loads(line)["text"].split("\n"))
         paragraphs = [(text, PARAGRAPH) for text in texts if len(text) >= PARAGRAPH_CHARACTERS]
     long = round(share * count)

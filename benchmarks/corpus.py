@@ -84,7 +84,7 @@ def articles(folder: Path, documents: int | None, copies: int) -> Path:
     random = Random(0)
     with target.open("w", encoding="utf-8") as out:
         for copy in range(copies):
-            with gzip.open(common.data_folder() / "wiki_en" / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+            with gzip.open(common.articles(), "rt", encoding="utf-8") as lines:
                 for line in islice(lines, documents):
                     row = json.loads(line)
                     text = shuffled(row["text"], random) if copy else row["text"]

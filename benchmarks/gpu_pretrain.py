@@ -66,7 +66,7 @@ def text(folder: Path, quick: bool, held_out: float) -> Path:
         source = folder / "invented.jsonl"
         source.write_text("\n".join(lines), encoding="utf-8")
     else:
-        source = common.data_folder() / "wiki_en" / "train.jsonl.gz"
+        source = common.articles()
     prepare_corpus([str(source)], folder / "corpus", Settings(held_out=held_out, near_duplicates=not quick))
     make_vocabulary(folder / "corpus", QUICK_VOCABULARY if quick else VOCABULARY)
     return folder / "corpus"

@@ -58,7 +58,7 @@ Files = list[str]
 
 def files(table: str, column: str) -> tuple[Path, Files]:
     """A table's folder, and the media files that its column names."""
-    path = common.data_folder() / table
+    path = common.data_folder(table) / table
     named = (json.loads(line)[column] for line in path.read_text(encoding="utf-8").splitlines())
     return path.parent, list(dict.fromkeys(named))
 

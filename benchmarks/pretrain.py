@@ -58,7 +58,7 @@ Sides = dict[str, Side]
 def wikipedia(folder: Path, documents: int) -> Path:
     """A corpus of the first articles."""
     source = folder / "articles.jsonl"
-    with gzip.open(common.data_folder() / "wiki_en" / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+    with gzip.open(common.articles(), "rt", encoding="utf-8") as lines:
         source.write_text("".join(islice(lines, documents)), encoding="utf-8")
     prepare_corpus([str(source)], folder / "corpus", Settings(held_out=0.1))
     return folder / "corpus"

@@ -96,7 +96,7 @@ def main() -> None:
         room = Path(name)
         folder = given.corpus or room / "corpus"
         if given.corpus is None:
-            prepare_corpus([str(common.data_folder() / "wiki_en" / "train.jsonl.gz")], folder, Settings(held_out=0.02))
+            prepare_corpus([str(common.articles())], folder, Settings(held_out=0.02))
             make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
         file = given.points or room / "points.jsonl"
         points = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -175,7 +175,7 @@ def main() -> None:
         room = Path(name)
         folder = given.corpus or room / "corpus"
         if given.corpus is None:
-            source = common.data_folder() / "wiki_en" / "train.jsonl.gz"
+            source = common.articles()
             prepare_corpus([str(source)], folder, Settings(held_out=0.02))
             make_vocabulary(folder, QUICK_VOCABULARY if given.quick else VOCABULARY)
         race = Race(folder)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -145,3 +147,34 @@ def test_check_says_how_to_settle_a_doubt(tmp_path: Path, capsys: pytest.Capture
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(["check", str(table), "--target", "answer"])
     assert "AMBIGUOUS; data.columns.what=MODALITY says what it is" in capsys.readouterr().err
+
+
+def test_an_answer_can_be_printed_in_any_encoding(trained: Path, world: Path) -> None:
+    command = [sys.executable, "-m", "fusebert.cli", "predict", str(trained), "--question", "什么颜色", "--json"]
+    for encoding in ("utf-8", "latin-1"):
+        found = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+        assert found.returncode == 0, found.stderr
+        assert "answer" in json.loads(found.stdout.decode(encoding))
+
+
+def test_wrong_use_is_an_object_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "model", "table.csv", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 2
+    assert "--side" in json.loads(out)["error"]
+    assert err.startswith("usage: fusebert embed")
+
+
+def test_rows_that_evaluate_skips_are_listed_beside_no_model(
+    trained: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained, model)
+    rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()[:4]]
+    lines = [{name: row[name] for name in ("question", "answer")} for row in rows]
+    lines.append({"question": "?", "answer": "no such"})
+    (tmp_path / "one_bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(model)
+    assert main(["evaluate", ".", "../one_bad.jsonl", "--bad-rows", "skip"]) == 0
+    assert json.loads(Path("one_bad.jsonl.bad_rows.jsonl").read_text())["row"] == 5
+    load(model)

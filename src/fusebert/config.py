@@ -81,7 +81,7 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """How long, how fast, how often."""
 
-    epochs: int = Field(5, ge=1, le=10_000)
+    epochs: int = Field(5, ge=1, le=10_000, description="passes over the training rows")
     tokens_per_batch: int = Field(2048, ge=1, description="tokens of the trunk's sequence in one batch")
     accumulation: int = Field(1, ge=1, description="batches summed up before a step")
     learning_rate: float = Field(3e-4, gt=0, description="peak, for the trunk's last layer and all that is new")
@@ -89,19 +89,19 @@ class TrainingSettings(Section):
         None, gt=0, description="peak for head and embedders, where it should differ"
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="each lower trunk layer learns this much slower")
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, description="of weight matrices; biases and scales have none")
     warmup_share: float = Field(
         0.1, ge=0, lt=1, description="share of all steps with a rising learning rate; then cosine decay"
     )
-    max_gradient_norm: float = Field(1.0, gt=0)
+    max_gradient_norm: float = Field(1.0, gt=0, description="longer gradients are shortened to it")
     freeze: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(
         (), description="parts that do not learn: trunk, head, or a modality"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the processor multiplies it faster"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = Field(0, ge=0, lt=2**32)
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    seed: int = Field(0, ge=0, lt=2**32, description="of starting weights, order and all that is drawn")
     patience: int | None = Field(
         None, ge=1, description="stop after this many epochs without a better validation score"
     )
@@ -112,7 +112,9 @@ class TrainingSettings(Section):
         "ddp", description="of several processes, each has the whole model (ddp) or a part of its weights (fsdp)"
     )
     compile: bool | None = Field(None, description="compile what training runs; if not given, to pre-train on CUDA")
-    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(one_or_more)] = ("tensorboard",)
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(one_or_more)] = Field(
+        ("tensorboard",), description="where losses and scores are also written"
+    )
 
 
 class Recipe(Section):

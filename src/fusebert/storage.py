@@ -19,6 +19,9 @@ from safetensors import SafetensorError
 from fusebert.errors import ModelError
 
 MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+WORKING_FOLDERS = (CHECKPOINTS, "logs")
+"""Of a training, in its model's folder; no part of the model."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -90,10 +93,10 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write into a sibling folder, seal it, make it durable, and rename it to `folder`.
 
     An older `folder` is replaced only once the new one is whole; a kill between the two renames of that leaves it
-    beside, and the next write puts it back first.
+    beside, and `mend_left_by_kills`, with which the next write begins, puts it back.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _mend_left_by_kills(folder)
+    mend_left_by_kills(folder.parent, glob.escape(folder.name))
     beside = _beside(folder, "part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -137,15 +140,21 @@ def _here() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
 
 
-def _mend_left_by_kills(folder: Path) -> None:
-    """Remove what processes that were killed here had begun to write in the place of `folder`, and put back what they
-    had taken away from it."""
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{_here()}-*"):
-        process, _, kind = left.name.rpartition("-")[2].partition(".")
-        if Path("/proc", process).exists() or not Path("/proc/self").exists():
+def mend_left_by_kills(parent: Path, names: str) -> None:
+    """Remove what processes that were killed here had begun to write in the place of folders in `parent`, and put back
+    what they had taken away from there.
+
+    Args:
+        names: pattern of the folders' names.
+    """
+    for left in parent.glob(f".{names}.{_here()}-*"):
+        name, _, process_and_kind = left.name[1:].rpartition(f".{_here()}-")
+        process, _, kind = process_and_kind.partition(".")
+        lives = process != str(os.getpid()) and Path("/proc", process).exists()
+        if lives or not Path("/proc/self").exists():
             continue
-        if kind == "old" and not folder.exists():
-            os.rename(left, folder)
+        if kind == "old" and not (parent / name).exists():
+            os.rename(left, parent / name)
         elif kind in ("old", "part"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -156,12 +165,22 @@ def seal(folder: Path, leave_out: Sequence[str] = ()) -> None:
     write_json(folder / MANIFEST, {"sha256": {name: file_hash(folder / name) for name in names}})
 
 
+def finish(folder: Path) -> None:
+    """Seal a model folder that is complete, remove what killed writes have left in it, and then its checkpoints."""
+    for left in folder.rglob(".*.part"):
+        if left.is_file() and left.relative_to(folder).parts[0] not in WORKING_FOLDERS:
+            left.unlink()
+    sync_tree(folder)  # the checkpoints may go only once the model is on the disk
+    seal(folder, leave_out=WORKING_FOLDERS)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
 def check_finished(folder: Path) -> None:
     """Raise ModelError unless a training has finished there."""
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist")
     if not (folder / MANIFEST).is_file():
-        unfinished = (folder / "checkpoints").is_dir()
+        unfinished = (folder / CHECKPOINTS).is_dir()
         hint = (
             "its training has not finished; go on with `fusebert train ... --resume`"
             if unfinished
@@ -178,7 +197,7 @@ def verify(folder: Path) -> None:
         raise ModelError(f"{folder / MANIFEST} is damaged: it lists no files")
     for name, expected in hashes.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
             raise ModelError(f"{folder / MANIFEST} names {name!r}, which lies outside the folder")
         if not path.is_file():
             raise ModelError(f"{path} is missing; copy the whole folder again")

@@ -46,6 +46,8 @@ def test_bad_rows_say_row_and_line_where_they_differ(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         settle(bad, 4, "refuse", tmp_path / "bad_rows.jsonl")
     listed = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
+    settle([], 4, "refuse", tmp_path / "bad_rows.jsonl")
+    assert not (tmp_path / "bad_rows.jsonl").exists()
     assert [(line["row"], line["line"]) for line in listed] == [(2, 4), (4, 7)]
     lines = tmp_path / "rows.jsonl"
     lines.write_text('{"a": 1}\n{\n')

@@ -6,6 +6,7 @@ import json
 import math
 import resource
 import shutil
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pyarrow import parquet
 from fusebert.cli import main
 from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import FusebertError, ModelError, RowError, UsageError
-from fusebert.evaluation import vectors
+from fusebert.evaluation import inference, vectors
 from fusebert.evaluation.predictor import Predictor, load
 from fusebert.evaluation.vectors import Index, _batches, embed, write_index, write_vectors
 from fusebert.model.trunk import TrunkConfig
@@ -41,6 +42,35 @@ def settings(tiny: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def matching(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return train(settings(tiny), tmp_path_factory.mktemp("matching") / "model")
+
+
+def test_of_two_sides_one_is_dealt_out(matching: Predictor, world: Path) -> None:
+    """Else what belongs together would go on together, and the score would stay."""
+    table = world / "test.jsonl"
+    scores = [matching.evaluate(table, shuffle=names)["metrics"] for names in ((), "image", ["image", "text"])]
+    assert scores[1] == scores[2] != scores[0]
+    matching.task.sides = (("caption",), ("caption_too",))
+    columns = ["caption", "caption_too"]
+    try:
+        matching.processors["text"].columns = columns
+        assert matching._dealt_out(["text"]) == ["caption"]
+    finally:
+        matching.processors["text"].columns = ["caption"]
+        matching.task.sides = (("image",), ("caption",))
+
+
+def test_media_within_rows_count_in_a_window(matching: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "WINDOW_BYTES", 2**20)
+    pulled = 0
+
+    def rows() -> Iterator[Sample]:
+        nonlocal pulled
+        for number in range(40):
+            pulled += 1
+            yield Sample(Path("t.parquet"), number + 1, {"image": b"no picture" * 10_000, "caption": "a"}, None)
+
+    next(embed(matching, rows(), "left"))
+    assert pulled == 11
 
 
 def test_ranks_are_those_of_a_plain_search(random: np.random.Generator) -> None:

@@ -327,6 +327,38 @@ def test_a_catalogue_names_each_item_once(world: Path, tmp_path: Path) -> None:
         train(recipe(world, **{"task.catalogue": str(items)}), tmp_path / "model")
 
 
+def test_an_empty_catalogue_is_said(world: Path, tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item,title\n")
+    with pytest.raises(DataError, match=r"items\.csv has no rows"):
+        train(recipe(world, **{"task.catalogue": str(items)}), tmp_path / "model")
+
+
+def test_items_beyond_the_most_are_counted(world: Path, tmp_path: Path) -> None:
+    class Notes(Silence):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    items = write(tmp_path / "items.jsonl", [{"item": f"new {n}"} for n in range(9)])
+    change = {"events.max_items": ITEMS + 2, "task.catalogue": str(items)}
+    prepare_histories(Recipe.from_flat(recipe(world, **change)), tmp_path, Notes())
+    assert f"Warning: 7 of {ITEMS + 9} items cannot be recommended, as events.max_items={ITEMS + 2}" in said
+
+
+def test_events_that_are_skipped_are_counted_by_table(world: Path, tmp_path: Path) -> None:
+    test = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
+    table = write(tmp_path / "test.jsonl", [*test, {"user": None, "item": "a", "time": 1}])
+    change = {"data.test": str(table), "data.bad_rows": "skip"}
+    splits = prepare_histories(Recipe.from_flat(recipe(world, **change)), tmp_path, Silence()).splits
+    assert (splits["validation"].skipped, splits["test"].skipped) == (0, 1)
+
+
+def test_groups_of_validation_rows_mean_nothing_here(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"data\.validation_group is set"):
+        train(recipe(world, **{"data.validation_group": "user"}), tmp_path / "model")
+
+
 def test_what_is_ruled_out_is_no_answer() -> None:
     task = Task(Config(), ["a", "b", "c"])
     some, none = task.decode(np.array([[1.0, RULED_OUT, 2.0], [RULED_OUT] * 3]), top=3)

@@ -150,6 +150,10 @@ def test_a_run_of_which_nothing_is_saved_is_planned_anew(
         with pytest.raises(KeyboardInterrupt):
             pretrain(given, folder, budget=SECONDS / 2)
     before = json.loads((folder / "plan.json").read_text())["plan"]
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "tokens_per_second", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(given, folder, budget=SECONDS / 2, resume=True)
     metrics = pretrain(given, folder, budget=SECONDS / 2, resume=True)
     assert metrics["plan"]["tokens_per_second"] > 5 * before["tokens_per_second"]
     assert json.loads((folder / "metrics.json").read_text())["plan"] == metrics["plan"]

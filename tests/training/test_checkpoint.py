@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+from fusebert import storage
 from fusebert.config import TrainingSettings
 from fusebert.errors import DivergedError, ModelError, UsageError
 from fusebert.evaluation.predictor import load
-from fusebert.storage import seal, write_folder, write_json
+from fusebert.storage import finish, seal, verify, write_folder, write_json
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
 from fusebert.training.lock import lock, unlocking
@@ -143,6 +144,30 @@ def test_a_damaged_best_checkpoint_is_never_used(saved: Path) -> None:
     assert torch.equal(model.weight, before)
     assert state.best_step is None
     assert "damaged" in warnings[0]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_checkpoint_that_a_kill_left_between_two_renames_is_found(saved: Path, is_own: bool) -> None:
+    """By this process's number, too, which a process in an older container may have had."""
+    newest, process = saved / "step-000000003", os.getpid() if is_own else 2**22 + 1
+    newest.rename(saved / f".{newest.name}.{storage._here()}-{process}.old")
+    assert checkpoint.newest_whole(saved, pytest.fail) == newest
+
+
+@pytest.mark.parametrize("name", ["a\0b", "../a"])
+def test_a_manifest_with_an_impossible_name_is_damaged(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / "manifest.json", {"sha256": {name: "0"}})
+    with pytest.raises(ModelError, match="outside the folder"):
+        verify(tmp_path)
+
+
+def test_what_killed_writes_left_is_no_part_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "plots").mkdir()
+    for name in ("config.json", ".config.json.1-2.part", "plots/.a.png.1-2.part"):
+        (tmp_path / name).write_text("{}")
+    finish(tmp_path)
+    assert list(json.loads((tmp_path / "manifest.json").read_text())["sha256"]) == ["config.json"]
+    assert not [*tmp_path.rglob("*.part")]
 
 
 def test_what_is_saved_is_restored(saved: Path) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from fusebert.cli import main
 from fusebert.errors import UsageError
 from fusebert.training.compare import compare
+
+BOUND_SECONDS = 60
 
 
 @pytest.fixture
@@ -53,6 +61,29 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(UsageError, match=r"was trained in another way \(training\.patience\)"):
         compare(recipe, command[-2:], folder, ["one_stream"], 1, print)
     recipe.write_text(text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_that_is_on(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """To compare alone: it goes on to the run, which saves; both are gone."""
+    command = [sys.executable, "-m", "fusebert.cli", "compare", str(recipe), "--fusion", "concat", "--seeds", "1"]
+    command += ["--output", str(tmp_path / "compared"), "training.epochs=10000", "training.trackers=[]"]
+    comparing = psutil.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_listen)
+    until = time.monotonic() + BOUND_SECONDS
+    while not [*(tmp_path / "compared").glob("concat-0/checkpoints/step-*")]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    started = comparing.children()
+    os.kill(comparing.pid, number)
+    said = comparing.communicate(timeout=BOUND_SECONDS)[1]
+    assert comparing.returncode == 1
+    assert "all is saved, go on with --resume" in said
+    assert "fusebert: interrupted" in said
+    assert not any(process.is_running() for process in started)
+
+
+def _listen() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test may run where it is ignored
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 from fusebert.data import dataset
 from fusebert.errors import RowError
 from fusebert.training import run
+from fusebert.training.progress import Silence
 from fusebert.training.run import train
+from fusebert.training.trainer import StoppedError
 
 TRAIN = "import json, sys; from fusebert.training.run import train; train(json.loads(sys.argv[1]), sys.argv[2])"
 BOUND_SECONDS = 60
@@ -71,6 +74,52 @@ def test_an_interrupt_while_they_begin_is_a_clean_stop(tiny: dict[str, Any], tmp
     assert training.returncode != 0
     assert "Traceback" not in said, said
     assert "stopped at step" in said or "interrupted" in said
+
+
+def test_a_signal_to_all_processes_is_a_clean_stop(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """As from systemd, or `timeout`: it ends those that prepare rows, too."""
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tiny | {"training.workers": 2, "training.epochs": 10_000}))
+    command = [sys.executable, "-m", "fusebert.cli", "train", "recipe.yaml", "--output", "model"]
+    training = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + BOUND_SECONDS
+    while not [*(tmp_path / "model").glob("checkpoints/step-*")]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.killpg(training.pid, signal.SIGTERM)
+    said = training.communicate(timeout=BOUND_SECONDS)[1]
+    assert training.returncode == 1
+    assert "Traceback" not in said, said
+    assert "all is saved, go on with --resume" in said
+
+
+def test_a_helper_that_is_killed_is_named(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = tiny | {"training.workers": 1, "training.epochs": 10_000}
+    training = psutil.Popen(
+        [sys.executable, "-c", TRAIN, json.dumps(settings), str(tmp_path / "model")], stderr=subprocess.PIPE, text=True
+    )
+    until, killed = time.monotonic() + BOUND_SECONDS, False
+    while training.is_running() and training.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+        with suppress(psutil.Error):
+            for process in training.children(recursive=True):
+                if process.ppid() != training.pid:
+                    process.kill()
+                    killed = True
+        time.sleep(0.01)
+    said = training.communicate(timeout=BOUND_SECONDS)[1]
+    assert killed
+    assert "LostHelperError: a process that prepares rows was killed" in said, said
+
+
+def test_a_signal_in_the_last_validation_is_a_clean_stop(tiny: dict[str, Any], tmp_path: Path) -> None:
+    class Asks(Silence):
+        def epoch(self, _: dict[str, Any]) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="all is saved"):
+        train(tiny | {"training.epochs": 1}, tmp_path / "model", progress=Asks())
+    assert not (tmp_path / "model" / "manifest.json").exists()
+    train(tiny | {"training.epochs": 1}, tmp_path / "model", resume=True)
+    assert (tmp_path / "model" / "manifest.json").exists()
 
 
 def _listen() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from fusebert import __version__
-from fusebert.cli import answers, check, corpus, training, vectors
+from fusebert.cli import answers, check, corpus, settings, training, vectors
 from fusebert.cli.common import print_line, say
-from fusebert.errors import FusebertError
+from fusebert.errors import FusebertError, UsageError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
 
@@ -18,27 +18,35 @@ EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds o
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every foreseeable failure is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
-    options, rest = parser.parse_known_args(given)
+    as_json = "--json" in given
     try:
+        options, rest = build_parser().parse_known_args(given)
         result = options.run(options, rest)
         if options.json:
             print_line(result)
         if "error" in result:
             return _fail(result["error"], 1, as_json=False)
     except FusebertError as error:
-        return _fail(str(error), error.exit_code, options.json)
+        return _fail(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
-        return _fail("interrupted", 1, options.json)
+        return _fail("interrupted", 1, as_json)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", 1, options.json)
+        return _fail(f"{where}{error.strerror or error}", 1, as_json)
     return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong as any command does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise UsageError(message)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command and its options."""
-    parser = argparse.ArgumentParser(prog="fusebert", description="Multimodal models built on BERT.", epilog=EPILOG)
+    parser = Parser(prog="fusebert", description="Multimodal models built on BERT.", epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"fusebert {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -54,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made  # type: ignore[no-any-return]
 
-    for part in (training, answers, check, corpus, vectors):
+    for part in (training, answers, check, settings, corpus, vectors):
         part.add_commands(command)
     return parser
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fusebert.cli.common import Command, add_bad_rows, load_model, nothing, number, print_line, print_table, row_of, say
 from fusebert.errors import RowError, UsageError, row_in_words
+from fusebert.storage import read_json
 
 MANY_WITHOUT_HISTORY = 0.2
 """Share of questions: of whole histories it is far less, since each has only one first event."""
@@ -31,7 +32,8 @@ def add_commands(command: Command) -> None:
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
     predict.add_argument("folder", metavar="FOLDER", type=Path)
-    predict.usage = "fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) [--output FILE.jsonl] [--top K] [--json]"
+    options = "[--output FILE.jsonl] [--top K] [--bad-rows skip] [--json]"
+    predict.usage = f"fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) {options}"
     predict.add_argument(
         "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
     )
@@ -49,7 +51,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         shuffle=options.shuffle,
         known=options.known,
         bad_rows=options.bad_rows,
-        listed_in=Path("bad_rows.jsonl"),
+        listed_in=Path(f"{options.table.name}.bad_rows.jsonl"),
     )
     print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
@@ -63,12 +65,12 @@ def _warn_of_absent(found: dict[str, Any]) -> None:
     from fusebert.evaluation.predictor import no_such_columns
 
     if absent := found.get("absent_columns"):
-        say(f"Warning: {no_such_columns(absent)}")
+        say(f"Warning: {no_such_columns(absent)}; it answered without")
 
 
 def _say_baselines(path: Path) -> None:
     """Simple ways need the training events, which a model folder does not keep; it keeps what they scored."""
-    evaluations = json.loads(path.read_text())["evaluations"] if path.is_file() else {}
+    evaluations = read_json(path)["evaluations"] if path.is_file() else {}
     for name, found in list(evaluations.items())[-1:]:
         if "baselines" in found:
             metric = next(iter(found["metrics"]))

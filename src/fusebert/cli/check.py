@@ -13,7 +13,12 @@ from fusebert.errors import row_in_words
 def add_commands(command: Command) -> None:
     """Add them to the command line."""
     check = command("check", _check, "Look at tables: what columns are, which rows cannot be used, what may be wrong.")
-    check.add_argument("source", metavar="TABLE|FOLDER", type=Path, help="a table, or a folder of train, val, test")
+    check.add_argument(
+        "source",
+        metavar="TABLE|FOLDER",
+        type=Path,
+        help="a table, or a folder of train, val, test; settings are KEY=VALUE, see `fusebert settings`",
+    )
     check.add_argument("--target", metavar="COLUMN")
     check.add_argument("--against", metavar="TABLE", type=Path, nargs="+", default=[], help="tables to be scored")
     check.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")

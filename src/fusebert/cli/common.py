@@ -79,9 +79,15 @@ def say(text: str) -> None:
 
 
 def print_line(value: Any) -> None:
-    """One line of JSON on stdout; where stdout fails, the rest goes nowhere, lest it fail again at exit."""
+    """One line of JSON on stdout, in ASCII if its encoding has not all letters; where stdout fails, the rest goes
+    nowhere, lest it fail again at exit."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
+    try:
+        print(text, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         error.filename = "stdout"

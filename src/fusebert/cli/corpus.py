@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fusebert.cli.common import Command, no_flags, nothing, say, speaks
+from fusebert.cli.common import Command, add_bad_rows, no_flags, nothing, say, speaks
 from fusebert.errors import DataError, UsageError
 
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
@@ -27,7 +27,7 @@ def add_commands(command: Command) -> None:
     prepare.add_argument("--least-characters", type=int, default=100, metavar="N", help="leave out shorter documents")
     near = "drop only exact copies, not near-duplicates"
     prepare.add_argument("--keep-near-duplicates", dest="near_duplicates", action="store_false", help=near)
-    prepare.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
+    add_bad_rows(prepare)
     prepare.add_argument("--seed", type=int, default=0, help="of the choice of held-out documents")
     prepare.add_argument("--max-memory", type=byte_count, default=2**30, metavar="SIZE", help="default 1g")
     prepare.add_argument("--workers", type=int, metavar="N", help="default: as many as cores and memory allow")
@@ -49,7 +49,7 @@ def add_commands(command: Command) -> None:
         _pretrain,
         "Pre-train a BERT on a corpus, or on a table of text beside pictures, sound or columns.",
     )
-    source = "a prepared corpus, a table of rows, or a recipe (.yaml); further settings are KEY=VALUE, as in recipes"
+    source = "a prepared corpus, a table of rows, or a recipe (.yaml); settings are KEY=VALUE, see `fusebert settings`"
     pretrain.add_argument("source", metavar="CORPUS|TABLE|RECIPE", type=Path, help=source)
     pretrain.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
     pretrain.add_argument("--budget", metavar="TIME", help="plan size and steps so that all is done in 20m, or 2h")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from fusebert.cli.common import Command, no_flags, nothing, print_table, say, speaks
 from fusebert.errors import UsageError
+from fusebert.storage import read_json
 
 
 def add_commands(command: Command) -> None:
     """Add them to the command line."""
     train = command("train", _train, "Train a model from a recipe or straight from a table.")
-    train.add_argument("source", metavar="RECIPE|TABLE", type=Path, help="a recipe (.yaml), or a table of rows")
+    train.add_argument(
+        "source",
+        metavar="RECIPE|TABLE",
+        type=Path,
+        help="a recipe (.yaml), or a table of rows; settings are KEY=VALUE, see `fusebert settings`",
+    )
     train.add_argument("--target", metavar="COLUMN", help="column to predict")
     train.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
     train.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
@@ -22,7 +27,9 @@ def add_commands(command: Command) -> None:
     train.add_argument("--time-limit", metavar="TIME", help='stop cleanly on time, such as "90s" or "10m"')
 
     compare = command("compare", _compare, "Train a recipe with each fusion and several seeds; one table of all.")
-    compare.add_argument("source", metavar="RECIPE", type=Path, help="further settings are KEY=VALUE, as in recipes")
+    compare.add_argument(
+        "source", metavar="RECIPE", type=Path, help="further settings are KEY=VALUE, see `fusebert settings`"
+    )
     compare.add_argument("--fusion", default="all", help="some of one_stream,concat,two_stream (default: all)")
     compare.add_argument("--seeds", metavar="N", type=int, default=3)
     compare.add_argument("--metric", metavar="NAME", help="to show (default: the task's primary one)")
@@ -53,7 +60,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     predictor = train(recipe, output, resume=options.resume, strict=options.strict, progress=Terminal())
     if not speaks():  # the first process may still be writing the folder
         return {}
-    metrics = json.loads((predictor.folder / "metrics.json").read_text())
+    metrics = read_json(predictor.folder / "metrics.json")
     scores = {name: found["metrics"] for name, found in metrics["evaluations"].items()}
     print_table("Scores", scores)
     for name, found in metrics["evaluations"].items():
@@ -61,7 +68,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
             print_table(f"Baselines, {name}", found["baselines"])
     for warning in metrics["warnings"]:
         say(f"Warning: {warning}")
-    say(f"The weights of step {metrics['training']['best_step']} are kept: the best on validation.")
+    if (best := metrics["training"]["best_step"]) is not None:
+        say(f"The weights of step {best} are kept: the best on validation.")
     say(f"The model is in {output}; its report is {output / 'report.html'}")
     return {"folder": str(output), "evaluations": scores, "training": metrics["training"]}
 

@@ -50,7 +50,9 @@ class Preparer:
         if hard_negatives:
             self.sides.append(dict(hard_negatives))
 
-    def __call__(self, sample: Sample) -> Example | RowError:
+    def __call__(self, sample: Sample | RowError) -> Example | RowError:
+        if isinstance(sample, RowError):
+            return sample
         if self.sides:
             return self._apart(sample)
         features = self._features(sample)
@@ -226,26 +228,29 @@ def check(
     """
     good: list[Sample] = []
     lengths: list[int] = []
-    bad: list[Sample | Example | RowError] = []
+    bad: list[RowError] = []
     for row in rows:
-        made = row if isinstance(row, RowError) else preparer(row)
-        if isinstance(row, RowError) or isinstance(made, RowError):
+        if isinstance(row, RowError):
+            bad.append(row)
+        elif isinstance(made := preparer(row), RowError):
             bad.append(made)
         else:
             if kept is not None:
                 kept.add(len(good), made)
             good.append(row)
             lengths.append(made.length)
-    return good, np.array(lengths, dtype=np.int64), [error for error in bad if isinstance(error, RowError)]
+    return good, np.array(lengths, dtype=np.int64), bad
 
 
 def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path | None) -> str | None:
-    """List unusable rows in a file, if one is given; refuse them, or say how many are skipped.
+    """List unusable rows in a file, if one is given; refuse them, or say how many are skipped. An older list goes.
 
     Raises:
         DataError: the policy is `refuse`, or no row is left.
     """
     if not bad:
+        if listed_in is not None:
+            listed_in.unlink(missing_ok=True)
         return None
     text = "".join(json.dumps(error.to_json(), ensure_ascii=False) + "\n" for error in bad)
     if listed_in is not None:

@@ -25,7 +25,7 @@ class Encoder:
 
     Args:
         trunk: folder, Hub id, or `package:NAME`.
-        max_tokens: longer texts are cut; [CLS] and [SEP] count.
+        max_tokens: longer texts are cut, as those that the BERT has no positions for; [CLS] and [SEP] count.
         precision: fp32 or bf16.
     """
 
@@ -34,11 +34,12 @@ class Encoder:
         folder = find_trunk(trunk)
         if folder is None:
             raise UsageError(f"{trunk!r} is a size without weights; name a pretrained BERT")
+        config = read_config(folder)
         self.tokenizer = read_tokenizer(folder)
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(max_tokens - 2)
+        self.tokenizer.enable_truncation(min(max_tokens, config.max_position_embeddings) - 2)
         self.ends = [self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")]
-        self.trunk = Trunk(read_config(folder)).eval()
+        self.trunk = Trunk(config).eval()
         read_weights(self.trunk, folder)
         self.trunk.to(torch.bfloat16 if precision == "bf16" else torch.float32)
 

@@ -41,6 +41,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+def multiplies_bf16(device: str) -> bool:
+    """Whether cpu or cuda, as it is here, multiplies bf16 itself, and so faster than fp32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 @torch.inference_mode()
 def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator, precision: str = "fp32") -> np.ndarray:
     """Logits float32[rows, outputs] of the examples, in their order; batches are cut by tokens.

@@ -18,7 +18,6 @@ from fusebert.modalities.values import is_missing
 from fusebert.storage import write_atomically
 from fusebert.types import Sample
 
-IGNORED = "ignore"
 PIPELINES = {
     ("classification", frozenset({"text"})): "text-classification",
     ("classification", frozenset({"image"})): "image-classification",
@@ -102,7 +101,6 @@ def _metadata(card: Mapping[str, Any]) -> ModelCardData:
     ]
     return ModelCardData(
         library_name="fusebert",
-        license=card["license"].lower() if card.get("license") else None,
         pipeline_tag=pipeline,
         tags=["fusebert", "bert", card["task"], *sorted(modalities)],
         model_name=_one_line(card["name"]),
@@ -111,7 +109,7 @@ def _metadata(card: Mapping[str, Any]) -> ModelCardData:
 
 
 def _purpose(card: Mapping[str, Any]) -> str:
-    seen = " and ".join(f"**{_escaped(name)}** ({modality})" for name, modality in _inputs(card).items())
+    seen = " and ".join(f"**{_escaped(name)}** ({modality})" for name, modality in card["columns"].items())
     return (
         f"It reads {seen} and answers with **{_escaped(card['target'])}** ({card['task']}). "
         f"It has {card['parameters']:,} parameters and was made with fusebert {_escaped(card['version'])}. "
@@ -204,12 +202,8 @@ def _calibration(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _inputs(card: Mapping[str, Any]) -> dict[str, str]:
-    return {name: kind for name, kind in card["columns"].items() if kind != IGNORED and name != card["target"]}
-
-
 def _modalities(card: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(_inputs(card).values())
+    return frozenset(card["columns"].values())
 
 
 def _name(metric: str) -> str:

@@ -18,7 +18,7 @@ from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Preparer, settle
 from fusebert.data.tables import Rows, read_table, rows_from_memory, strike_off
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
-from fusebert.evaluation.inference import infer, outputs, score, windows
+from fusebert.evaluation.inference import infer, multiplies_bf16, outputs, score, windows
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
@@ -96,7 +96,7 @@ class Predictor:
         if strange:
             warnings.warn(f"items that the model does not know: {_named([*strange])}", stacklevel=2)
         if absent and isinstance(rows, str | Path):
-            warnings.warn(no_such_columns(absent), stacklevel=2)
+            warnings.warn(f"{no_such_columns(absent)}; it answered without", stacklevel=2)
         return answers[0] if isinstance(rows, Mapping) else answers
 
     def unknown_items(self, row: Sample | RowError) -> tuple[list[str], int]:
@@ -110,7 +110,7 @@ class Predictor:
     def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
         preparer = Preparer(self.processors, sides=self._sides)
-        pairs = ((row, self._prepare(preparer, self._foreign_refused(row))) for row in rows)
+        pairs = ((row, preparer(self._foreign_refused(row))) for row in rows)
         for window in windows(pairs, lambda pair: pair[1], outputs(self.model), lambda pair: pair[0]):
             good = [example for _, example in window if isinstance(example, Example)]
             decoded = iter(
@@ -125,9 +125,6 @@ class Predictor:
             return row
         hint = "; of a table of events, evaluate asks what came next" if hasattr(self.task, "unknown_items") else ""
         return row.error(f"it has none of the columns that the model reads ({', '.join(self.columns)}){hint}")
-
-    def _prepare(self, preparer: Preparer, row: Sample | RowError) -> Example | RowError:
-        return row if isinstance(row, RowError) else preparer(row)
 
     def evaluate(
         self,
@@ -144,7 +141,8 @@ class Predictor:
         Args:
             table: path of a table, or rows as `predict` takes them.
             without: modalities taken away from every row; one left with nothing to read is scored all the same.
-            shuffle: modalities whose values are dealt out to other rows.
+            shuffle: modalities whose values are dealt out to other rows; of two sides that belong together, those of
+                the first that has any.
             known: tables of events that came before, for a recommender; they are not scored. One table, or one
                 modality, may stand by itself instead of in a list.
             bad_rows: refuse, or skip and report.
@@ -172,7 +170,7 @@ class Predictor:
         absent = set(self.columns)
         rows = strike_off(rows, absent)
         if shuffle:
-            rows = shuffled(list(rows), [column for column, name in self.columns.items() if name in shuffle])
+            rows = shuffled(list(rows), self._dealt_out(shuffle))
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
         bad: list[RowError] = []
@@ -180,15 +178,21 @@ class Predictor:
         examples = self._examples(rows, preparer, bad)
         first = next(examples, None)
         if first is None:
-            settle(bad, len(bad), "refuse", listed_in)
+            settle(bad, len(bad), bad_rows, listed_in)
             raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
         found = score(self.model, self.task, _chain(first, examples), self.collator, self.precision)
         settle(bad, found["rows"] + len(bad), bad_rows, listed_in)
         return found | ({"bad_rows": len(bad)} if bad else {}) | ({"absent_columns": sorted(absent)} if absent else {})
 
+    def _dealt_out(self, modalities: Sequence[str]) -> list[str]:
+        """Their columns; of a model with two sides those of one, as both together would still belong to each other."""
+        columns = [column for column, name in self.columns.items() if name in modalities]
+        of_sides = ([column for column in columns if column in side] for side in self._sides)
+        return next(filter(None, of_sides), columns)
+
     def _examples(self, rows: Rows, preparer: Preparer, bad: list[RowError]) -> Iterator[Example]:
         for row in rows:
-            made = self._prepare(preparer, row)
+            made = preparer(row)
             if isinstance(made, RowError):
                 bad.append(made)
             else:
@@ -247,15 +251,8 @@ def _assemble(folder: Path, device: str | None) -> Predictor:
         name: plugins.load("modalities", name, "processor").Processor.load_from(folder) for name in saved["modalities"]
     }
     task = plugins.load("tasks", saved["task"], "task").Task.load_from(folder)
-    precision = saved["precision"] if saved["precision"] == "fp32" or _bf16_here(model.device) else "fp32"
+    precision = saved["precision"] if saved["precision"] == "fp32" or multiplies_bf16(model.device.type) else "fp32"
     return Predictor(folder, model.eval(), processors, task, saved["target"], precision)
-
-
-def _bf16_here(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _read(rows: Any) -> Rows:
@@ -271,7 +268,7 @@ def _named(items: Sequence[str]) -> str:
 
 def no_such_columns(absent: Iterable[str]) -> str:
     """What to say of columns that the model reads and no row has."""
-    return f"no row has {_named(sorted(absent))}, which the model reads; it answered without"
+    return f"no row has {_named(sorted(absent))}, which the model reads"
 
 
 def _several(given: Any) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,9 @@ from fusebert.evaluation.ledger import beaten, ledger, warnings
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
-from fusebert.storage import seal, sync_tree, write_json
+from fusebert.storage import finish, write_json
 from fusebert.types import Sample
 
-WORKING_FOLDERS = ("checkpoints", "logs")
 TIMED_ROWS = 60
 EXAMPLES = 12
 LIMITS = (
@@ -100,11 +98,7 @@ def publish(
         said,
     )
     write_model_card(folder / "README.md", _card(predictor, splits, files, recipe, metrics))
-    for left in folder.glob(".*.part"):  # of a save that was killed
-        left.unlink()
-    sync_tree(folder)  # the checkpoints may go only once the model is on the disk
-    seal(folder, leave_out=WORKING_FOLDERS)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    finish(folder)
     return metrics
 
 
@@ -201,5 +195,4 @@ def _card(
         "speed": metrics["speed"],
         "limits": list(LIMITS),
         "version": __version__,
-        "license": None,
     }

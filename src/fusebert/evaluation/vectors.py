@@ -43,8 +43,8 @@ def embed(predictor: Predictor, rows: Rows, side: str) -> Iterator[Embedded]:
     number = SIDES.index(side)
     sides = [columns if name == side else () for name in SIDES]
     preparer = Preparer(predictor.processors, sides=sides)
-    pairs = ((row, row if isinstance(row, RowError) else preparer(row)) for row in rows)
-    for window in windows(pairs, lambda pair: pair[1]):
+    pairs = ((row, preparer(row)) for row in rows)
+    for window in windows(pairs, lambda pair: pair[1], sample_of=lambda pair: pair[0]):
         good = [example for _, example in window if isinstance(example, Example)]
         both = infer(predictor.model, good, predictor.collator, predictor.precision) if good else np.zeros((0, 2))
         vectors = iter(np.split(both, 2, axis=1)[number])

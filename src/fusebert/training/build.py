@@ -11,6 +11,7 @@ import torch
 
 from fusebert.config import Recipe
 from fusebert.errors import ModelError, UsageError, how_to_install
+from fusebert.evaluation.inference import multiplies_bf16
 from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import is_own_model, read_config, read_json_config, read_weights
@@ -125,12 +126,8 @@ def pick_precision(wanted: str, device: str, hidden_size: int) -> str:
     """fp32 or bf16; `auto` is a rule, not a measurement, so that two runs never differ by chance."""
     if wanted != "auto":
         return wanted
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    quick = torch.cpu.get_capabilities().get("avx512_bf16", False) or torch.cpu.get_capabilities().get(
-        "amx_bf16", False
-    )
-    return "bf16" if quick and hidden_size >= BF16_PAYS_FROM_HIDDEN_SIZE else "fp32"
+    pays = device == "cuda" or hidden_size >= BF16_PAYS_FROM_HIDDEN_SIZE
+    return "bf16" if pays and multiplies_bf16(device) else "fp32"
 
 
 def pick_trackers(wanted: Sequence[str], progress: Progress) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusebert.data.tables import read_table
-from fusebert.errors import InputError, RowError, UsageError
+from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.evaluation.encode import Encoder
 from fusebert.evaluation.predictor import PREDICTOR, load
 from fusebert.evaluation.vectors import embed, side_columns
@@ -32,6 +32,8 @@ def read_catalogue(table: Path, item: str) -> dict[str, Sample]:
         if name in rows:
             raise row.error(f"{name!r} stands in row {rows[name].row}, too", item)
         rows[name] = row
+    if not rows:
+        raise DataError(f"the catalogue {table} has no rows")
     return rows
 
 
@@ -59,7 +61,8 @@ def describe(reader: str, item: str, rows: Sequence[Sample | None]) -> np.ndarra
 def _matched(folder: Path, rows: Sequence[Sample]) -> np.ndarray:
     predictor = load(folder)
     sides = side_columns(predictor)
-    side = next((name for name, columns in sides.items() if all(one in rows[0].values for one in columns)), None)
+    there = {column for row in rows for column in row.values}
+    side = next((name for name, columns in sides.items() if there.issuperset(columns)), None)
     if side is None:
         needed = " or ".join(", ".join(columns) for columns in sides.values())
         raise UsageError(f"task.content={folder} reads {needed}, which {rows[0].table} does not have")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fusebert.errors import ModelError
-from fusebert.storage import read_json, verify, write_folder, write_json
+from fusebert.storage import mend_left_by_kills, read_json, verify, write_folder, write_json
 from fusebert.training.sharding import placed, put_whole
 
 NAME = re.compile(r"step-(\d{9})")
@@ -134,6 +134,7 @@ def save(
 
 def newest_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose every byte is as written; damaged ones are reported and passed over."""
+    mend_left_by_kills(folder, "step-*")
     for found in _newest_first(folder):
         try:
             verify(found)

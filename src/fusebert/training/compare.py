@@ -14,6 +14,7 @@ from fusebert.config import Recipe, parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
 from fusebert.storage import MANIFEST, file_hash, read_json, write_json
 from fusebert.tasks.fit import fitted_task
+from fusebert.training.signals import passing_on
 
 FUSIONS = ("one_stream", "concat", "two_stream")
 
@@ -113,13 +114,13 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
 
 def _peak_mebibytes(command: list[str], folder: Path) -> int:
     """Run a command to its end; the most memory it held."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603
-    try:
+    # in a group of its own, so that a signal to all processes reaches it once; it saves and ends
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0)  # noqa: S603
+    with passing_on(process.pid) as signals:
         _, status, usage = os.wait4(process.pid, 0)
-    except KeyboardInterrupt:  # the run was told too; it saves and ends
-        os.wait4(process.pid, 0)
-        raise
     code = process.returncode = os.waitstatus_to_exitcode(status)
+    if signals:
+        raise KeyboardInterrupt
     if code:
         raise FusebertError(f"the run in {folder} failed with exit code {code}; what it said stands above")
     return usage.ru_maxrss >> (20 if sys.platform == "darwin" else 10)

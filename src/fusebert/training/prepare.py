@@ -63,6 +63,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     data = recipe.data
     if data.train is None:
         raise UsageError("data.train is not set: name the table to train on")
+    if data.validation_group is not None and not isinstance(data.validation, float):
+        raise UsageError("data.validation_group is set, but data.validation is a table: nothing is held out by groups")
     rows = list(read_table(recipe.table(data.train)))
     samples = [row for row in rows if isinstance(row, Sample)]
     unreadable = [row for row in rows if isinstance(row, RowError)]

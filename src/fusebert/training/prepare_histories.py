@@ -49,11 +49,11 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     _refuse(recipe)
     tables = {"train": data.train, "validation": data.validation, "test": data.test}
     parts: dict[str, list[Done]] = {}
-    bad: list[RowError] = []
+    wrong: dict[str, list[RowError]] = {}
     for name, table in tables.items():
         if isinstance(table, Path):
-            parts[name], wrong = read_events(read_table(recipe.table(table)), config)
-            bad += wrong
+            parts[name], wrong[name] = read_events(read_table(recipe.table(table)), config)
+    bad = [error for found in wrong.values() for error in found]
     note = settle(bad, len(bad) + sum(map(len, parts.values())), data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)
@@ -70,10 +70,10 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     preparer = Preparer({EVENTS: processor}, task, NEXT)
     splits: dict[str, Any] = {
         "train": MaskedHistories(trained, preparer, config.mask_share, recipe.training.seed),
-        "validation": _asked(preparer, parts["train"], parts["validation"]),
+        "validation": _asked(preparer, parts["train"], parts["validation"], len(wrong.get("validation", ()))),
     }
     if "test" in parts:
-        splits["test"] = _asked(preparer, [*parts["train"], *parts["validation"]], parts["test"])
+        splits["test"] = _asked(preparer, [*parts["train"], *parts["validation"]], parts["test"], len(wrong["test"]))
     warnings = leaks(parts, config.repeats)
     users, items = len(trained), len(task.items)
     progress.note(f"{len(parts['train']):,} training events of {users:,} users; {items:,} items can be recommended")
@@ -98,6 +98,8 @@ def _refuse(recipe: Recipe) -> None:
     """Settings that have no meaning here."""
     if recipe.data.train is None:
         raise UsageError("data.train is not set: name the table of events to train on")
+    if recipe.data.validation_group is not None:
+        raise UsageError("data.validation_group is set, but the newest events of all users are held out; leave it out")
     for key, value in (("data.target", recipe.data.target), ("data.columns", recipe.data.columns)):
         if value:
             raise UsageError(f"{key} is set, but task.name=recommendation reads task.user, task.item, task.time, ...")
@@ -107,11 +109,11 @@ def _refuse(recipe: Recipe) -> None:
         raise UsageError("task.content is set, but no task.catalogue for it to read")
 
 
-def _asked(preparer: Preparer, known: Sequence[Done], asked: Sequence[Done]) -> Dataset:
+def _asked(preparer: Preparer, known: Sequence[Done], asked: Sequence[Done], skipped: int) -> Dataset:
     rows = list(questions(known, asked))
     longest = preparer.processors[EVENTS].config.max_events  # type: ignore[attr-defined]
     lengths = np.array([1 + min(longest, 1 + len(row.values[HISTORY])) for row in rows])
-    return Dataset(rows, lengths, preparer)
+    return Dataset(rows, lengths, preparer, skipped=skipped)
 
 
 def _with_catalogue(
@@ -119,6 +121,7 @@ def _with_catalogue(
 ) -> tuple[Processor, Task]:
     """The processor and the task with all items that can be recommended, and what describes them."""
     items, trained = list(fitted.items), len(fitted.items)
+    known = {one.event.item for one in done}
     made: dict[str, Any] = {"asks_next": True}
     content = own = None
     if config.catalogue is not None:
@@ -127,11 +130,15 @@ def _with_catalogue(
         missing = sum(name not in rows for name in items)
         progress.note(f"{table}: {len(rows):,} items; {missing:,} items of the training events are not among them")
         items = list(dict.fromkeys([*items, *rows]))[: fitted.config.max_items]
+        known |= rows.keys()
         if config.content is not None:
             content = describe(config.content, config.item, [rows.get(name) for name in items])
             counts = Counter(one.event.item for one in done)
             own = sum(counts[name] >= LEAST_EVENTS for name in items)
             made |= {"content_size": content.shape[1], "own_vectors": own}
+    if lost := len(known) - len(items):
+        most = f"events.max_items={fitted.config.max_items}"
+        progress.note(f"Warning: {lost:,} of {len(known):,} items cannot be recommended, as {most}")
     processor = Processor(
         fitted.config.model_copy(update=made),
         fitted.columns,

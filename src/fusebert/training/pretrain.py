@@ -26,7 +26,7 @@ from fusebert.modalities.text.processor import Processor, read_tokenizer, specia
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.pretrained import find_trunk, read_config
 from fusebert.model.start import begin
-from fusebert.storage import read_json, write_json
+from fusebert.storage import CHECKPOINTS, read_json, write_json
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
 from fusebert.tasks.pretraining.rows import PairRows
@@ -38,7 +38,7 @@ from fusebert.training.prepare import Prepared
 from fusebert.training.pretrain_recipe import check_for_corpus, pretraining_recipe
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import naming_losses
-from fusebert.training.run import CHECKPOINTS, PLAN, RECIPE, fit, join, look_into
+from fusebert.training.run import PLAN, RECIPE, fit, join, look_into
 
 Value = TypeVar("Value")
 COUNTED_AT_ONCE = 2**24
@@ -112,7 +112,7 @@ def pretrain(
     unknown = corpus.counts[special_tokens(corpus.tokenizer)[UNKNOWN]] / corpus.counts.sum()
     if unknown > MANY_UNKNOWN:
         progress.note(f"Warning: {unknown:.0%} of the pieces are {UNKNOWN}: the vocabulary is of another language")
-    if is_first and kept is None:
+    if is_first and kept is None and budget is None:
         (folder / PLAN).unlink(missing_ok=True)  # of a run that was killed before it began
     if budget is not None and kept is None:
         recipe, plan = _plan(settings, Budget(budget, started), corpus, trunk_folder)

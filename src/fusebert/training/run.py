@@ -30,7 +30,7 @@ from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import MOST_WAIT, naming_losses
 from fusebert.training.trainer import Trainer
 
-RECIPE, PLAN, CHECKPOINTS = "recipe.yaml", "plan.json", "checkpoints"
+RECIPE, PLAN = "recipe.yaml", "plan.json"
 RANK_SEED = 1_000_003
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -33,14 +34,31 @@ class Signals:
 
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Within it, SIGINT is ignored, also by processes that begin there."""
+def handled(numbers: Iterable[int], handler: Any) -> Iterator[None]:
+    """Within it, signals are handled so, also by processes that begin there if they are ignored."""
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread
-        yield
-        return
+        for number in numbers:
+            before[number] = signal.signal(number, handler)
+    except ValueError:  # not in the main thread: the caller keeps its own handlers
+        pass
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def passing_on(process: int) -> Iterator[list[int]]:
+    """Within it, what asks this process to stop asks another one instead; the list is of the signals that came."""
+    came: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with handled([one for one in stopping if signal.getsignal(one) != signal.SIG_IGN], pass_on):
+        yield came

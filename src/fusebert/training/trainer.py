@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import DataError, DivergedError, FusebertError, ModelError, UsageError
 from fusebert.evaluation.inference import autocast, score, to_device
 from fusebert.model.modeling import FusebertModel
-from fusebert.storage import verify
+from fusebert.storage import CHECKPOINTS, verify
 from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
@@ -36,14 +37,25 @@ from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
 from fusebert.training.sharding import gather, put_whole, shard
 from fusebert.training.signals import Signals
-from fusebert.training.workers import BatchOrError, RowsOrErrors, raising, worker_context
-from fusebert.workers import follow_parent
+from fusebert.training.workers import (
+    BatchOrError,
+    LostHelperError,
+    RowsOrErrors,
+    begin_helper,
+    naming_lost_helpers,
+    raising,
+    worker_context,
+)
 
 TOKENS = "tokens"
 STEPS_BETWEEN_READINGS = 10
 """The loss is read from the device, and shown, this often."""
 FINEST = 100_000
 """Under a time limit the learning rate follows the time, in so many steps."""
+
+
+Dealt = tuple[dict[str, Any], list[int]]
+"""A batch of this process, and the numbers of its rows in all of them."""
 
 
 class StoppedError(FusebertError):
@@ -70,7 +82,7 @@ class Trainer:
         state: State,
     ) -> None:
         self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
-        self.accelerator, self.checkpoints, self.ranks = accelerator, folder / "checkpoints", Ranks(accelerator)
+        self.accelerator, self.checkpoints, self.ranks = accelerator, folder / CHECKPOINTS, Ranks(accelerator)
         self.model = model.to(accelerator.device)  # whole: it is scored and published
         self.in_parts = settings.parallel == "fsdp" and self.ranks.count > 1
         self.learner = shard(self.model, self.ranks.count) if self.in_parts else self.model
@@ -94,8 +106,9 @@ class Trainer:
         Raises:
             StoppedError: after SIGINT or SIGTERM, with everything saved.
             LostWorkerError: another process of the run has gone.
+            LostHelperError: a process that prepares rows has gone.
         """
-        with naming_losses(self.ranks.group):
+        with naming_losses(self.ranks.group), naming_lost_helpers():
             return self._fit(train, validation, resume)
 
     def _fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
@@ -114,7 +127,7 @@ class Trainer:
             collate_fn=BatchOrError(self.collator),
             num_workers=settings.workers,
             multiprocessing_context=worker_context() if settings.workers else None,
-            worker_init_fn=follow_parent,
+            worker_init_fn=begin_helper,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
         )
@@ -125,13 +138,15 @@ class Trainer:
                 batches = zip(raising(loader), sampler, strict=True)  # each with the rows of all processes
                 self.learner.train()
                 hold_frozen_statistics(self.learner)
-                while state.stopped is None and (group := list(islice(batches, settings.accumulation))):
+                while state.stopped is None and (group := self._next(batches)):
                     self._step(group)
                     state.seconds = time.monotonic() - self._began
                     self._after_step(state)
                     if self._time_is_up(state, ends_round=state.batch == len(sampler)):
                         state.stopped = f"the time limit of {settings.time_limit:g} s"
                 self._end_epoch(state, validation)
+            if self.ranks.any(self._asked_to_stop):  # during the last validation
+                raise _stopped(state)
         if self.compiled:
             as_written(self.learner)
         self.model.to(self.accelerator.device)
@@ -139,7 +154,18 @@ class Trainer:
         self.ranks.wait()  # the first process may remove the checkpoints from here on
         return state
 
-    def _step(self, group: list[tuple[dict[str, Any], list[int]]]) -> None:
+    def _next(self, batches: Iterator[Dealt]) -> list[Dealt]:
+        """The batches of the next step. A signal to all processes also ends those that prepare them."""
+        try:
+            with naming_lost_helpers():
+                return list(islice(batches, self.settings.accumulation))
+        except LostHelperError:
+            if not self._asked_to_stop or self.ranks.count > 1:
+                raise
+            self._save(self.state)
+            raise _stopped(self.state) from None
+
+    def _step(self, group: list[Dealt]) -> None:
         """One step of the optimizer on batches taken together, the very one that a single process takes.
 
         Each part of the loss is the mean over all that the batches hold of it, in all processes.
@@ -183,7 +209,7 @@ class Trainer:
         if due or asked_to_stop:
             self._save(state)
         if asked_to_stop:
-            raise StoppedError(f"stopped at step {state.step} of {state.steps}; all is saved, go on with --resume")
+            raise _stopped(state)
 
     def _save(self, state: State) -> None:
         random_states = self.ranks.all(checkpoint.random_state())
@@ -307,3 +333,7 @@ class Trainer:
 
     def _ask_to_stop(self) -> None:
         self._asked_to_stop = True
+
+
+def _stopped(state: State) -> StoppedError:
+    return StoppedError(f"stopped at step {state.step} of {state.steps}; all is saved, go on with --resume")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Any
 
 from fusebert.data.collate import Collator, Example
 from fusebert.data.dataset import Dataset
 from fusebert.errors import FusebertError
-from fusebert.training.signals import without_interrupts
+from fusebert.training.signals import handled
+from fusebert.workers import follow_parent
 
 Batch = dict[str, Any]
 
@@ -22,9 +26,38 @@ def worker_context() -> Any:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "fusebert.training.trainer"])
-    with without_interrupts():  # which it inherits: Ctrl-C while it imports would take it away from the parent
+    # which it inherits: a signal to all processes would take it away from the parent, which may be starting a worker
+    with handled((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN):
         forkserver.ensure_running()
     return context
+
+
+class LostHelperError(FusebertError):
+    """A process that prepares rows has gone."""
+
+
+def begin_helper(*_: object) -> None:
+    """Called first in a process that prepares rows.
+
+    SIGTERM ends it as if it were done. Else torch, told that it was killed, would raise in the midst of a step of the
+    parent, which may have got the same signal and wants to save.
+    """
+    follow_parent()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+@contextmanager
+def naming_lost_helpers() -> Iterator[None]:
+    """Raises LostHelperError for what torch raises."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LostHelperError(
+            "a process that prepares rows was killed, perhaps as memory was short; go on with --resume, with fewer "
+            "training.workers"
+        ) from error
 
 
 class RowsOrErrors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from torch import Tensor
 from fusebert.errors import ModelError
 from fusebert.model.pretrained import OLD_NAMES
 from fusebert.model.pretrained_modalities import save_modalities
-from fusebert.storage import naming_failures, seal, sync_tree, write_atomically, write_json
+from fusebert.storage import finish, naming_failures, write_atomically, write_json
 
-WORKING_FOLDERS = ("checkpoints", "logs")
 TRANSFORM = "cls.predictions.transform"
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 """BERT's, for whoever fine-tunes it in transformers; pre-training mostly goes without."""
@@ -51,9 +49,7 @@ def publish_pretrained(
     save_modalities(folder, model, processors or {})
     write_json(folder / "metrics.json", dict(metrics))
     write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
-    sync_tree(folder)
-    seal(folder, leave_out=WORKING_FOLDERS)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    finish(folder)
 
 
 def hugging_face_weights(model: Any) -> dict[str, Tensor]:

@@ -1,0 +1,110 @@
+"""Every setting of a recipe, as its class declares it: for people, and for the page of the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from fusebert import plugins
+from fusebert.config import DataSettings, ModelSettings, TrainingSettings
+
+OF_TRAINING = "filled in by training"
+"""How the description of a field begins that is no setting: a model folder keeps there what training found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of a recipe: `key: default`."""
+
+    key: str
+    default: Any
+    allowed: str
+    meaning: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sections() -> dict[str, list[Setting]]:
+    """The settings of data, model and training, then of each modality and each task."""
+    found: dict[str, type[BaseModel]] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
+    found |= {
+        name: plugins.load("modalities", name, "processor").Config for name in sorted(plugins.names("modalities"))
+    }
+    listed = {name: _listed(name, config) for name, config in found.items()}
+    tasks = sorted(plugins.names("tasks"))
+    listed["task"] = [Setting("task.name", None, " or ".join(tasks), "what is learnt; inferred from the target")]
+    for name in tasks:
+        listed[name] = _listed("task", plugins.load("tasks", name, "task").Config)
+    return listed
+
+
+def page() -> str:
+    """docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "A recipe is a YAML file of these keys, and each can be changed on the command line: `training.epochs=3`.",
+        "A setting without a default is not set, or found out from the data. `fusebert settings` lists them, too, and",
+        "`fusebert settings audio` a part of them. [Pre-training](pretraining.md) has a few defaults of its own.",
+    ]
+    tasks = plugins.names("tasks")
+    for name, settings in sections().items():
+        if not settings:
+            continue
+        lines += [
+            "",
+            f"## {name}{', a task' if name in tasks else ''}",
+            "",
+            "| key | default | may be | what it does |",
+        ]
+        lines.append("|---|---|---|---|")
+        lines += [f"| `{one.key}` | {_shown(one.default)} | {one.allowed} | {one.meaning} |" for one in settings]
+    return "\n".join(lines) + "\n"
+
+
+def _listed(section: str, config: type[BaseModel]) -> list[Setting]:
+    return [
+        Setting(f"{section}.{name}", schema.get("default"), _allowed(schema), schema.get("description", ""))
+        for name, schema in config.model_json_schema()["properties"].items()
+        if not schema.get("description", "").startswith(OF_TRAINING)
+    ]
+
+
+def _shown(default: Any) -> str:
+    if default in (None, {}, []):
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, list):
+        return ", ".join(map(_shown, default))
+    return f"{default:,}" if isinstance(default, int) else str(default)
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "anyOf" in schema:
+        return " or ".join(_allowed(one) for one in schema["anyOf"] if one.get("type") != "null")
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
+    kind = schema["type"]
+    if kind in ("integer", "number"):
+        return _range(schema, "whole number" if kind == "integer" else "number")
+    if kind == "array":
+        return f"list of {_allowed(schema['items'])}" if "items" in schema else f"{schema['minItems']} numbers"
+    words = {"boolean": "true or false", "object": "key: value"}
+    return words.get(kind) or str(schema.get("format", "text"))
+
+
+def _range(schema: dict[str, Any], kind: str) -> str:
+    low = f"from {schema['minimum']:,}" if "minimum" in schema else ""
+    if "exclusiveMinimum" in schema:
+        low = f"above {schema['exclusiveMinimum']:,}"
+    high = f"to {schema['maximum']:,}" if "maximum" in schema else ""
+    if "exclusiveMaximum" in schema:
+        high = f"below {schema['exclusiveMaximum']:,}"
+    return " ".join(part for part in (kind, low, high) if part)

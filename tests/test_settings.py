@@ -1,0 +1,49 @@
+"""Every setting is explained, by the command and on its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fusebert.cli import main
+from fusebert.config import Recipe
+from fusebert.settings import page, sections
+
+PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+
+
+def test_the_page_of_settings_is_that_of_the_code() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "make docs writes it anew"
+
+
+def test_every_setting_is_explained_and_its_default_is_taken() -> None:
+    for name, settings in sections().items():
+        for setting in settings:
+            assert setting.meaning, f"{setting.key} of {name} says nothing"
+            if name in ("data", "model", "training", "audio", "image") and setting.default is not None:
+                Recipe.from_flat({setting.key: setting.default})
+
+
+def test_what_training_fills_in_is_no_setting() -> None:
+    keys = [setting.key for settings in sections().values() for setting in settings]
+    assert "image.backbone" not in keys
+    assert "events.max_events" in keys
+
+
+def test_ranges_are_in_words() -> None:
+    allowed = {setting.key: setting.allowed for settings in sections().values() for setting in settings}
+    assert allowed["training.epochs"] == "whole number from 1 to 10,000"
+    assert allowed["model.dropout"] == "number from 0 below 1"
+    assert allowed["model.fusion"] == "one_stream or concat or two_stream"
+    assert allowed["image.mean"] == "3 numbers"
+
+
+def test_one_section_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings", "training", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["training"][0]["key"] == "training.epochs"
+    assert "training.seed (whole number from 0 below 4,294,967,296, by itself 0)" in err
+    assert main(["settings", "trainings"]) == 2
+    assert "not one of the sections: data, model, training, audio" in capsys.readouterr().err
