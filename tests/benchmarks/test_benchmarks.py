@@ -38,7 +38,7 @@ def test_matrix_rate() -> None:
 
 
 def test_without_data_one_sentence_and_exit_1(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import common; common.data_folder()"]
+    command = [sys.executable, "-c", "import common; common.articles()"]
     environment = {"PYTHONPATH": str(BENCHMARKS), "FUSEBERT_DATA": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from fusebert import __version__
 from fusebert.cli import answers, check, corpus, settings, training, vectors
-from fusebert.cli.common import print_line, say
+from fusebert.cli.common import print_line, say, speaks
 from fusebert.errors import FusebertError, UsageError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
@@ -18,7 +18,7 @@ EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds o
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every foreseeable failure is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in given
+    as_json = "--json" in given and speaks()
     try:
         options, rest = build_parser().parse_known_args(given)
         result = options.run(options, rest)
