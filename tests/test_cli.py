@@ -178,3 +178,23 @@ def test_rows_that_evaluate_skips_are_listed_beside_no_model(
     assert main(["evaluate", ".", "../one_bad.jsonl", "--bad-rows", "skip"]) == 0
     assert json.loads(Path("one_bad.jsonl.bad_rows.jsonl").read_text())["row"] == 5
     load(model)
+
+
+def test_words_are_read_in_a_locale_without_them(trained: Path) -> None:
+    command = [sys.executable, "-m", "fusebert.cli", "predict", str(trained), "--question", "什么颜色", "--json"]
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    answers = [
+        subprocess.run(command, capture_output=True, env={**os.environ, **changed}).stdout for changed in ({}, bare)
+    ]
+    assert answers[0] == answers[1] != b""
+
+
+def test_nested_settings_are_told_from_unknown_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text("data:\n  train: rows.csv\n")
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
+    assert "write data.NAME: value" in capsys.readouterr().err
+
+
+def test_vectors_are_not_written_as_what_they_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "model", "rows.csv", "--side", "left", "--output", "vectors.csv"]) == 2
+    assert ".parquet" in capsys.readouterr().err

@@ -44,6 +44,12 @@ def test_one_section_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["settings", "training", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["training"][0]["key"] == "training.epochs"
-    assert "training.seed (whole number from 0 below 4,294,967,296, by itself 0)" in err
+    assert err == ""
+    assert main(["settings", "task"]) == 0
+    out = capsys.readouterr().out
+    assert "matching:\n  task.left (list of text): columns of one side, such as a picture; has to be set\n" in out
+    assert "training.seed" not in out
+    assert main(["settings", "training.seed"]) == 0
+    assert "training.seed (whole number from 0 below 4,294,967,296, by itself 0)" in capsys.readouterr().out
     assert main(["settings", "trainings"]) == 2
-    assert "not one of the sections: data, model, training, audio" in capsys.readouterr().err
+    assert "neither a setting nor one of the sections: data, model, training, audio" in capsys.readouterr().err

@@ -140,6 +140,8 @@ class Recipe(Section):
             head, _, rest = str(key).partition(".")
             if str(key).startswith("data.columns."):
                 nested.setdefault("data", {}).setdefault("columns", {})[key.removeprefix("data.columns.")] = value
+            elif key in plugins.names("modalities") or key in cls.model_fields:
+                raise RecipeError(f"{source}: settings are not nested; write {key}.NAME: value, each on its own line")
             elif key not in fields:
                 raise RecipeError(f"{source}: {key!r} is not a setting{_nearest(str(key), fields)}")
             elif head in plugins.names("modalities"):
@@ -193,7 +195,9 @@ class Recipe(Section):
         """Raise DataError for a table that is named and not there."""
         for path in (self.data.train, self.data.validation, self.data.test):
             if isinstance(path, Path) and not (found := self.table(path)).exists():
-                raise DataError(f"the table {found} does not exist")
+                is_here = self.data.root is None and "FUSEBERT_DATA" not in os.environ and not path.is_absolute()
+                hint = "; set FUSEBERT_DATA to the folder with the data, or data.root=" if is_here else ""
+                raise DataError(f"the table {found} does not exist{hint}")
 
     def flat(self) -> dict[str, Any]:
         """Every setting that was given, by dotted key, as JSON values; a default may be another elsewhere."""

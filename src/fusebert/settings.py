@@ -61,25 +61,27 @@ def page() -> str:
             "| key | default | may be | what it does |",
         ]
         lines.append("|---|---|---|---|")
-        lines += [f"| `{one.key}` | {_shown(one.default)} | {one.allowed} | {one.meaning} |" for one in settings]
+        lines += [f"| `{one.key}` | {shown(one.default)} | {one.allowed} | {one.meaning} |" for one in settings]
     return "\n".join(lines) + "\n"
 
 
 def _listed(section: str, config: type[BaseModel]) -> list[Setting]:
-    return [
-        Setting(f"{section}.{name}", schema.get("default"), _allowed(schema), schema.get("description", ""))
-        for name, schema in config.model_json_schema()["properties"].items()
-        if not schema.get("description", "").startswith(OF_TRAINING)
-    ]
+    found, listed = config.model_json_schema(), []
+    for name, schema in found["properties"].items():
+        meaning = schema.get("description", "") + ("; has to be set" if name in found.get("required", ()) else "")
+        if not meaning.startswith(OF_TRAINING):
+            listed.append(Setting(f"{section}.{name}", schema.get("default"), _allowed(schema), meaning))
+    return listed
 
 
-def _shown(default: Any) -> str:
+def shown(default: Any) -> str:
+    """A default as a recipe has it; nothing for none."""
     if default in (None, {}, []):
         return ""
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, list):
-        return ", ".join(map(_shown, default))
+        return ", ".join(map(shown, default))
     return f"{default:,}" if isinstance(default, int) else str(default)
 
 

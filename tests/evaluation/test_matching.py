@@ -49,6 +49,8 @@ def test_of_two_sides_one_is_dealt_out(matching: Predictor, world: Path) -> None
     table = world / "test.jsonl"
     scores = [matching.evaluate(table, shuffle=names)["metrics"] for names in ((), "image", ["image", "text"])]
     assert scores[1] == scores[2] != scores[0]
+    scores.append(matching.evaluate(table, without="image")["metrics"])
+    assert len({found["chance_recall_at_10"] for found in scores}) == 1  # what is right stays
     matching.task.sides = (("caption",), ("caption_too",))
     columns = ["caption", "caption_too"]
     try:

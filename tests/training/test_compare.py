@@ -78,7 +78,7 @@ def test_a_signal_stops_the_run_that_is_on(recipe: Path, tmp_path: Path, number:
     said = comparing.communicate(timeout=BOUND_SECONDS)[1]
     assert comparing.returncode == 1
     assert "all is saved, go on with --resume" in said
-    assert "fusebert: interrupted" in said
+    assert "fusebert: stopped; the same command goes on" in said
     assert not any(process.is_running() for process in started)
 
 

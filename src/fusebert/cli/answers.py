@@ -45,15 +45,18 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
     if options.table.resolve() in [table.resolve() for table in options.known]:
         raise UsageError(f"{options.table} is what is scored; leave it out of --known")
+    listed_in = Path(f"{options.table.name}.bad_rows.jsonl")
     found: dict[str, Any] = load_model(options.folder).evaluate(
         options.table,
         without=options.without,
         shuffle=options.shuffle,
         known=options.known,
         bad_rows=options.bad_rows,
-        listed_in=Path(f"{options.table.name}.bad_rows.jsonl"),
+        listed_in=listed_in,
     )
     print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
+    if bad := found.get("bad_rows"):
+        say(f"Warning: {bad} more rows cannot be used and are skipped; they are listed in {listed_in}")
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
         say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
     _warn_of_absent(found)
@@ -94,7 +97,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         from fusebert.storage import write_lines
 
         write_lines(options.output, (json.dumps(line, ensure_ascii=False) for line in lines))
-        say(f"{counts['rows']} answers are in {options.output}")
+        skipped = f", and {bad} rows that cannot be read," if (bad := counts["bad_rows"]) else ""
+        say(f"{counts['rows'] - counts['bad_rows']} answers{skipped} are in {options.output}")
         return counts | {"output": str(options.output)}
     if options.json:
         return {"answers": list(lines)} | counts

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,21 @@ def row_of(rest: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
             if place == len(rest):
                 raise UsageError(f"--{name} needs a value")
             value = rest[place]
-        row[name] = value
+        row[name] = _as_typed(value)
         place += 1
     if not row:
         raise UsageError(f"give a table, or one row as --{' ... --'.join(columns)} ...")
     return row
+
+
+def _as_typed(value: str) -> str:
+    """Words in UTF-8, which Python takes for single bytes where the locale is another one."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        with suppress(UnicodeDecodeError):
+            return os.fsencode(value).decode()
+    return value
 
 
 def no_flags(rest: Sequence[str]) -> Sequence[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusebert.cli.common import Command, add_bad_rows, no_flags, nothing, say, speaks
-from fusebert.errors import DataError, UsageError
+from fusebert.errors import DataError, FusebertError, UsageError
 
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 
@@ -72,7 +72,10 @@ def _prepare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         options.workers = min(os.cpu_count() or 1, most_workers(options.max_memory))
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     given = {"max_memory": options.max_memory, "workers": options.workers, "engine": options.engine}
-    report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
+    try:
+        report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
+    except KeyboardInterrupt:
+        raise FusebertError("interrupted; the same command goes on with --resume") from None
     for name, count in report["counts"].items():
         say(f"{name.replace('_', ' '):24} {count:>14,}")
     if damaged := report["counts"].get("damaged_files"):
@@ -124,11 +127,11 @@ def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if not source.exists():
         raise DataError(f"{source} does not exist; name a prepared corpus, or a table")
     if source.is_dir():
-        metrics = pretrain(settings, output, budget=budget, resume=options.resume, progress=Terminal())
+        metrics = pretrain(settings, output, budget=budget, resume=options.resume, progress=Terminal("round"))
     elif budget is not None:
         raise UsageError("--budget plans for a corpus; for a table, set training.time_limit")
     else:
-        metrics = pretrain_table(settings, output, resume=options.resume, progress=Terminal())
+        metrics = pretrain_table(settings, output, resume=options.resume, progress=Terminal("round"))
     if speaks():
         say(f"The model is in {output}; use it as model.trunk={output}")
     return {"folder": str(output), **metrics}

@@ -5,27 +5,35 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fusebert.cli.common import Command, nothing, say
+from fusebert.cli.common import Command, nothing
 from fusebert.errors import UsageError
 
 
 def add_commands(command: Command) -> None:
     """Add it to the command line."""
     settings = command("settings", _settings, "List every setting of a recipe: default, range and meaning.")
-    settings.add_argument("section", metavar="SECTION", nargs="?", help="training, audio, classification, ...")
+    settings.add_argument("about", metavar="ABOUT", nargs="?", help="training, audio, classification, task.left, ...")
 
 
 def _settings(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
-    from fusebert.settings import sections
+    from fusebert.settings import sections, shown
 
-    found = sections()
-    if options.section not in (None, *found):
-        raise UsageError(f"{options.section!r} is not one of the sections: {', '.join(found)}")
-    chosen = {name: settings for name, settings in found.items() if options.section in (None, name)}
-    for name, settings in chosen.items():
-        say(f"{name}:" if settings else f"{name}: nothing to set")
-        for one in settings:
-            default = "" if one.default in (None, {}, []) else f", by itself {one.default}"
-            say(f"  {one.key} ({one.allowed}{default}): {one.meaning}")
+    about, found = options.about, sections()
+    if about not in (None, *found):
+        named = {name: [one for one in settings if one.key == about] for name, settings in found.items()}
+    else:
+        named = {
+            name: [one for one in settings if about in (None, name) or one.key.startswith(f"{about}.")]
+            for name, settings in found.items()
+        }
+    chosen = {name: settings for name, settings in named.items() if settings or name == about}
+    if not chosen:
+        raise UsageError(f"{about!r} is neither a setting nor one of the sections: {', '.join(found)}")
+    if not options.json:
+        for name, settings in chosen.items():
+            print(f"{name}:" if settings else f"{name}: nothing to set")
+            for one in settings:
+                default = f", by itself {shown(one.default)}" if shown(one.default) else ""
+                print(f"  {one.key} ({one.allowed}{default}): {one.meaning}")
     return {name: [one.to_json() for one in settings] for name, settings in chosen.items()}

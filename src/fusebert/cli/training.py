@@ -24,7 +24,8 @@ def add_commands(command: Command) -> None:
     train.add_argument("--output", metavar="FOLDER", type=Path, help="model folder to write (default: runs/NAME)")
     train.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
     train.add_argument("--strict", action="store_true", help="refuse columns whose kind is ambiguous")
-    train.add_argument("--time-limit", metavar="TIME", help='stop cleanly on time, such as "90s" or "10m"')
+    limit = 'end by then, such as "90s" or "10m"; only what has to be read before and scored after may take longer'
+    train.add_argument("--time-limit", metavar="TIME", help=limit)
 
     compare = command("compare", _compare, "Train a recipe with each fusion and several seeds; one table of all.")
     compare.add_argument(
@@ -68,6 +69,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
             print_table(f"Baselines, {name}", found["baselines"])
     for warning in metrics["warnings"]:
         say(f"Warning: {warning}")
+    if (why := metrics["training"]["stopped"]) is not None:
+        say(f"Training ended at step {metrics['training']['steps']}, by {why}.")
     if (best := metrics["training"]["best_step"]) is not None:
         say(f"The weights of step {best} are kept: the best on validation.")
     say(f"The model is in {output}; its report is {output / 'report.html'}")

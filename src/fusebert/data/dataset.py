@@ -72,7 +72,7 @@ class Preparer:
             return sample.error(str(error), self.target)
 
     def _apart(self, sample: Sample) -> Example | RowError:
-        sides, read = [], []
+        sides = []
         for sources in self.sides:
             values = {column: sample.values.get(source) for column, source in sources.items()}
             features = self._features(replace(sample, values=values))
@@ -82,9 +82,13 @@ class Preparer:
             if sources and not features and not self.bare:
                 return self._nothing(sample, list(sources.values()))
             sides.append(Example(features, None, self.length(features)))
-            read.append(values)
-        target = None if self.task is None else self.task.target(read)
-        return Example({}, target, sum(side.length for side in sides), tuple(sides))
+        return Example({}, self.belonging(sample), sum(side.length for side in sides), tuple(sides))
+
+    def belonging(self, sample: Sample) -> Any:
+        """What the task, if there is one, makes of a row whose sides belong together."""
+        if self.task is None:
+            return None
+        return self.task.target([{c: sample.values.get(source) for c, source in side.items()} for side in self.sides])
 
     def length(self, features: Mapping[str, Features]) -> int:
         """Tokens of the trunk's sequence, [CLS] included."""
@@ -252,6 +256,7 @@ def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path | N
         if listed_in is not None:
             listed_in.unlink(missing_ok=True)
         return None
+    bad = sorted(bad, key=lambda error: (str(error.table), error.row))
     text = "".join(json.dumps(error.to_json(), ensure_ascii=False) + "\n" for error in bad)
     if listed_in is not None:
         write_atomically(listed_in, text.encode(errors="backslashreplace"))

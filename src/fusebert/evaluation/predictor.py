@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,14 @@ class Predictor:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         absent = set(self.columns)
         rows = strike_off(rows, absent)
+        rows, true = tee(rows)
         if shuffle:
             rows = shuffled(list(rows), self._dealt_out(shuffle))
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
         bad: list[RowError] = []
         preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=bool(without or shuffle))
-        examples = self._examples(rows, preparer, bad)
+        examples = _examples(zip(rows, true, strict=True), preparer, bad)
         first = next(examples, None)
         if first is None:
             settle(bad, len(bad), bad_rows, listed_in)
@@ -189,14 +191,6 @@ class Predictor:
         columns = [column for column, name in self.columns.items() if name in modalities]
         of_sides = ([column for column in columns if column in side] for side in self._sides)
         return next(filter(None, of_sides), columns)
-
-    def _examples(self, rows: Rows, preparer: Preparer, bad: list[RowError]) -> Iterator[Example]:
-        for row in rows:
-            made = preparer(row)
-            if isinstance(made, RowError):
-                bad.append(made)
-            else:
-                yield made
 
     def save_trunk(self, folder: str | Path) -> None:
         """Write the trunk alone, with its vocabulary, as a new folder that `transformers.BertModel` loads.
@@ -295,6 +289,20 @@ def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str], seed: in
             giver = next(takers)
             row = replace(row, values={**row.values, **{c: giver.values.get(c) for c in columns}})
         yield row
+
+
+def _examples(
+    rows: Iterable[tuple[Sample | RowError, Sample | RowError]], preparer: Preparer, bad: list[RowError]
+) -> Iterator[Example]:
+    """Of rows as the model may see them, each beside the row as it is: the sides of that belong together."""
+    for row, true in rows:
+        made = preparer(row)
+        if isinstance(made, RowError):
+            bad.append(made)
+        elif made.sides and isinstance(true, Sample):
+            yield replace(made, target=preparer.belonging(true))
+        else:
+            yield made
 
 
 def _chain(first: Example, rest: Iterator[Example]) -> Iterator[Example]:

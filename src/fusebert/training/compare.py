@@ -120,7 +120,7 @@ def _peak_mebibytes(command: list[str], folder: Path) -> int:
         _, status, usage = os.wait4(process.pid, 0)
     code = process.returncode = os.waitstatus_to_exitcode(status)
     if signals:
-        raise KeyboardInterrupt
+        raise FusebertError("stopped; the same command goes on")
     if code:
         raise FusebertError(f"the run in {folder} failed with exit code {code}; what it said stands above")
     return usage.ru_maxrss >> (20 if sys.platform == "darwin" else 10)

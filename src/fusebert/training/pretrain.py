@@ -43,6 +43,8 @@ from fusebert.training.run import PLAN, RECIPE, fit, join, look_into
 Value = TypeVar("Value")
 COUNTED_AT_ONCE = 2**24
 UNKNOWN, MANY_UNKNOWN = "[UNK]", 0.02
+LITTLE_LEARNT = 0.95
+"""Loss, as a share of what guessing by frequency costs."""
 HELD_OUT_MASK_SHARE, HELD_OUT_SEED = 0.15, 0
 """BERT's share, and one choice of pairs and masks, whatever training does: losses can be compared between runs of the
 same row length, question, `whole_words` and `held_out_tokens`."""
@@ -121,6 +123,8 @@ def pretrain(
             lock(folder)
             write_json(folder / PLAN, kept)
         progress.note(str(plan))
+        if plan.mlm_loss is not None and plan.mlm_loss > LITTLE_LEARNT * corpus.unigram_entropy:
+            progress.note("Warning: in so short a time a model learns little more than frequencies; give more")
     prepared = prepare_rows(recipe, corpus, trunk_folder)
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)

@@ -39,9 +39,14 @@ class Silence:
 
 
 class Terminal:
-    """Notes and one line an epoch, above a bar with loss, tokens per second and the time left; on stderr."""
+    """Notes and one line an epoch, above a bar with loss, tokens per second and the time left; on stderr.
 
-    def __init__(self) -> None:
+    Args:
+        unit: what lies between two validations: an epoch, or a round of pre-training.
+    """
+
+    def __init__(self, unit: str = "epoch") -> None:
+        self.unit = unit
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -70,13 +75,13 @@ class Terminal:
             total=state.steps,  # which change under a time limit
             loss=loss,
             speed=f"{state.tokens_per_second:,.0f} tokens/s{each}",
-            description=f"epoch {state.epoch + 1}",
+            description=f"{self.unit} {state.epoch + 1}",
             refresh=True,
         )
 
     def epoch(self, entry: dict[str, Any]) -> None:
         scores = "  ".join(f"{name} {short(value)}" for name, value in entry["validation"].items())
-        head = f"epoch {entry['epoch']}  {entry['seconds']:.0f} s  train loss {short(entry['train_loss'])}"
+        head = f"{self.unit} {entry['epoch']}  {entry['seconds']:.0f} s  train loss {short(entry['train_loss'])}"
         self.note(f"{head}  validation: {scores}")
 
     def close(self) -> None:
