@@ -20,14 +20,11 @@ def _settings(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.settings import sections, shown
 
     about, found = options.about, sections()
-    if about not in (None, *found):
-        named = {name: [one for one in settings if one.key == about] for name, settings in found.items()}
-    else:
-        named = {
-            name: [one for one in settings if about in (None, name) or one.key.startswith(f"{about}.")]
-            for name, settings in found.items()
-        }
-    chosen = {name: settings for name, settings in named.items() if settings or name == about}
+    asked = {
+        name: [one for one in settings if about in (None, name, one.key) or one.key.startswith(f"{about}.")]
+        for name, settings in found.items()
+    }
+    chosen = {name: settings for name, settings in asked.items() if settings or about in (None, name)}
     if not chosen:
         raise UsageError(f"{about!r} is neither a setting nor one of the sections: {', '.join(found)}")
     if not options.json:

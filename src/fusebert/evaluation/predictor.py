@@ -294,7 +294,7 @@ def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str], seed: in
 def _examples(
     rows: Iterable[tuple[Sample | RowError, Sample | RowError]], preparer: Preparer, bad: list[RowError]
 ) -> Iterator[Example]:
-    """Of rows as the model may see them, each beside the row as it is: the sides of that belong together."""
+    """Of rows as the model may see them, each beside the row as it is, which says what belongs together."""
     for row, true in rows:
         made = preparer(row)
         if isinstance(made, RowError):

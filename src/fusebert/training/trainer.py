@@ -162,6 +162,7 @@ class Trainer:
         except LostHelperError:
             if not self._asked_to_stop or self.ranks.count > 1:
                 raise
+            self._read_loss(self.state)
             self._save(self.state)
             raise _stopped(self.state) from None
 
