@@ -9,7 +9,7 @@ import pytest
 
 from fusebert.cli import main
 from fusebert.config import Recipe
-from fusebert.settings import page, sections
+from fusebert.settings import all_settings, page
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -19,7 +19,7 @@ def test_the_page_of_settings_is_that_of_the_code() -> None:
 
 
 def test_every_setting_is_explained_and_its_default_is_taken() -> None:
-    for name, settings in sections().items():
+    for name, settings in all_settings().items():
         for setting in settings:
             assert setting.meaning, f"{setting.key} of {name} says nothing"
             if name in ("data", "model", "training", "audio", "image") and setting.default is not None:
@@ -27,13 +27,13 @@ def test_every_setting_is_explained_and_its_default_is_taken() -> None:
 
 
 def test_what_training_fills_in_is_no_setting() -> None:
-    keys = [setting.key for settings in sections().values() for setting in settings]
+    keys = [setting.key for settings in all_settings().values() for setting in settings]
     assert "image.backbone" not in keys
     assert "events.max_events" in keys
 
 
 def test_ranges_are_in_words() -> None:
-    allowed = {setting.key: setting.allowed for settings in sections().values() for setting in settings}
+    allowed = {setting.key: setting.allowed for settings in all_settings().values() for setting in settings}
     assert allowed["training.epochs"] == "whole number from 1 to 10,000"
     assert allowed["model.dropout"] == "number from 0 below 1"
     assert allowed["model.fusion"] == "one_stream or concat or two_stream"

@@ -260,14 +260,22 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def sections() -> dict[str, type[BaseModel]]:
+    """Of data, model and training, then of each modality, the settings under its name."""
+    found: dict[str, type[BaseModel]] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
+    for name in sorted(plugins.names("modalities")):
+        found[name] = plugins.load("modalities", name, "processor").Config
+    return found
+
+
+def tasks() -> dict[str, type[BaseModel]]:
+    """Of each task the settings, all under `task`."""
+    return {name: plugins.load("tasks", name, "task").Config for name in sorted(plugins.names("tasks"))}
+
+
 def _known_keys() -> list[str]:
-    sections: dict[str, Any] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
-    sections |= {name: plugins.load("modalities", name, "processor").Config for name in plugins.names("modalities")}
-    keys = [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
-    keys.append("task.name")
-    for name in plugins.names("tasks"):
-        keys += [f"task.{key}" for key in plugins.load("tasks", name, "task").Config.model_fields]
-    return keys
+    keys = [f"{section}.{key}" for section, model in sections().items() for key in model.model_fields]
+    return [*keys, "task.name", *(f"task.{key}" for model in tasks().values() for key in model.model_fields)]
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fusebert import plugins
-from fusebert.config import DataSettings, ModelSettings, TrainingSettings
+from fusebert.config import sections, tasks
 
 OF_TRAINING = "filled in by training"
 """How the description of a field begins that is no setting: a model folder keeps there what training found."""
@@ -27,18 +26,11 @@ class Setting:
         return asdict(self)
 
 
-def sections() -> dict[str, list[Setting]]:
+def all_settings() -> dict[str, list[Setting]]:
     """The settings of data, model and training, then of each modality and each task."""
-    found: dict[str, type[BaseModel]] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
-    found |= {
-        name: plugins.load("modalities", name, "processor").Config for name in sorted(plugins.names("modalities"))
-    }
-    listed = {name: _listed(name, config) for name, config in found.items()}
-    tasks = sorted(plugins.names("tasks"))
-    listed["task"] = [Setting("task.name", None, " or ".join(tasks), "what is learnt; inferred from the target")]
-    for name in tasks:
-        listed[name] = _listed("task", plugins.load("tasks", name, "task").Config)
-    return listed
+    listed = {name: _listed(name, config) for name, config in sections().items()}
+    listed["task"] = [Setting("task.name", None, " or ".join(tasks()), "what is learnt; inferred from the target")]
+    return listed | {name: _listed("task", config) for name, config in tasks().items()}
 
 
 def page() -> str:
@@ -50,13 +42,12 @@ def page() -> str:
         "A setting without a default is not set, or found out from the data. `fusebert settings` lists them, too, and",
         "`fusebert settings audio` a part of them. [Pre-training](pretraining.md) has a few defaults of its own.",
     ]
-    tasks = plugins.names("tasks")
-    for name, settings in sections().items():
+    for name, settings in all_settings().items():
         if not settings:
             continue
         lines += [
             "",
-            f"## {name}{', a task' if name in tasks else ''}",
+            f"## {name}{', a task' if name in tasks() else ''}",
             "",
             "| key | default | may be | what it does |",
         ]

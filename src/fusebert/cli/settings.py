@@ -17,9 +17,9 @@ def add_commands(command: Command) -> None:
 
 def _settings(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
-    from fusebert.settings import sections, shown
+    from fusebert.settings import all_settings, shown
 
-    about, found = options.about, sections()
+    about, found = options.about, all_settings()
     asked = {
         name: [one for one in settings if about in (None, name, one.key) or one.key.startswith(f"{about}.")]
         for name, settings in found.items()
