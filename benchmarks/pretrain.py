@@ -3,10 +3,11 @@
 Both sides start from the same weights and read the same pairs of the same Wikipedia articles with BERT's 30,522
 pieces, in batches of the same rows, longest first as fusebert's sampler gives them, and take the same number of steps
 (masking, collation, forward, backward, clipping, fused AdamW). Each masks for itself, 15 % of the pieces. transformers
-runs with both of its attentions; `ratio_*` is the seconds of the quicker one / ours. Both sides keep the memory that
-they free, as fusebert does; for `ratio_*_as_shipped` transformers runs in a process of its own and leaves that to the C
-library, as its users do. `share` is our operations a second / those of the machine's best product. A size's own
-`ratio_*` are the smallest over its lengths, in the `precision` that training takes by itself on this machine.
+runs with both of its attentions; `ratio_*` is the seconds of the quicker one / ours. Each size, length and precision is
+measured in a process of its own, as a training is one. Both sides keep the memory that they free, as fusebert does; for
+`ratio_*_as_shipped` transformers runs in another process and leaves that to the C library, as its users do. `share` is
+our operations a second / those of the machine's best product. A size's own `ratio_*` are the smallest over its lengths,
+in the `precision` that training takes by itself on this machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ RATIOS = ("ratio_cpu", "ratio_wall", f"ratio_cpu{SHIPPED}", f"ratio_wall{SHIPPED
 
 Side = Callable[[int], object]
 Sides = dict[str, Side]
+Found = TypeVar("Found")
 
 
 def wikipedia(folder: Path, documents: int) -> Path:
@@ -132,8 +134,14 @@ def prepare(size: str, length: int, folder: Path, given: Any) -> tuple[Recipe, P
     return recipe, prepared, batches
 
 
+def alone(function: Callable[..., Found], *arguments: Any) -> Found:
+    """What the function returns, in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def times_as_shipped(size: str, length: int, precision: str, folder: Path, given: Any) -> dict[str, common.Timing]:
-    """transformers' times, in a process that has not been told to keep its memory."""
+    """transformers' times, where the process has not been told to keep its memory."""
     common.prepare_process(keeps_memory=False)
     recipe, prepared, batches = prepare(size, length, folder, given)
     _, model = our_side(recipe, prepared, precision, batches)
@@ -148,12 +156,12 @@ def rounds(given: Any) -> int:
 
 def measure(size: str, length: int, precision: str, folder: Path, best: float, given: Any) -> dict[str, Any]:
     """Both sides in turns, at one size and length; then transformers by itself."""
+    common.prepare_process()
     recipe, prepared, batches = prepare(size, length, folder, given)
     run, model = our_side(recipe, prepared, precision, batches)
     sides = {"fusebert": run} | their_sides(recipe, prepared, precision, batches, model)
     times = common.alternate(sides, len(batches) - 1, [0] * rounds(given))
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        times |= pool.submit(times_as_shipped, size, length, precision, folder, given).result()
+    times |= alone(times_as_shipped, size, length, precision, folder, given)
     found = common.compare(times, "fusebert", {name: f"_{name}" for name in times if name != "fusebert"})
     for clock in ("cpu", "wall"):
         for shipped in ("", SHIPPED):
@@ -188,7 +196,7 @@ def main() -> None:
             for length in QUICK_LENGTHS if given.quick else LENGTHS:
                 for precision, best in rates.items():
                     common.note(f"{size}, {length} tokens, {precision}")
-                    found = measure(size, length, precision, folder, best, given)
+                    found = alone(measure, size, length, precision, folder, best, given)
                     result.setdefault(size, {})[f"{precision}_{length}"] = found
             chosen = pick_precision("auto", "cpu", SIZES[size][1])
             shown = [found for name, found in result[size].items() if name.startswith(chosen)]
