@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 import common
 from fusebert.config import Recipe
-from fusebert.data.collate import Collator, Example
+from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.evaluation.inference import autocast
@@ -32,7 +32,7 @@ from fusebert.training.build import build_model
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Silence
-from fusebert.types import Sample
+from fusebert.types import Example, Sample
 
 ROWS, QUICK_ROWS = 320, 32
 QUICK_TOKENS = 48

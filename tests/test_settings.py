@@ -9,6 +9,7 @@ import pytest
 
 from fusebert.cli import main
 from fusebert.config import Recipe
+from fusebert.errors import RecipeError
 from fusebert.settings import all_settings, page
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -30,6 +31,8 @@ def test_what_training_fills_in_is_no_setting() -> None:
     keys = [setting.key for settings in all_settings().values() for setting in settings]
     assert "image.backbone" not in keys
     assert "events.max_events" in keys
+    with pytest.raises(RecipeError, match=r"'table\.codes' is not a setting"):
+        Recipe.from_flat({"table.codes": 5})
 
 
 def test_ranges_are_in_words() -> None:

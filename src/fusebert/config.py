@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from fusebert import plugins
 from fusebert.errors import DataError, RecipeError, UsageError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+FITTED: dict[str, Any] = {"fitted": True}
+"""`json_schema_extra` of a field that is no setting: a model folder keeps there what training found."""
 
 
 def seconds(value: Any) -> Any:
@@ -273,9 +276,17 @@ def tasks() -> dict[str, type[BaseModel]]:
     return {name: plugins.load("tasks", name, "task").Config for name in sorted(plugins.names("tasks"))}
 
 
+def is_setting(field: FieldInfo) -> bool:
+    """Whether a recipe may set it."""
+    return field.json_schema_extra != FITTED
+
+
 def _known_keys() -> list[str]:
-    keys = [f"{section}.{key}" for section, model in sections().items() for key in model.model_fields]
-    return [*keys, "task.name", *(f"task.{key}" for model in tasks().values() for key in model.model_fields)]
+    under = [*sections().items(), *(("task", config) for config in tasks().values())]
+    found = [
+        f"{name}.{key}" for name, config in under for key, field in config.model_fields.items() if is_setting(field)
+    ]
+    return ["task.name", *found]
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

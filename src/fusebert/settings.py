@@ -7,10 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fusebert.config import sections, tasks
-
-OF_TRAINING = "filled in by training"
-"""How the description of a field begins that is no setting: a model folder keeps there what training found."""
+from fusebert.config import is_setting, sections, tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def _listed(section: str, config: type[BaseModel]) -> list[Setting]:
     found, listed = config.model_json_schema(), []
     for name, schema in found["properties"].items():
         meaning = schema.get("description", "") + ("; has to be set" if name in found.get("required", ()) else "")
-        if not meaning.startswith(OF_TRAINING):
+        if is_setting(config.model_fields[name]):
             listed.append(Setting(f"{section}.{name}", schema.get("default"), _allowed(schema), meaning))
     return listed
 

@@ -6,7 +6,7 @@ batch, D hidden size, V vocabulary, C classes, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +52,33 @@ class Sample:
     def error(self, problem: str, column: str | None = None) -> RowError:
         """What is wrong with this row."""
         return RowError(problem, self.table, self.row, column, self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, prepared.
+
+    Args:
+        features: by modality; a modality the row lacks is not there.
+        target: as the task makes it; None where the table has none.
+        length: tokens in the trunk's sequence, [CLS] included; of all sides together.
+        sides: where the trunk reads the sides of a row apart, each of them; `features` is then empty.
+    """
+
+    features: Mapping[str, Features]
+    target: Any
+    length: int
+    sides: tuple[Example, ...] = ()
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All that its features are made of; of an array of objects, those inside it."""
+        parts = (features for one in self.packed() for features in one.features.values())
+        for array in (array for features in parts for array in features.values()):
+            yield from array if array.dtype == object else (array,)
+
+    def packed(self) -> tuple[Example, ...]:
+        """What becomes a packed row each."""
+        return self.sides or (self,)
 
 
 @dataclass(frozen=True, slots=True)

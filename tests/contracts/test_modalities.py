@@ -137,6 +137,7 @@ def test_two_fits_on_the_same_rows_are_the_same(name: str, samples: list[Sample]
 def test_light_halves_import_neither_torch_nor_transformers() -> None:
     halves = [f"{folder}.processor" for folder in plugins.names("modalities").values()]
     halves += [f"{folder}.task" for folder in plugins.names("tasks").values()]
+    halves += ["fusebert.doctor.check"]
     code = f"import sys, {', '.join(halves)}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from fusebert import plugins
-from fusebert.data.collate import Collator, Example
+from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.model.modeling import FusebertConfig, FusebertModel
-from fusebert.types import ALL, Sample
+from fusebert.types import ALL, Example, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 
 TARGETS = {"classification": ["answer", "colours"], "regression": ["shapes"]}

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from fusebert.data import dataset
-from fusebert.data.collate import Example
 from fusebert.data.dataset import Dataset, Kept, Preparer, check
 from fusebert.errors import RowError
-from fusebert.types import Features, Sample
+from fusebert.types import Example, Features, Sample
 
 
 class Counting(Preparer):

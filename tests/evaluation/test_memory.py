@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusebert.data.collate import Example
 from fusebert.evaluation.inference import WINDOW_BYTES, WINDOW_OUTPUTS, WINDOW_ROWS, windows
 from fusebert.tasks.recommendation.task import Config, Task
-from fusebert.types import Sample
+from fusebert.types import Example, Sample
 
 WINDOWS = 8
 BALLAST = "x" * 8192

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import soundfile
 import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from fusebert.errors import InputError
+from fusebert.errors import InputError, UsageError
 from fusebert.modalities.audio.augment import COLOUR, colours, perturb, said
 from fusebert.modalities.audio.embedder import Embedder
 from fusebert.modalities.audio.processor import PACES, Config, Processor
-from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, log_mel
+from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, log_mel, to_rate
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
 
@@ -236,3 +237,12 @@ def test_silence_is_silence_however_quiet() -> None:
     assert nothing is not None
     assert little is not None
     np.testing.assert_allclose(nothing["input_features"], little["input_features"], atol=0.05)
+
+
+def test_without_its_libraries_sound_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(UsageError, match=r"soundfile; .*\[audio\]"):
+        decode(b"RIFF", 10)
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with pytest.raises(UsageError, match=r"soxr; .*\[audio\]"):
+        to_rate(np.zeros(8), 8_000)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from fusebert.data.collate import Collator, Example
+from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.evaluation.predictor import load
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.training.run import train
-from fusebert.types import Sample
+from fusebert.types import Example, Sample
 from tests.contracts.test_modalities import logits, model_of, processor_of, without
 
 FUSIONS = ("one_stream", "concat", "two_stream")

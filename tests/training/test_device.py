@@ -26,7 +26,7 @@ from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.tasks.pretraining import head
 from fusebert.tasks.pretraining.head import filled
 from fusebert.tasks.pretraining.task import Task
-from fusebert.training.build import build_model, pick_device
+from fusebert.training.build import build_model, pick_device, pick_precision
 from fusebert.training.checkpoint import State
 from fusebert.training.compilation import as_written, compile_for_training
 from fusebert.training.pretrain import prepare_rows, read_corpus
@@ -171,3 +171,20 @@ def test_the_stream_between_layers_is_as_precise_as_the_products() -> None:
         with autocast(torch.device("cpu"), precision):
             found = trunk(torch.randn(10, 128), layout)
         assert {found.last_hidden_state.dtype, found.pooler_output.dtype} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, "bf16"),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, "fp32"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, "bf16"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_bf16_where_the_processor_multiplies_it_faster(
+    capabilities: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert pick_precision("auto", "cpu", hidden_size=256) == precision

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fusebert.config import Recipe
-from fusebert.data.collate import Collator, Example
+from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.errors import UsageError
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.optimization import build_optimizer
-from fusebert.types import Sample
+from fusebert.types import Example, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 from tests.contracts.test_tasks import task_of
 

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from fusebert.modalities.base import Processor
-from fusebert.types import Features
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row, prepared.
-
-    Args:
-        features: by modality; a modality the row lacks is not there.
-        target: as the task makes it; None where the table has none.
-        length: tokens in the trunk's sequence, [CLS] included; of all sides together.
-        sides: where the trunk reads the sides of a row apart, each of them; `features` is then empty.
-    """
-
-    features: Mapping[str, Features]
-    target: Any
-    length: int
-    sides: tuple[Example, ...] = ()
-
-    def arrays(self) -> Iterator[np.ndarray]:
-        """All that its features are made of; of an array of objects, those inside it."""
-        parts = (features for one in self.packed() for features in one.features.values())
-        for array in (array for features in parts for array in features.values()):
-            yield from array if array.dtype == object else (array,)
-
-    def packed(self) -> tuple[Example, ...]:
-        """What becomes a packed row each."""
-        return self.sides or (self,)
+from fusebert.types import Example
 
 
 class Collator:

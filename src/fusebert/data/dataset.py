@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusebert.data.collate import Example
 from fusebert.errors import DataError, InputError, RowError
 from fusebert.modalities.base import Processor
 from fusebert.storage import write_atomically
-from fusebert.types import Features, Sample, is_given
+from fusebert.types import Example, Features, Sample, is_given
 
 if TYPE_CHECKING:
     from fusebert.tasks.base import Task

@@ -15,7 +15,7 @@ from PIL import Image
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.doctor.similar import most_similar
 from fusebert.errors import InputError
-from fusebert.modalities.audio.signal import MAX_FILE_BYTES, log_mel
+from fusebert.modalities.audio.signal import MAX_FILE_BYTES, library, log_mel
 from fusebert.modalities.audio.signal import decode as decode_sound
 from fusebert.modalities.base import media_path
 from fusebert.modalities.image.processor import decode as decode_picture
@@ -96,8 +96,6 @@ def _copies(name: str, column: str, kind: str, pairs: list[tuple[Sample, Sample]
 
 
 def _listen(sample: Sample, column: str) -> Recording | None:
-    import soundfile
-
     data = _bytes(sample.values.get(column), sample)
     if data is None:
         return None
@@ -105,7 +103,8 @@ def _listen(sample: Sample, column: str) -> Recording | None:
         mono = decode_sound(data, MOST_SECONDS)
     except InputError:  # such rows are reported as unusable
         return None
-    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # bounded by the line above
+    sound = io.BytesIO(data)  # bounded by the line above
+    samples, rate = library("soundfile").read(sound, dtype="float32", always_2d=True)
     peak = float(np.abs(samples).max())
     return Recording(sample, int(rate), peak, _clipped(samples, peak), _spectrogram(mono))
 

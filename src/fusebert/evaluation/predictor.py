@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
-from fusebert.data.collate import Collator, Example
+from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer, settle
 from fusebert.data.tables import Rows, read_table, rows_from_memory, strike_off
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
@@ -26,7 +26,7 @@ from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import save_trunk
 from fusebert.storage import check_finished, naming_failures, read_json, verify, write_json
 from fusebert.tasks.base import Task
-from fusebert.types import Answer, Sample
+from fusebert.types import Answer, Example, Sample
 
 PREDICTOR = "predictor.json"
 NAMED = 5

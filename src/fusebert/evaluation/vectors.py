@@ -13,14 +13,13 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from fusebert.data.collate import Example
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import Rows, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_install
 from fusebert.evaluation.inference import infer, windows
 from fusebert.evaluation.predictor import Predictor
 from fusebert.storage import MANIFEST, file_hash, read_json, verify, whole_or_absent, write_folder, write_json
-from fusebert.types import Sample, is_given
+from fusebert.types import Example, Sample, is_given
 
 SIDES = ("left", "right")
 ABOUT, STORE, TABLE = "index.json", "store", "rows"

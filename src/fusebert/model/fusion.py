@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusebert.model.cpu import Linear
+from fusebert.model.zero import ZeroEmbedding
 
 
 def one_stream(sources: Sequence[Tensor], order: Tensor) -> Tensor:
@@ -76,8 +77,7 @@ class CrossAttention(nn.Module):
         self.heads = trunk.num_attention_heads
         self.query, self.key = Linear(size, size), Linear(size, size)
         self.value, self.output = Linear(size, size), Linear(size, size)
-        self.gate = nn.Embedding(1, 1)
-        self.gate.starts_at_zero = True  # type: ignore[assignment]
+        self.gate = ZeroEmbedding(1, 1)
 
     def forward(self, hidden: Tensor, lengths: Tensor, other: Tensor, other_lengths: Tensor) -> Tensor:
         """float[N, D] tokens of the trunk and float[N', D] others, int64[B] their number a row -> float[N, D]."""

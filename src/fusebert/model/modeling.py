@@ -16,6 +16,7 @@ from fusebert import plugins
 from fusebert.data.collate import interleave
 from fusebert.model.fusion import Concat, TwoStream, one_stream
 from fusebert.model.trunk import Trunk, TrunkConfig
+from fusebert.model.zero import ZeroEmbedding
 from fusebert.types import ALL, FIRST, Encoded, Layout
 
 TEXT = "text"
@@ -68,7 +69,7 @@ class FusebertModel(PreTrainedModel):
             half = plugins.load("modalities", name, "embedder")
             settings = plugins.load("modalities", name, "processor").Config(**made["config"])
             self.embedders[name] = half.Embedder(settings, made["columns"], trunk)
-        self.modality_embeddings = nn.Embedding(max(1, len(config.modalities)), trunk.hidden_size)
+        self.modality_embeddings = ZeroEmbedding(max(1, len(config.modalities)), trunk.hidden_size)
         self.fusion: Any = None
         if config.fusion == "concat":
             self.fusion = Concat([name for name in config.modalities if name != TEXT], trunk.hidden_size)
@@ -83,14 +84,14 @@ class FusebertModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.trunk["initializer_range"]
-        if module is self.modality_embeddings:
-            nn.init.zeros_(module.weight)  # a pretrained BERT begins unchanged
+        if isinstance(module, ZeroEmbedding):
+            nn.init.zeros_(module.weight)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.0 if getattr(module, "starts_at_zero", False) else std)
+            nn.init.normal_(module.weight, std=std)
             if module.padding_idx is not None:
                 nn.init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -107,7 +108,7 @@ class FusebertModel(PreTrainedModel):
         order: Tensor,
         cumulative: Tensor,
         lengths: list[int],
-        counts: Mapping[str, Sequence[int]] | None = None,
+        counts: Mapping[str, Sequence[int]],
         places: Tensor | None = None,
     ) -> Encoded:
         """What the trunk makes of a collated batch; see `data.collate` for the arguments.
@@ -119,7 +120,7 @@ class FusebertModel(PreTrainedModel):
         if self.config.fusion == "one_stream":
             layout = Layout(cumulative, tuple(lengths))
             return self.trunk(one_stream([start, *tokens.values()], order), layout, places=places)  # type: ignore[no-any-return]
-        return self._encode_text_and(start, tokens, counts or {}, places)
+        return self._encode_text_and(start, tokens, counts, places)
 
     def _embed(self, inputs: Mapping[str, Mapping[str, Tensor]], zeros: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """[CLS] of each row, for int64[B] zeros, float[B, D], and each modality's tokens, float[N_m, D]."""
@@ -141,7 +142,7 @@ class FusebertModel(PreTrainedModel):
     ) -> Encoded:
         """The trunk reads the text alone; the others come after it (concat) or from beside it (two_stream)."""
         device, rows = start.device, len(start)
-        text = np.array(counts.get(TEXT, [0] * rows))
+        text = np.array(counts[TEXT] if TEXT in tokens else [0] * rows)
         order, lengths = interleave([np.ones(rows, dtype=np.int64), text])
         starts = torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)).to(device)
         layout = Layout(starts, tuple(lengths.tolist()))
@@ -177,7 +178,7 @@ class FusebertModel(PreTrainedModel):
         order: Tensor,
         cumulative: Tensor,
         lengths: list[int],
-        counts: Mapping[str, Sequence[int]] | None = None,
+        counts: Mapping[str, Sequence[int]],
         labels: Any = None,
         **_: Any,
     ) -> dict[str, Tensor]:

@@ -11,23 +11,23 @@ from torch import nn
 
 from fusebert.config import TrainingSettings
 from fusebert.errors import UsageError
-
-NOT_DECAYED = ("bias.weight", "gate.weight", "modality_embeddings.weight", "table.values.weight")
-"""Biases that are held in embeddings, because transformers leaves bare parameters uninitialised."""
+from fusebert.model.zero import ZeroEmbedding
 
 
 def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2017) with layer-wise decay of the learning rate (Howard & Ruder 2018).
 
-    Biases and normalisations are not decayed, as in BERT. Each group keeps its peak rate under `peak`.
+    Biases and normalisations are not decayed, as in BERT, nor what starts at zero. Each group keeps its peak rate under
+    `peak`.
     """
     _freeze(model, settings.freeze)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     layers = len(model.trunk.encoder.layer)
+    from_zero = {id(module.weight) for module in model.modules() if isinstance(module, ZeroEmbedding)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             peak = _peak(name, layers, settings)
-            decay = 0.0 if parameter.ndim < 2 or name.endswith(NOT_DECAYED) else settings.weight_decay
+            decay = 0.0 if parameter.ndim < 2 or id(parameter) in from_zero else settings.weight_decay
             groups.setdefault((peak, decay), []).append(parameter)
     if not groups:
         raise UsageError("training.freeze leaves nothing to learn")

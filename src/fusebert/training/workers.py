@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Any
 
-from fusebert.data.collate import Collator, Example
+from fusebert.data.collate import Collator
 from fusebert.data.dataset import Dataset
 from fusebert.errors import FusebertError
 from fusebert.training.signals import handled
+from fusebert.types import Example
 from fusebert.workers import follow_parent
 
 Batch = dict[str, Any]

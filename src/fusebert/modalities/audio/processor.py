@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from fusebert.config import FITTED
 from fusebert.errors import InputError
 from fusebert.modalities.audio.signal import (
     FRAMES_PER_SECOND,
@@ -59,7 +60,7 @@ class Config(BaseModel):
     augment: bool = Field(
         False, description="in training, change voice, pace and microphone and hide bands and spans (conv)"
     )
-    backbone: dict[str, Any] = Field({}, description="filled in by training: the speech encoder's own configuration")
+    backbone: dict[str, Any] = Field({}, json_schema_extra=FITTED, description="the speech encoder's own configuration")
 
     @property
     def most_tokens(self) -> int:

@@ -1,7 +1,8 @@
-"""A sound file -> 16 kHz samples -> log-mel frames, within fixed bounds. Numpy and scipy only."""
+"""A sound file -> 16 kHz samples -> log-mel frames, within fixed bounds."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.fft import rfft
 
-from fusebert.errors import InputError
+from fusebert.errors import InputError, UsageError, how_to_install
 
 RATE_HZ = 16_000
 WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
@@ -39,9 +40,9 @@ def decode(data: bytes, max_seconds: float) -> np.ndarray:
     Raises:
         InputError: in words, for anything that is not a whole recording within bounds. The header is believed only as
             far as the bounds; samples are counted.
+        UsageError: soundfile is not installed.
     """
-    import soundfile
-
+    soundfile = library("soundfile")
     if not data:
         raise InputError("the file is empty")
     _check_whole(data)
@@ -60,6 +61,14 @@ def decode(data: bytes, max_seconds: float) -> np.ndarray:
     if len(samples) + MP3_SLACK < frames and MP3_COUNT.search(data, 0, MP3_COUNT_WITHIN):
         raise InputError(f"the file is cut short: it has {len(samples):,} of {frames:,} samples")
     return to_rate(samples.mean(axis=1), rate)
+
+
+def library(name: str) -> Any:
+    """soundfile or soxr, of the extra `audio`. Raises UsageError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UsageError(f"sound is read by {name}; {how_to_install('audio')}") from None
 
 
 def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
@@ -121,9 +130,7 @@ def to_rate(samples: np.ndarray, rate: int) -> np.ndarray:
         raise InputError("the recording holds samples that are not finite numbers")
     if rate == RATE_HZ:
         return samples
-    import soxr
-
-    resampled: Any = soxr.resample(samples, rate, RATE_HZ)
+    resampled = library("soxr").resample(samples, rate, RATE_HZ)
     return np.asarray(resampled, dtype=np.float32)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 
+from fusebert.config import FITTED
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.events.history import Event, read_history, read_list
@@ -44,11 +45,15 @@ class Config(BaseModel):
     max_items: int = Field(
         50_000, ge=1, le=1_000_000, description="items with a vector of their own, the most frequent"
     )
-    items: int = Field(0, ge=0, description="filled in by training: items that have a vector")
-    types: int = Field(0, ge=0, description="filled in by training: types of events")
-    asks_next: bool = Field(False, description="filled in by training: the newest event is one that is to be guessed")
-    content_size: int = Field(0, ge=0, description="filled in by training: numbers that describe an item")
-    own_vectors: int = Field(0, ge=0, description="filled in by training: described items that have a vector besides")
+    items: int = Field(0, ge=0, json_schema_extra=FITTED, description="items that have a vector")
+    types: int = Field(0, ge=0, json_schema_extra=FITTED, description="types of events")
+    asks_next: bool = Field(
+        False, json_schema_extra=FITTED, description="the newest event is one that is to be guessed"
+    )
+    content_size: int = Field(0, ge=0, json_schema_extra=FITTED, description="numbers that describe an item")
+    own_vectors: int = Field(
+        0, ge=0, json_schema_extra=FITTED, description="described items that have a vector besides"
+    )
 
 
 class Processor:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from fusebert.config import FITTED
 from fusebert.errors import InputError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media
@@ -42,7 +43,7 @@ class Config(BaseModel):
     augment: bool = Field(False, description="in training, move and zoom pictures a little")
     mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
     std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
-    backbone: dict[str, Any] = Field({}, description="filled in by training: the vision model's own configuration")
+    backbone: dict[str, Any] = Field({}, json_schema_extra=FITTED, description="the vision model's own configuration")
 
     @property
     def tokens(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusebert.modalities.table.processor import Config
+from fusebert.model.zero import ZeroEmbedding
 
 
 class Embedder(nn.Module):
@@ -28,8 +29,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.width = config.width
         self.columns = nn.Embedding(columns, trunk.hidden_size)
-        self.values = nn.Embedding(config.codes, trunk.hidden_size)
-        self.values.starts_at_zero = True  # type: ignore[assignment]
+        self.values = ZeroEmbedding(config.codes, trunk.hidden_size)
         self.slopes = nn.Embedding(columns * config.width, trunk.hidden_size)
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)

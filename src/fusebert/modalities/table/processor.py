@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from fusebert.config import FITTED
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of
@@ -37,7 +38,7 @@ class Config(BaseModel):
     value_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of values that are missing in training, so that no single column says all"
     )
-    codes: int = Field(0, ge=0, description="filled in by training: codes of all columns together")
+    codes: int = Field(0, ge=0, json_schema_extra=FITTED, description="codes of all columns together")
 
     @property
     def width(self) -> int:

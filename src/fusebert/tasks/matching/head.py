@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusebert.model.exact import exactly
+from fusebert.model.zero import ZeroEmbedding
 from fusebert.types import ALL, FIRST, Encoded
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
@@ -30,8 +31,7 @@ class Head(nn.Module):
         self.reads_pooler = self.pooling == "first"
         self.left = nn.Linear(trunk.hidden_size, config["vector_size"], bias=False)
         self.right = nn.Linear(trunk.hidden_size, config["vector_size"], bias=False)
-        self.log_scale = nn.Embedding(1, 1)  # transformers leaves a bare parameter uninitialised
-        self.log_scale.starts_at_zero = True  # type: ignore[assignment]
+        self.log_scale = ZeroEmbedding(1, 1)
 
     def reads(self, labels: Any) -> str:
         """All tokens, for their mean, or the first of each row."""

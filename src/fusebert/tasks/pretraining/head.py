@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
 from fusebert.model.surprise import linear_surprise, log_softmax, surprise
+from fusebert.model.zero import ZeroEmbedding
 from fusebert.tasks.pretraining.task import IGNORED
 from fusebert.types import FIRST, Encoded
 
@@ -31,7 +32,7 @@ class Head(nn.Module):
         self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
         self.activation = ACT2FN[trunk.hidden_act]
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
-        self.bias = nn.Embedding(1, trunk.vocab_size)  # transformers leaves a bare parameter uninitialised
+        self.bias = ZeroEmbedding(1, trunk.vocab_size)
         self.seq_relationship = nn.Linear(trunk.hidden_size, 2)
         self.asks_next_sentence = self.reads_pooler = bool(config["next_sentence"])
         self.seq_relationship.requires_grad_(self.asks_next_sentence)
@@ -42,7 +43,6 @@ class Head(nn.Module):
     def tie(self, model: Any) -> None:
         """Read out with the trunk's word embeddings."""
         self._words = Borrowed(model.trunk.embeddings.word_embeddings)
-        nn.init.zeros_(self.bias.weight)
 
     def start_at_frequencies(self, counts: Tensor) -> None:
         """Begin by guessing pieces by how often each occurs, int64[V], and pairs evenly: no steps go into that."""

@@ -12,13 +12,12 @@ import numpy as np
 
 from fusebert.corpus.pairs import IS_NEXT, NOT_NEXT, RANDOM_SHARE
 from fusebert.corpus.tokens import continuations, inside_chinese
-from fusebert.data.collate import Example
 from fusebert.data.dataset import Dataset
 from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import Processor, cut, plain_text
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import IGNORED, Target
-from fusebert.types import Features, Sample
+from fusebert.types import Example, Features, Sample
 
 TEXT = "text"
 MOST_DRAWS = 64

@@ -9,9 +9,9 @@ import numpy as np
 
 from fusebert.corpus.pairs import NextSentence, Pairs, draw_pairs
 from fusebert.corpus.tokens import Tokens
-from fusebert.data.collate import Example
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import IGNORED, Target
+from fusebert.types import Example
 
 
 class PairRows:

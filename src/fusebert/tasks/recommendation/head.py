@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
 from fusebert.model.surprise import linear_surprise
+from fusebert.model.zero import ZeroEmbedding
 from fusebert.tasks.recommendation.task import RULED_OUT
 from fusebert.types import ALL, Encoded
 
@@ -33,8 +34,7 @@ class Head(nn.Module):
         self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.own, self.sharing = config["own_vectors"], config["outputs"] - config["own_vectors"]
-        self.bias = nn.Embedding(1, self.own + 1)  # transformers leaves a bare parameter uninitialised
-        self.bias.starts_at_zero = True  # type: ignore[assignment]
+        self.bias = ZeroEmbedding(1, self.own + 1)
         self._events: Any = None  # borrowed by `tie`
 
     def tie(self, model: Any) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fusebert.data.collate import Example
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import Rows
 from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.modalities.events.history import MOST_EVENTS, Event, Past, read_event
 from fusebert.modalities.values import as_category, is_missing
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config, Target
-from fusebert.types import Sample
+from fusebert.types import Example, Sample
 
 
 @dataclass(frozen=True, slots=True)
