@@ -14,6 +14,7 @@ from fusebert import plugins
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.tasks.classification.metrics import multi_label
 from fusebert.types import ALL, Example, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 
@@ -161,3 +162,9 @@ def test_labels_keep_their_kind_and_digits_their_zeros() -> None:
     folded = half.Task.fit(half.Config(ignore_case=True), ["No", "No", "no ", "Yes"])
     assert folded.labels == ["No", "Yes"]
     assert folded.target("NO") == 0
+
+
+def test_labels_that_no_row_has_do_not_lower_the_mean_over_labels() -> None:
+    targets = np.array([[1, 0, 0, 0], [0, 1, 0, 0]])
+    found = multi_label(np.array([[0.9, 0.1, 0.2], [0.1, 0.9, 0.2]]), targets, ["a", "b", "c"], few=False)
+    assert found["metrics"]["f1_macro"] == 1

@@ -17,6 +17,9 @@ from PIL import Image
 from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
+from fusebert.doctor.media import examine_sounds
+from fusebert.doctor.rows import _key
+from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
 PLANTED = 6
@@ -297,3 +300,23 @@ def test_media_that_cannot_be_read_are_rows_not_findings(clean: World) -> None:
     clean.examine()
     found, _ = check(clean.folder, "answer", False, (), {"task.unseen_labels": "wrong"})
     assert [problem["row"] for problem in found["problems"]] == [1, 2]
+
+
+def test_decoded_sound_is_heard_and_channels_may_take_each_other_away(tmp_path: Path) -> None:
+    time = np.arange(8000) / 16_000
+    loud = [np.sin(2 * np.pi * hertz * time) * 0.3 for hertz in range(300, 700, 50)]
+    arrays = [np.stack([sound, -sound if n == 2 else sound]) for n, sound in enumerate(loud)]
+    arrays[5][:] = 0
+    sounds = [{"array": one.tolist(), "sampling_rate": 8_000 if n == 3 else 16_000} for n, one in enumerate(arrays)]
+    rows = [Sample(Path("train"), n, {"sound": sound}, None) for n, sound in enumerate(sounds, 1)]
+    copy = Sample(Path("test"), 1, {"sound": sounds[0]}, None)
+    found = {
+        one.fault: [row.row for row in one.rows] for one in examine_sounds({"train": rows, "test": [copy]}, "sound")
+    }
+    assert found == {"silent sound": [3, 6], "mixed rates": [4], "near-duplicate recording": [1]}
+
+
+def test_embedded_media_are_compared_by_their_hash() -> None:
+    first, same, other = (_key({"bytes": data, "path": None}) for data in (b"x" * 10**6, b"x" * 10**6, b"y"))
+    assert first == same != other
+    assert len(first) < 100

@@ -14,8 +14,8 @@ from pyarrow import parquet
 
 from fusebert.config import Recipe
 from fusebert.data.tables import read_table
-from fusebert.errors import RowError, UsageError
-from fusebert.modalities.events.history import Event
+from fusebert.errors import InputError, RowError, UsageError
+from fusebert.modalities.events.history import Event, read_event
 from fusebert.tasks.recommendation.config import HISTORY
 from fusebert.tasks.recommendation.histories import Done, hold_out_newest, read_events
 from fusebert.tasks.recommendation.task import Config, Task
@@ -74,3 +74,30 @@ def test_those_held_out_are_cut_between_two_moments() -> None:
     older, newer = hold_out_newest(done, 0.5)
     assert max(one.seconds for one in older) < min(one.seconds for one in newer)
     assert len(older) == 7
+
+
+def events_of(user: str, *moments: float | None) -> list[Done]:
+    return [Done(user, Event("a", "", when, None), Path("t"), row, None) for row, when in enumerate(moments, 1)]
+
+
+def test_some_are_held_out_where_a_share_is_less_than_the_last_moment() -> None:
+    older, newer = hold_out_newest(events_of("u", 1, 1, 2, 2, 3, 3, 3), 0.1)
+    assert [one.seconds for one in newer] == [3, 3, 3]
+    assert len(older) == 4
+
+
+def test_some_are_held_out_of_users_with_few_events() -> None:
+    older, newer = hold_out_newest([*events_of("u", None, None, None), *events_of("v", None)], 0.1)
+    assert [(one.user, one.row) for one in newer] == [("u", 3)]
+    assert len(older) == 3
+
+
+def test_eight_digits_are_a_day_or_refused() -> None:
+    assert (
+        read_event({"item": "a", "time": "20240531"}).seconds == read_event({"item": "a", "time": "2024-05-31"}).seconds
+    )
+    assert read_event({"item": "a", "time": 86_400_000}).seconds == 86_400_000
+    assert read_event({"item": "a", "time": "12345678.0"}).seconds == 12_345_678
+    for text in ("12345678", "10000101"):
+        with pytest.raises(InputError, match=f"{text} has eight digits.*{text}.0"):
+            read_event({"item": "a", "time": text})

@@ -107,9 +107,9 @@ def test_chance_is_what_random_vectors_reach(names: int, random: np.random.Gener
 
 
 def test_gold_is_perfect_and_shuffled_at_chance(random: np.random.Generator) -> None:
-    left = random.normal(size=(200, 32)).astype(np.float32)
+    left = random.normal(size=(1000, 32)).astype(np.float32)
     left /= np.linalg.norm(left, axis=1, keepdims=True)
-    targets = np.arange(400).reshape(200, 2)
+    targets = np.arange(2000).reshape(1000, 2)
     task = Task(Config(left=("a",), right=("b",)))
     perfect = task.evaluate(np.concatenate([left, left], axis=1), targets)["metrics"]
     assert {perfect[name] for name in ("recall_at_1", "mrr", "ndcg_at_10", "recall_at_10_of_100")} == {1.0}

@@ -20,10 +20,11 @@ from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
+from fusebert.tasks.recommendation.baselines import _ranks
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
-from fusebert.tasks.recommendation.ranking import NAMES, ranking_metrics
+from fusebert.tasks.recommendation.ranking import NAMES, NEVER, ranking_metrics
 from fusebert.tasks.recommendation.task import RULED_OUT, Task
 from fusebert.training.catalogue import describe, read_catalogue
 from fusebert.training.prepare_histories import prepare_histories
@@ -409,3 +410,12 @@ def test_scores_of_items_are_exact_where_the_trunk_computes_in_bf16(trained: Pat
         found = head(encoded)
     with torch.inference_mode():
         torch.testing.assert_close(found, head(encoded))
+
+
+def test_what_cannot_be_an_answer_is_found_by_no_cut_off() -> None:
+    scores, right = np.array([[3.0, 2.0, 1.0], [3.0, -np.inf, 1.0], [3.0, 2.0, 1.0]]), np.array([3, 2, 0])
+    ranks = _ranks(scores, right)
+    assert ranks.tolist() == [3, NEVER, NEVER]
+    found = ranking_metrics(ranks, np.array([True, True, False]))
+    assert found["recall_at_20"] == pytest.approx(1 / 3)
+    assert found["new_item_recall_at_20"] == 0

@@ -11,14 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import fusebert
 from fusebert.cli import main
-from fusebert.errors import DataError, InputError, RowError, UsageError
+from fusebert.data.tables import read_table
+from fusebert.errors import DataError, InputError, ModelError, RowError, UsageError
 from fusebert.evaluation.predictor import load
 from fusebert.modalities.image.processor import decode
+from fusebert.storage import MANIFEST, seal
 from fusebert.tasks.regression.task import Config as RegressionConfig
 from fusebert.tasks.regression.task import Task as Regression
+from fusebert.types import Sample
 
 
 def test_a_trunk_is_not_saved_over_other_files(trained: Path, tmp_path: Path) -> None:
@@ -152,3 +156,50 @@ def test_what_only_python_reads_as_a_number_is_none(raw: Any) -> None:
 def test_a_path_with_brackets_is_shown(trained: Path, world: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(world, tmp_path / "[" / "old]"))
     assert main(["evaluate", str(trained), str(folder / "val.jsonl")]) == 0
+
+
+def test_the_same_rows_count_whatever_is_taken_away_or_dealt_out(trained: Path, world: Path) -> None:
+    """A broken picture that is dealt out would spoil another row, and taken away its own would count."""
+    model = load(trained)
+    rows = [dict(row.values) for row in read_table(world / "test.jsonl") if isinstance(row, Sample)][:12]
+    for row in rows:
+        row["image"] = str(world / row["image"])
+    rows[3]["image"] = "none.png"
+    asked: list[dict[str, Any]] = [{}, {"without": "image"}, {"shuffle": "image"}, {"shuffle": "text"}]
+    found = [model.evaluate(rows, bad_rows="skip", **more) for more in asked]
+    assert {(one["rows"], one["bad_rows"]) for one in found} == {(11, 1)}
+    with pytest.raises(RowError, match="row 4"):
+        model.evaluate(rows, without="image")
+
+
+def test_targets_of_another_kind_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("text,answer\n" + "".join(f"words {n},{'yes' if n % 2 else 'no'}\n" for n in range(8)))
+    settings = {"data.train": str(table), "data.target": "answer", "task.name": "regression"}
+    with pytest.raises(DataError, match="no value will do for regression: 'no' is not a number"):
+        fusebert.train(settings, tmp_path / "out")
+
+
+def test_a_model_that_lacks_a_weight_is_refused(trained: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    del weights["trunk.pooler.dense.bias"]
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    (other / MANIFEST).unlink()
+    seal(other)
+    with pytest.raises(
+        ModelError, match=r"another version of fusebert, with other weights: 'trunk\.pooler\.dense\.bias'"
+    ):
+        load(other)
+
+
+def test_greys_with_fractions_are_read_over_the_range_they_use() -> None:
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    for given in (Image.fromarray(values), Image.fromarray((values * 255).astype(np.uint8)).convert("I")):
+        pixels = decode(given, 8)
+        assert (pixels.min(), pixels.max()) == (0, 255)
+    sixteen = Image.fromarray((values * 65535 / 2).astype(np.uint16))
+    assert 120 <= decode(sixteen, 8).max() <= 128
+    values[0, 0] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        decode(Image.fromarray(values), 8)

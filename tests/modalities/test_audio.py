@@ -246,3 +246,12 @@ def test_without_its_libraries_sound_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "soxr", None)
     with pytest.raises(UsageError, match=r"soxr; .*\[audio\]"):
         to_rate(np.zeros(8), 8_000)
+
+
+def test_a_sample_far_beyond_full_scale_is_damage() -> None:
+    samples = tone()
+    samples[100] = 1e38
+    with pytest.raises(InputError, match="damaged: it has a sample of 1e\\+38"):
+        decode(encoded(samples, subtype="FLOAT"), 10)
+    samples[100] = 2.0**31  # arrays of whole numbers
+    assert np.isfinite(log_mel(decode(encoded(samples, subtype="FLOAT"), 10))).all()

@@ -187,3 +187,9 @@ def test_training_takes_its_share_of_values_for_missing(random: np.random.Genera
             assert seen["codes"][column] == wanted["codes"][column]
             assert (seen["encoded"][column] == wanted["encoded"][column]).all()
     assert hidden / 2000 == pytest.approx(0.3, abs=0.04)
+
+
+def test_numbers_in_a_column_of_dates_move_no_bins() -> None:
+    days = [f"2024-01-{day:02}" for day in range(1, 31)]
+    edges = fit_column([*days, "0"]).edges
+    assert edges == fit_column(days).edges

@@ -188,7 +188,7 @@ def decode_line(line: bytes, number: int) -> str:
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
-    doubled = {name for name in header if header.count(name) > 1}
+    doubled = [name for name, count in Counter(header).items() if count > 1]
     if doubled:
         raise DataError(f"{path} has the column {sorted(doubled)[0]!r} more than once; rename one of them")
     if "" in header:

@@ -15,7 +15,7 @@ from PIL import Image
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.doctor.similar import most_similar
 from fusebert.errors import InputError
-from fusebert.modalities.audio.signal import MAX_FILE_BYTES, library, log_mel
+from fusebert.modalities.audio.signal import MAX_FILE_BYTES, from_array, library, log_mel
 from fusebert.modalities.audio.signal import decode as decode_sound
 from fusebert.modalities.base import media_path
 from fusebert.modalities.image.processor import decode as decode_picture
@@ -96,17 +96,21 @@ def _copies(name: str, column: str, kind: str, pairs: list[tuple[Sample, Sample]
 
 
 def _listen(sample: Sample, column: str) -> Recording | None:
-    data = _bytes(sample.values.get(column), sample)
-    if data is None:
-        return None
+    value = sample.values.get(column)
     try:
-        mono = decode_sound(data, MOST_SECONDS)
+        if isinstance(value, dict) and value.get("bytes") is None and value.get("array") is not None:
+            mono = from_array(value["array"], value.get("sampling_rate"), MOST_SECONDS)
+            samples, rate = np.atleast_2d(np.asarray(value["array"], dtype=np.float32)).T, value["sampling_rate"]
+        elif (data := _bytes(value, sample)) is not None:
+            mono = decode_sound(data, MOST_SECONDS)
+            sound = io.BytesIO(data)  # bounded by the line above
+            samples, rate = library("soundfile").read(sound, dtype="float32", always_2d=True)
+        else:
+            return None
     except InputError:  # such rows are reported as unusable
         return None
-    sound = io.BytesIO(data)  # bounded by the line above
-    samples, rate = library("soundfile").read(sound, dtype="float32", always_2d=True)
-    peak = float(np.abs(samples).max())
-    return Recording(sample, int(rate), peak, _clipped(samples, peak), _spectrogram(mono))
+    heard = float(np.abs(mono).max())  # channels may take each other away
+    return Recording(sample, int(rate), heard, _clipped(samples, float(np.abs(samples).max())), _spectrogram(mono))
 
 
 def _clipped(samples: np.ndarray, peak: float) -> float:

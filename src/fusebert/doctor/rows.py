@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter, defaultdict
@@ -234,4 +235,8 @@ def _plain(value: Any) -> str:
 
 
 def _key(value: Any) -> str:
+    """A value in words, short also for a whole picture or recording as datasets holds it."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(data, bytes):
+        return hashlib.blake2b(data, digest_size=16).hexdigest()
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)

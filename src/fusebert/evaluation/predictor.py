@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import tee
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any
 
@@ -170,21 +170,33 @@ class Predictor:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         absent = set(self.columns)
         rows = strike_off(rows, absent)
+        bad: list[RowError] = []
+        if without or shuffle:
+            rows = self._usable(rows, bad)
         rows, true = tee(rows)
         if shuffle:
             rows = shuffled(list(rows), self._dealt_out(shuffle))
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
-        bad: list[RowError] = []
         preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=bool(without or shuffle))
         examples = _examples(zip(rows, true, strict=True), preparer, bad)
         first = next(examples, None)
         if first is None:
             settle(bad, len(bad), bad_rows, listed_in)
             raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
-        found = score(self.model, self.task, _chain(first, examples), self.collator, self.precision)
+        found = score(self.model, self.task, chain([first], examples), self.collator, self.precision)
         settle(bad, found["rows"] + len(bad), bad_rows, listed_in)
         return found | ({"bad_rows": len(bad)} if bad else {}) | ({"absent_columns": sorted(absent)} if absent else {})
+
+    def _usable(self, rows: Rows, bad: list[RowError]) -> Rows:
+        """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""
+        preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=True)
+        for row in rows:
+            made = preparer(row)
+            if isinstance(made, RowError):
+                bad.append(made)
+            else:
+                yield row
 
     def _dealt_out(self, modalities: Sequence[str]) -> list[str]:
         """Their columns; of a model with two sides those of one, as both together would still belong to each other."""
@@ -239,7 +251,11 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
 def _assemble(folder: Path, device: str | None) -> Predictor:
     saved = read_json(folder / PREDICTOR)
     config = FusebertConfig.from_pretrained(folder)
-    model = FusebertModel.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
+    model, loading = FusebertModel.from_pretrained(
+        folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    if strange := [*loading["missing_keys"], *loading["unexpected_keys"]]:
+        raise ModelError(f"{folder} was written by another version of fusebert, with other weights: {_named(strange)}")
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     processors = {
         name: plugins.load("modalities", name, "processor").Processor.load_from(folder) for name in saved["modalities"]
@@ -303,8 +319,3 @@ def _examples(
             yield replace(made, target=preparer.belonging(true))
         else:
             yield made
-
-
-def _chain(first: Example, rest: Iterator[Example]) -> Iterator[Example]:
-    yield first
-    yield from rest

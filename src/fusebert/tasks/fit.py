@@ -84,8 +84,11 @@ def fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[Co
     named = recipe.task.get("name")
     guess = ColumnGuess(target, named, "task as set") if named else guess_task(target, targets)
     fitted = plugins.load("tasks", guess.kind, "task").Task
+    if not (good := readable(fitted, targets)):
+        why = _why(fitted, targets[0])
+        raise DataError(f"{samples[0].table}, column {target!r}: no value will do for {guess.kind}: {why}")
     try:
-        return guess, fitted.fit(recipe.task_config(guess.kind), readable(fitted, targets))
+        return guess, fitted.fit(recipe.task_config(guess.kind), good)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["task", *map(str, first["loc"])])
@@ -95,6 +98,14 @@ def fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[Co
         ) from None
     except DataError as error:
         raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
+
+
+def _why(task: type[Task], target: Any) -> str:
+    try:
+        task.read(target)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def given_targets(samples: Sequence[Sample], target: str) -> list[Any]:

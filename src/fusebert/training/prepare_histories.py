@@ -63,7 +63,8 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
         files["validation"] = f"the newest {data.validation:.0%} of {data.train}"
     for name in parts:
         if not parts[name]:
-            raise DataError(f"the {name} part has no events")
+            held_out = isinstance(data.validation, float) and name != "test"
+            raise DataError(f"the {name} part has no events{'; change data.validation' * held_out}")
     trained = whole_histories(parts["train"])
     processor = Processor.fit(recipe.modality_config(EVENTS), [HISTORY], trained, None)
     processor, task = _with_catalogue(recipe, config, processor, parts["train"], progress)

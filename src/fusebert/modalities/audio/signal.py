@@ -26,6 +26,8 @@ MAX_SAMPLES = 200_000_000
 """Over all channels: what is decoded at once takes four bytes each."""
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 MAX_CHANNELS = 32
+LOUDEST = 2.0**32
+"""Full scale of whole numbers of 32 bits; of fractions it is 1. The power of what is far louder has no number."""
 OGG_HEADER_BYTES, OGG_LAST = 27, 4
 MP3_COUNT, MP3_COUNT_WITHIN, MP3_SLACK = re.compile(b"Xing|Info"), 2**20, 2 * 1152
 """An mp3 says how many frames it has, if at all, in one of these, after pictures of its album; a decoder may leave out
@@ -124,10 +126,12 @@ def _check(rate: int, channels: int, frames: int, max_seconds: float) -> None:
 
 
 def to_rate(samples: np.ndarray, rate: int) -> np.ndarray:
-    """float[N] at `rate` Hz -> float32 at RATE_HZ. Raises InputError for samples that are not numbers."""
+    """float[N] at `rate` Hz -> float32 at RATE_HZ. Raises InputError for samples that are no numbers, or no sound."""
     samples = np.asarray(samples, dtype=np.float32)
     if not np.isfinite(samples).all():
         raise InputError("the recording holds samples that are not finite numbers")
+    if (peak := float(np.abs(samples).max(initial=0))) > LOUDEST:
+        raise InputError(f"the recording is damaged: it has a sample of {peak:.2g}, where full scale is 1")
     if rate == RATE_HZ:
         return samples
     resampled = library("soxr").resample(samples, rate, RATE_HZ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -22,6 +23,7 @@ SHOWN = 10
 """Items of a history that are printed, the newest."""
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 1e11
 """Where the year 1 begins, and in the year 5138; what lies beyond is a time in milliseconds, or not a time."""
+EIGHT_DIGITS, YEARS = re.compile("[0-9]{8}"), range(1900, 2101)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,12 @@ def _as_name(raw: Any, field: str) -> str:
 
 
 def _as_seconds(raw: Any) -> float:
-    counted = isinstance(raw, str) and raw.strip().lstrip("-").replace(".", "", 1).isdigit() and len(raw.strip()) != 8
+    if isinstance(raw, str) and EIGHT_DIGITS.fullmatch(raw.strip()):
+        day = as_date(raw)
+        if day is None or day.year not in YEARS:  # one by one, some would be taken for days and others for seconds
+            raise InputError(f"{raw} has eight digits, as a day such as 20240531; write seconds with a point ({raw}.0)")
+        return day.timestamp()
+    counted = isinstance(raw, str) and raw.strip().lstrip("-").replace(".", "", 1).isdigit()
     when = as_date(raw) if isinstance(raw, str | date) and not counted else None
     if when is not None:
         return when.timestamp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
@@ -92,10 +93,11 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
     numbers = []
     for value in present:
         when = as_date(value) if kind == "date" else None
-        try:
-            numbers.append(when.timestamp() / 86_400 if when else as_number(value))
-        except InputError:  # such rows are reported by the check of every row
-            continue
+        with suppress(InputError):  # such rows are reported by the check of every row
+            if kind != "date":
+                numbers.append(as_number(value))
+            elif when is not None:
+                numbers.append(when.timestamp() / 86_400)
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1))) if numbers else np.zeros(1)
     if len(edges) < 2:
         half = max(0.5, abs(edges[0]) * 1e-6)

@@ -71,15 +71,15 @@ def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence
     precision = _share(true_positive, true_positive + false_positive)
     recall = _share(true_positive, true_positive + false_negative)
     f1 = _share(2 * true_positive, 2 * true_positive + false_positive + false_negative)
+    rows = true_positive + false_negative
     missed, found = (false_positive + false_negative).sum() + unseen, 2 * true_positive.sum()
     scores = {
         "f1_micro": float(_share(found, found + missed)),
-        "f1_macro": float(f1.mean()),
+        "f1_macro": float(f1[rows > 0].mean()) if rows.any() else 0.0,
         "accuracy": exact / len(targets),
     }
     if few:
         scores |= _auroc((probabilities[:, c], targets[:, c] >= 0.5) for c in range(len(labels)))
-    rows = true_positive + false_negative
     return {"metrics": scores, "per_class": _table(labels, precision, recall, f1, rows)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fusebert.tasks.recommendation.config import HISTORY, NEXT
-from fusebert.tasks.recommendation.ranking import ranking_metrics
+from fusebert.tasks.recommendation.ranking import NEVER, ranking_metrics
 from fusebert.types import Sample
 
 NEIGHBOURS = 100
@@ -115,7 +115,7 @@ def _blocks(entries: np.ndarray) -> Iterator[slice]:
 
 
 def _ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """float[B] from 1; what scores as high counts as above, and what cannot be an answer comes last."""
+    """float[B] from 1; what scores as high counts as above, and what cannot be an answer is never found."""
     own = np.take_along_axis(scores, np.maximum(right - 1, 0)[:, None], axis=1)
     ranks = (scores >= own).sum(axis=1).astype(np.float64)
-    return np.asarray(np.where((right > 0) & np.isfinite(own[:, 0]), ranks, scores.shape[1] + 1))
+    return np.asarray(np.where((right > 0) & np.isfinite(own[:, 0]), ranks, NEVER))

@@ -13,6 +13,7 @@ from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
 from fusebert.model.surprise import linear_surprise
 from fusebert.model.zero import ZeroEmbedding
+from fusebert.tasks.recommendation.ranking import NEVER
 from fusebert.tasks.recommendation.task import RULED_OUT
 from fusebert.types import ALL, Encoded
 
@@ -85,12 +86,12 @@ class Head(nn.Module):
         """float[B, 3]: the rank of each row's next item, from 1, whether the training events have it, and whether
         there is a history.
 
-        What scores as high counts as above it; an item that cannot be an answer comes after all others.
+        What scores as high counts as above it; an item that cannot be an answer is never found.
         """
         items, scores = labels["items"], self(encoded)
         own = scores.gather(1, (items - 1).clamp(min=0)[:, None])
         ranks = (scores >= own).sum(dim=1)
         possible = (items > 0) & (own[:, 0] > RULED_OUT)
-        ranks = torch.where(possible, ranks, self.outputs + 1)
+        ranks = torch.where(possible, ranks, NEVER)
         remembers = encoded.layout.cumulative.diff() > 2  # more than [CLS] and the event to guess
         return torch.stack([ranks, (items > 0) & (items <= self.trained), remembers], dim=1).float()

@@ -95,7 +95,7 @@ def by_user(done: Iterable[Done]) -> dict[str, list[Done]]:
 
 def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], list[Done]]:
     """Older and newer events. Those of all users are cut at one moment, so that nobody's future is known; without
-    times, each user's last ones are held out."""
+    times, each user's last ones are held out, of two or more at least the newest."""
     if not 0 < share < 1:
         raise UsageError(f"data.validation={share} must be a table or a share between 0 and 1")
     if all(one.event.seconds is not None for one in done):
@@ -103,11 +103,13 @@ def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], lis
         cut = round(len(ordered) * (1 - share))
         while 0 < cut < len(ordered) and ordered[cut].seconds == ordered[cut - 1].seconds:
             cut += 1
+        if cut == len(ordered):  # the last moment alone has more than the share
+            cut = next(n for n, one in enumerate(ordered) if one.seconds == ordered[-1].seconds)
         return ordered[:cut], ordered[cut:]
     older: list[Done] = []
     newer: list[Done] = []
     for events in by_user(done).values():
-        cut = math.ceil(len(events) * (1 - share))
+        cut = min(math.ceil(len(events) * (1 - share)), max(1, len(events) - 1))
         older += events[:cut]
         newer += events[cut:]
     return older, newer

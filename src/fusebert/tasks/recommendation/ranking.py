@@ -6,6 +6,8 @@ import numpy as np
 
 AT = (10, 1, 5, 20)
 """Recall is the share of questions whose item is among the first so many."""
+NEVER = 10**9
+"""The rank of what cannot be an answer, beyond every cut-off; infinity is taken for a training that has diverged."""
 NAMES = ("ndcg_at_10", *(f"recall_at_{most}" for most in AT), "mrr", "new_item_share", "new_item_recall_at_20")
 """Of the metrics; the last one is there where there are new items."""
 
