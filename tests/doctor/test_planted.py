@@ -310,9 +310,8 @@ def test_decoded_sound_is_heard_and_channels_may_take_each_other_away(tmp_path: 
     sounds = [{"array": one.tolist(), "sampling_rate": 8_000 if n == 3 else 16_000} for n, one in enumerate(arrays)]
     rows = [Sample(Path("train"), n, {"sound": sound}, None) for n, sound in enumerate(sounds, 1)]
     copy = Sample(Path("test"), 1, {"sound": sounds[0]}, None)
-    found = {
-        one.fault: [row.row for row in one.rows] for one in examine_sounds({"train": rows, "test": [copy]}, "sound")
-    }
+    findings = examine_sounds({"train": rows, "test": [copy]}, "sound")
+    found = {one.fault: [row.row for row in one.rows] for one in findings}
     assert found == {"silent sound": [3, 6], "mixed rates": [4], "near-duplicate recording": [1]}
 
 

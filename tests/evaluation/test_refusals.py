@@ -168,7 +168,7 @@ def test_the_same_rows_count_whatever_is_taken_away_or_dealt_out(trained: Path, 
     asked: list[dict[str, Any]] = [{}, {"without": "image"}, {"shuffle": "image"}, {"shuffle": "text"}]
     found = [model.evaluate(rows, bad_rows="skip", **more) for more in asked]
     assert {(one["rows"], one["bad_rows"]) for one in found} == {(11, 1)}
-    with pytest.raises(RowError, match="row 4"):
+    with pytest.raises(DataError, match="row 4, column 'image'"):
         model.evaluate(rows, without="image")
 
 
