@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from fusebert.cli import main
+from fusebert.cli.common import run_folder
+from fusebert.errors import UsageError
 from fusebert.evaluation.predictor import load
 
 
@@ -198,3 +200,12 @@ def test_nested_settings_are_told_from_unknown_ones(tmp_path: Path, capsys: pyte
 def test_vectors_are_not_written_as_what_they_are_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", "model", "rows.csv", "--side", "left", "--output", "vectors.csv"]) == 2
     assert ".parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("source", "name"), [("a/b.tar.jsonl", "b"), (".", "here"), (".hidden.csv", "hidden")])
+def test_where_a_model_goes_by_default(source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run_folder(Path(source)) == Path("runs") / name
+    with pytest.raises(UsageError, match="give --output"):
+        run_folder(Path("/"))

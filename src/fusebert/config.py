@@ -19,6 +19,8 @@ from fusebert.errors import DataError, RecipeError, UsageError
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 FITTED: dict[str, Any] = {"fitted": True}
 """`json_schema_extra` of a field that is no setting: a model folder keeps there what training found."""
+FREE = ("training.workers", "training.trackers")
+"""A run may be resumed with others: they change nothing of what is learnt."""
 
 
 def seconds(value: Any) -> Any:
@@ -173,6 +175,11 @@ class Recipe(Section):
             given = " ".join(repr(first.get("input")).split())
             raise RecipeError(f"{source}: {place}={given:.80} will not do: {first['msg']}") from None
         return recipe
+
+    def is_same_run(self, other: Recipe) -> bool:
+        """Whether a run of the other recipe can be resumed with this one."""
+        mine, its = ({key: value for key, value in one.flat().items() if key not in FREE} for one in (self, other))
+        return mine == its
 
     def task_config(self, name: str | None = None) -> Any:
         """The checked settings of the task; of `name` where the recipe names none."""

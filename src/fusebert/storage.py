@@ -89,11 +89,14 @@ def naming_failures(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder}: {error}") from None
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+def write_folder(folder: Path, fill: Callable[[Path], None], replaces: bool = True) -> None:
     """Let `fill` write into a sibling folder, seal it, make it durable, and rename it to `folder`.
 
     An older `folder` is replaced only once the new one is whole; a kill between the two renames of that leaves it
     beside, and `mend_left_by_kills`, with which the next write begins, puts it back.
+
+    Args:
+        replaces: False where another process may write the same at the same time, and others may read it by then.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     mend_left_by_kills(folder.parent, glob.escape(folder.name))
@@ -109,7 +112,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             fill(beside)
         seal(beside)
         sync_tree(beside)
-        if folder.exists():
+        if not replaces:
+            _put_unless_there(beside, folder)
+        elif folder.exists():
             old = _beside(folder, "old")
             os.rename(folder, old)
             try:
@@ -124,6 +129,15 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     _sync(folder.parent)
+
+
+def _put_unless_there(made: Path, folder: Path) -> None:
+    try:
+        os.rename(made, folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        shutil.rmtree(made)
 
 
 def _beside(path: Path, kind: str) -> Path:

@@ -388,3 +388,14 @@ def test_what_is_compared_is_bounded(tmp_path: Path) -> None:
             if number == 299:
                 half = len(steps)
     assert len(steps) - half < 1.5 * half  # and not three times, as all pairs would cost
+
+
+def test_folders_behind_links_are_read_once(documents: list[str], tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_jsonl(tmp_path / "here" / "a.jsonl", documents[:5])
+    write_jsonl(tmp_path / "elsewhere" / "b.jsonl", documents[5:9])
+    (tmp_path / "here" / "books").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "here")
+    prepare_corpus([str(tmp_path / "here")], tmp_path / "out", ALL)
+    assert len(sentences(tmp_path / "out")) == 9

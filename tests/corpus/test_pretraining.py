@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForPreTraining
 
@@ -381,3 +382,32 @@ def test_a_pretrained_vocabulary_reads_long_text_whole_and_no_special_pieces(tmp
 def test_a_bare_off_is_what_yaml_makes_of_it() -> None:
     recipe = pretraining_recipe(parse_overrides(["data.train=corpus", "task.next_sentence=off"]))
     assert recipe.task_config().next_sentence == "off"
+
+
+def test_too_few_held_out_tokens_are_named(settings: dict[str, Any]) -> None:
+    recipe = pretraining_recipe(settings | {"task.held_out_tokens": 1})
+    with pytest.raises(DataError, match=r"no validation rows; raise task\.held_out_tokens"):
+        prepare_rows(recipe, read_corpus(recipe, None), None)
+
+
+def test_a_corpus_is_named_once(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", str(corpus), "data.train=other"]) == 2
+    assert "name one of them" in capsys.readouterr().err
+
+
+def test_scores_of_pieces_are_exact_under_bf16(pretrained: Path, settings: dict[str, Any]) -> None:
+    """In bf16 the best of many pieces are often equals, and which one counts is chance."""
+    recipe = pretraining_recipe(settings | {"training.precision": "bf16"})
+    prepared = prepare_rows(recipe, read_corpus(recipe, None), None)
+    model = build_model(recipe, prepared, Silence()).eval()
+    rows, collator = prepared.splits["validation"], Collator(prepared.processors, prepared.task.collate)
+    batch = collator([rows[number] for number in range(8)])
+    given: list[Any] = []
+    handle = model.head.LayerNorm.register_forward_hook(lambda *call: given.append(call[2]))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = model.statistics(**batch)
+    handle.remove()
+    with torch.inference_mode():
+        scores = F.linear(given[0].float(), model.trunk.embeddings.word_embeddings.weight, model.head.bias.weight[0])
+        surprise = F.cross_entropy(scores, batch["labels"]["pieces"], reduction="sum")
+    assert float(found[:, 0].sum()) == pytest.approx(float(surprise), rel=1e-6)

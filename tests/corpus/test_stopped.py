@@ -245,3 +245,16 @@ def test_what_killed_processes_left_is_cleared_away_or_put_back(tmp_path: Path) 
         write_folder(tmp_path / "c", lambda _: 1 / 0)
     assert (tmp_path / "c").exists()
     assert not taken_away.exists()
+
+
+def test_of_two_that_write_the_same_the_second_leaves_the_first_s_files(tmp_path: Path) -> None:
+    target = tmp_path / "tokens"
+
+    def write(text: str) -> None:
+        write_folder(target, lambda beside: (beside / "ids").write_text(text), replaces=False)
+
+    write("first")
+    opened = (target / "ids").stat().st_ino
+    write("second")
+    assert (target / "ids").stat().st_ino == opened
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
-from fusebert.corpus.tokens import Tokens, _Encoder, _write, inside_chinese, tokenize_corpus
+from fusebert.corpus.tokens import Tokens, _Encoder, _write, continuations, inside_chinese, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import DataError
-from fusebert.modalities.text.processor import train_tokenizer
+from fusebert.modalities.text.processor import train_tokenizer, vocabulary_size
+from fusebert.tasks.pretraining.masking import Masking
 
 SAID = [
     "The cat sat on the mat.",
@@ -101,3 +102,12 @@ def test_chinese_words_are_those_of_the_dictionary(tmp_path: Path) -> None:
 def test_a_piece_inside_a_chinese_word_continues_it() -> None:
     tokenizer = train_tokenizer(["中国人民大学的学生"] * 3, 100, True)
     assert inside_chinese(tokenizer, "中国人民大学的").tolist() == [False, True, True, True, True, True, False]
+
+
+def test_a_vocabulary_may_leave_out_numbers() -> None:
+    """One piece stands twice in the file, so there are fewer pieces than lines."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
+    tokenizer = Tokenizer(models.WordPiece({piece: number + (number > 4) for number, piece in enumerate(pieces)}))
+    assert vocabulary_size(tokenizer) == 8
+    assert continuations(tokenizer).tolist() == [False] * 7 + [True]
+    assert Masking.of(tokenizer, 0.15, whole_words=False).ordinary.tolist() == [6, 7]

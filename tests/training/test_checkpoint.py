@@ -337,3 +337,13 @@ def test_the_best_is_that_of_the_score_then_of_the_loss(
         state.history.append({"step": state.step, "validation": metrics})
         state.judge(metrics, "accuracy", higher_is_better=True)
     assert (state.best_step, state.worse_epochs, state.best_score) == (best, worse, max(scores))
+
+
+def test_a_run_may_go_on_with_other_workers(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = tiny | {"training.checkpoint_steps": 1, "training.workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "run", progress=Interrupted())
+    train(settings | {"training.workers": 0}, tmp_path / "run", resume=True)
+    train(tiny | {"training.checkpoint_steps": 1}, tmp_path / "other")
+    found = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "other")]
+    assert found[0] == found[1]

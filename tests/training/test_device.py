@@ -32,6 +32,7 @@ from fusebert.training.compilation import as_written, compile_for_training
 from fusebert.training.pretrain import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
+from fusebert.training.run import train
 from fusebert.training.trainer import Trainer
 from fusebert.types import Layout
 from tests.corpus.conftest import corpus, documents  # noqa: F401
@@ -188,3 +189,14 @@ def test_bf16_where_the_processor_multiplies_it_faster(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert pick_precision("auto", "cpu", hidden_size=256) == precision
+
+
+def test_a_batch_that_does_not_fit_is_said(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Trainer, "_step", full)
+    with pytest.raises(UsageError, match=r"too small for batches of 2,048 tokens.*training\.tokens_per_batch"):
+        train(tiny, tmp_path / "run")

@@ -42,7 +42,8 @@ PRETRAINING: dict[str, Any] = {
     "training.precision": "fp32",
     "training.trackers": [],
 }
-MOST_RUNS = 4
+SELDOM = {"training.parallel": "fsdp", "training.accumulation": 1, "training.tokens_per_batch": 128}
+MOST_RUNS = 5
 BOUND_SECONDS = 60
 """In this time a run ends that has lost a worker."""
 
@@ -135,16 +136,31 @@ def losses(folder: Path) -> list[float]:
     return [entry["train_loss"] for entry in history] + [entry["validation"]["loss"] for entry in history]
 
 
+def with_few_pictures(world: Path, folder: Path) -> Path:
+    """A table of which most batches have no picture."""
+    rows = [json.loads(line) for line in (world / "train.jsonl").read_text().splitlines()]
+    (folder / "images").mkdir()
+    for number, row in enumerate(rows):
+        if number % 40:
+            row["image"] = None
+        else:
+            shutil.copy(world / row["image"], folder / "images")
+    table = folder / "seldom.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return table
+
+
 @pytest.mark.parametrize(
     "names",
     [
-        ("accumulated", "in_parts"),
-        pytest.param(("train", "pretrain", "accumulated", "in_parts"), marks=pytest.mark.real),
+        ("accumulated", "in_parts", "train_seldom"),
+        pytest.param(("train", "pretrain", "accumulated", "in_parts", "train_seldom"), marks=pytest.mark.real),
     ],
     ids=["some", "all"],
 )
 def test_two_processes_take_the_steps_of_one(
     tiny: dict[str, Any],
+    world: Path,
     corpus: Path,  # noqa: F811
     tmp_path: Path,
     names: tuple[str, ...],
@@ -156,11 +172,12 @@ def test_two_processes_take_the_steps_of_one(
         "pretrain": apart,
         "accumulated": apart | {"training.accumulation": 3},
         "in_parts": apart | {"training.parallel": "fsdp", "task.next_sentence": "off", "training.weight_decay": 1.0},
+        "train_seldom": tiny | SETTINGS | SELDOM | {"data.train": str(with_few_pictures(world, tmp_path))},
     }
-    together([("train" if name == "train" else "pretrain", settings[name], tmp_path / name) for name in names])
+    together([("train" if name.startswith("train") else "pretrain", settings[name], tmp_path / name) for name in names])
     for name in names:
         alone = tmp_path / "one" / name
-        (train if name == "train" else pretrain)(settings[name], alone)
+        (train if name.startswith("train") else pretrain)(settings[name], alone)
         assert losses(tmp_path / name) == pytest.approx(losses(alone), abs=2e-5), name
         assert training(tmp_path / name)["tokens"] == training(alone)["tokens"]
         assert training(tmp_path / name)["processes"] == 2

@@ -71,6 +71,15 @@ def nothing(rest: Sequence[str]) -> None:
         raise UsageError(f"unknown argument {rest[0]}; see --help")
 
 
+def run_folder(source: Path, end: str = "") -> Path:
+    """Where the model of a recipe, table or corpus goes by default: runs/NAME."""
+    named = source if source.name.strip(".") else source.resolve()
+    name = named.name.lstrip(".").split(".")[0]
+    if not name:
+        raise UsageError(f"{source} gives no name for the output; give --output")
+    return Path("runs") / f"{name}{end}"
+
+
 def load_model(folder: Path) -> Any:
     """The Predictor of a model folder."""
     check_finished(folder)  # before imports that take seconds

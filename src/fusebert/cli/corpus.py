@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fusebert.cli.common import Command, add_bad_rows, no_flags, nothing, say, speaks
+from fusebert.cli.common import Command, add_bad_rows, no_flags, nothing, run_folder, say, speaks
 from fusebert.errors import DataError, FusebertError, UsageError
 
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
@@ -109,8 +109,10 @@ def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.source.suffix in (".yaml", ".yml"):
         settings = read_settings(options.source) | overrides
     else:
+        if "data.train" in overrides:
+            raise UsageError(f"{options.source} and data.train={overrides['data.train']}: name one of them")
         settings = {"data.train": str(options.source.absolute())} | overrides
-    output = options.output or Path("runs") / options.source.name.split(".")[0]
+    output = options.output or run_folder(options.source)
     options.json = options.json and speaks()
     try:
         budget = seconds(options.budget)

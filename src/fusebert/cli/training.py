@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fusebert.cli.common import Command, no_flags, nothing, print_table, say, speaks
+from fusebert.cli.common import Command, no_flags, nothing, print_table, run_folder, say, speaks
 from fusebert.errors import UsageError
 from fusebert.storage import read_json
 
@@ -53,7 +53,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         overrides["training.time_limit"] = options.time_limit
     recipe = read_recipe(options.source, overrides)
     recipe.check_tables()
-    output = options.output or Path("runs") / options.source.name.split(".")[0]
+    output = options.output or run_folder(options.source)
     from fusebert.training.progress import Terminal
     from fusebert.training.run import train
 
@@ -85,7 +85,7 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         raise UsageError(f"--fusion: {unknown[0]!r} is not one of all, {', '.join(FUSIONS)}")
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
-    output = options.output or Path("runs") / f"{options.source.name.split('.')[0]}-compare"
+    output = options.output or run_folder(options.source, "-compare")
     limit = [f"training.time_limit={options.time_limit}"] if options.time_limit else []
     settings = [*no_flags(rest), *limit]
     found = compare(options.source, settings, output, fusions, options.seeds, say, options.metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -48,7 +49,7 @@ def list_sources(given: Sequence[str], output: Path) -> tuple[list[str], int]:
         if name.startswith(HUB):
             found.append(name)
         elif path.is_dir():
-            files = [file for file in path.rglob("*") if file.is_file() and output not in file.resolve().parents]
+            files = [file for file in _below(path) if file.is_file() and output not in file.resolve().parents]
             inside = sorted(str(file) for file in files if _is_known(file))
             if not inside:
                 raise DataError(f"{path} holds no {_kinds()} files")
@@ -65,6 +66,17 @@ def list_sources(given: Sequence[str], output: Path) -> tuple[list[str], int]:
         else:
             found.append(name)
     return found, ignored
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files, also behind links to folders, of which none is entered twice."""
+    entered = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(where)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        yield from (Path(where, name) for name in files)
 
 
 def probe(sources: Sequence[str], field: str) -> None:

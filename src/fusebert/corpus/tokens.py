@@ -21,6 +21,7 @@ from tokenizers import Encoding, Tokenizer, normalizers
 
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.errors import DataError, ModelError, UsageError, how_to_install
+from fusebert.modalities.text.processor import vocabulary_size
 from fusebert.storage import MANIFEST, file_hash, verify, write_folder
 
 CHARACTERS_AT_ONCE = 2**16
@@ -67,7 +68,8 @@ def tokenize_corpus(folder: Path, part: str, tokenizer: Tokenizer, chinese_words
     """
     target = _folder_of(folder, part, tokenizer, chinese_words)
     if not target.exists():
-        write_folder(target, lambda beside: _write(beside, read_shards(folder, part), tokenizer, chinese_words))
+        shards = read_shards(folder, part)
+        write_folder(target, lambda beside: _write(beside, shards, tokenizer, chinese_words), replaces=False)
     else:
         try:
             verify(target)
@@ -193,7 +195,7 @@ def _array_file(path: Path, kind: type[np.generic]) -> Iterator[Callable[[np.nda
 
 def continuations(tokenizer: Tokenizer) -> np.ndarray:
     """bool[V]: which pieces continue a word."""
-    found = np.zeros(tokenizer.get_vocab_size(), dtype=np.bool_)
+    found = np.zeros(vocabulary_size(tokenizer), dtype=np.bool_)
     for piece, number in tokenizer.get_vocab().items():
         found[number] = piece.startswith("##")
     return found

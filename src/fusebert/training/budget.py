@@ -182,7 +182,7 @@ def make_plan(
     probe_seconds = budget.left * SHARE_TO_PROBE
     device = pick_device(str(given.get("training.device", "auto")))
     given = {"training.workers": pick_workers(device, processes), **given}
-    rounds = int(given["task.rounds"]) / SPARE if "task.rounds" in given else None
+    rounds = int(given["task.rounds"]) if "task.rounds" in given else None
 
     per_pass = 1.0  # tokens that a pass reads, for each of the corpus: half of all pairs read some anew
 
@@ -212,9 +212,7 @@ def make_plan(
         steps = max(1, tokens // (batch * int(settings.get("training.accumulation", 1))))
         validations, scored = pick_scoring(tokens / processes, rounds)
         scored = int(settings.get("task.held_out_tokens", scored))
-        return Plan(
-            trunk, length, batch, round(speed), tokens, steps, math.ceil(validations), scored, loss, budget.seconds
-        )
+        return Plan(trunk, length, batch, round(speed), tokens, steps, validations, scored, loss, budget.seconds)
 
     plans: list[Plan] = []
     for trunk in [str(given["model.trunk"])] if "model.trunk" in given else SIZES:
@@ -241,15 +239,17 @@ def make_plan(
     spared = {
         "task.mask_share": MASK_SHARE,
         "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
-        "task.passes": max(1, SPARE * plan.tokens) / (per_pass * len(corpus.ids)),
-        "task.rounds": SPARE * plan.rounds,
         "task.held_out_tokens": plan.held_out_tokens,
         "training.time_limit": budget.seconds,
     }
-    return spared | chosen, plan
+    schedule = {
+        "task.passes": max(1, SPARE * plan.tokens) / (per_pass * len(corpus.ids)),
+        "task.rounds": SPARE * plan.rounds,
+    }
+    return spared | chosen | schedule, plan
 
 
-def pick_scoring(tokens: float, rounds: float | None) -> tuple[float, int]:
+def pick_scoring(tokens: float, rounds: int | None) -> tuple[int, int]:
     """Validations, and tokens that each scores, so that all take SHARE_TO_SCORE of the time.
 
     Args:
@@ -258,7 +258,7 @@ def pick_scoring(tokens: float, rounds: float | None) -> tuple[float, int]:
     """
     affordable = SHARE_TO_SCORE * FORWARD_SPEED * tokens
     rounds = rounds or min(ROUNDS, max(1, int(affordable / LEAST_HELD_OUT)))
-    return rounds, max(FEWEST_HELD_OUT, min(MOST_HELD_OUT, int(affordable / max(1.0, rounds))))
+    return rounds, max(FEWEST_HELD_OUT, min(MOST_HELD_OUT, int(affordable / rounds)))
 
 
 def beginning(corpus: Tokens) -> Tokens:

@@ -12,7 +12,7 @@ import torch
 from fusebert.config import Recipe
 from fusebert.errors import ModelError, UsageError, how_to_install
 from fusebert.evaluation.inference import multiplies_bf16
-from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens
+from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens, vocabulary_size
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import is_own_model, read_config, read_json_config, read_weights
 from fusebert.model.pretrained_modalities import take_over
@@ -84,7 +84,7 @@ def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
         elif is_own_model(read_json_config(prepared.trunk_folder)) or _never_read(trunk):
             pieces = 0  # one that reads no text has no tokenizer
         else:
-            pieces = read_tokenizer(prepared.trunk_folder).get_vocab_size()
+            pieces = vocabulary_size(read_tokenizer(prepared.trunk_folder))
         if pieces > trunk.vocab_size:
             raise ModelError(
                 f"{prepared.trunk_folder}: the tokenizer has {pieces} pieces, but the weights only {trunk.vocab_size}; "

@@ -54,7 +54,7 @@ class Clock:
         if self._since is None:
             if self._looks > WARM_UP_STEPS:
                 self._since = (now, state.tokens, state.progress)
-            return state.progress, now >= self.deadline
+            return state.progress, now + SAVES_AT_THE_END * self.seconds_per_save >= self.deadline
         since, tokens, progress = self._since
         passed = now - since
         each = self.seconds_per_scored_token

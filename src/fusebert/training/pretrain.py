@@ -16,13 +16,13 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
-from fusebert.config import Recipe, read_settings
+from fusebert.config import FREE, Recipe, read_settings
 from fusebert.corpus.shards import corpus_report
 from fusebert.corpus.tokens import Tokens, need_jieba, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.data.collate import Collator
 from fusebert.errors import DataError, FusebertError, ModelError, UsageError
-from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens
+from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens, vocabulary_size
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.pretrained import find_trunk, read_config
 from fusebert.model.start import begin
@@ -97,9 +97,12 @@ def pretrain(
     folder = Path(output)
     if budget is not None and "training.time_limit" in settings:
         raise UsageError("a budget sets the time limit itself; give the one or the other")
+    if budget is not None and "task.passes" in settings:
+        raise UsageError("a budget sets how much is read; leave out task.passes, or give no budget")
     kept = _kept_plan(folder, settings, budget) if resume and (folder / RECIPE).is_file() else None
     planned = kept is not None and budget is not None
-    recipe = pretraining_recipe(read_settings(folder / RECIPE) if planned else settings)
+    free = {key: settings[key] for key in FREE if key in settings}
+    recipe = pretraining_recipe(read_settings(folder / RECIPE) | free if planned else settings)
     check_for_corpus(recipe)
     prepare_to_train()
     is_first = join(recipe.training.device)
@@ -107,6 +110,7 @@ def pretrain(
     look_into(folder, recipe, resume)
     if budget is not None and not any((folder / CHECKPOINTS).glob("*")):
         kept = None  # no step is lost by a plan of what the machine can do now
+    kept = _of_first(kept)
     trunk_folder = find_trunk(recipe.model.trunk)
     _check_length(recipe, trunk_folder)
     corpus = _read_together(recipe, trunk_folder, is_first)
@@ -200,14 +204,15 @@ def _kept_plan(folder: Path, settings: Mapping[str, Any], budget: float | None) 
     if kept is not None and not (isinstance(kept, dict) and {"plan", "budget", "settings"} <= set(kept)):
         raise ModelError(f"{folder / PLAN} is damaged; start again in another folder")
     if budget is None:
-        if kept is not None and pretraining_recipe(settings).flat() != Recipe.read(folder / RECIPE).flat():
+        if kept is not None and not pretraining_recipe(settings).is_same_run(Recipe.read(folder / RECIPE)):
             raise UsageError(f"{folder} was begun with a budget; resume it with --budget {kept['budget']:g}s")
         return kept
     if kept is None:
         raise UsageError(f"{folder} was begun without a budget; resume it without one")
     if kept["budget"] != budget:
         raise UsageError(f"{folder} was begun with a budget of {kept['budget']:g} s; resume it with the same one")
-    if kept["settings"] != _plain(settings):
+    begun, given = ({k: v for k, v in one.items() if k not in FREE} for one in (kept["settings"], _plain(settings)))
+    if begun != given:
         raise UsageError(f"{folder} was begun with other settings (see {folder / PLAN}); resume it with the same ones")
     return kept
 
@@ -246,7 +251,7 @@ def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
                 f"{folder}: the {part} part has {len(found.documents) - 1} documents; at least two are needed "
                 "(prepare more text, or change how much is held out with --held-out)"
             )
-    counts, scored = (piece_counts(parts[part].ids, tokenizer.get_vocab_size()) for part in ("train", "held_out"))
+    counts, scored = (piece_counts(parts[part].ids, vocabulary_size(tokenizer)) for part in ("train", "held_out"))
     hashes = [tokens_hash(folder, part, tokenizer, chinese_words) for part in parts]
     data_hash = sha256("".join(hashes).encode()).hexdigest()
     return Corpus(tokenizer, parts["train"], parts["held_out"], counts, unigram_entropy(counts, scored), data_hash)
@@ -296,7 +301,8 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
         if not rows.in_pass:
             raise DataError(f"{recipe.data.train}: the {part} part has no pairs; set task.next_sentence=off")
         if not len(rows):
-            raise DataError(f"{recipe.data.train}: a round has no {part} rows; lower task.rounds or raise task.passes")
+            more = "lower task.rounds or raise task.passes" if part == "train" else "raise task.held_out_tokens"
+            raise DataError(f"{recipe.data.train}: a round has no {part} rows; {more}")
     text = recipe.modality_config("text").model_copy(update={"max_tokens": config.length - 1})
     processors = {"text": Processor(text, ["text"], corpus.tokenizer)}
     return Prepared([], "", task, processors, splits, {}, trunk_folder, corpus.data_hash)  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
     if resume and written.is_file():
-        if Recipe.read(written).flat() != recipe.flat():
+        if not recipe.is_same_run(Recipe.read(written)):
             raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
     elif folder.exists() and any(
         path.name not in (BAD_ROWS, PLAN) and path.suffix != ".part" for path in folder.iterdir()

@@ -7,7 +7,7 @@ parameters, which is more code to rely on than the two calls here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from fusebert.model.fusion import TwoStream
+from fusebert.model.modeling import TEXT
 
 
 def shard(model: Any, processes: int) -> Any:
@@ -30,6 +33,22 @@ def shard(model: Any, processes: int) -> Any:
     fully_shard(made, mesh=mesh)
     made.set_reduce_scatter_unused_params(True)  # a batch may lack a modality in one process and not in another
     return made
+
+
+def drop_unused_gradients(model: Any, used: Collection[str]) -> None:
+    """Drop the zeros that `fully_shard` gives to what no process has used in a step, and the optimizer would wear down.
+
+    Args:
+        used: modalities that some row had.
+    """
+    unused = [embedder for name, embedder in model.embedders.items() if name not in used]
+    if not set(used) - {TEXT}:
+        unused.append(model.modality_embeddings)
+        if isinstance(model.fusion, TwoStream):
+            unused.append(model.fusion)
+    for module in unused:
+        for parameter in module.parameters():
+            parameter.grad = None
 
 
 def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from fusebert.training.optimization import (
 )
 from fusebert.training.progress import Progress
 from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
-from fusebert.training.sharding import gather, put_whole, shard
+from fusebert.training.sharding import drop_unused_gradients, gather, put_whole, shard
 from fusebert.training.signals import Signals
 from fusebert.training.workers import (
     BatchOrError,
@@ -107,9 +107,16 @@ class Trainer:
             StoppedError: after SIGINT or SIGTERM, with everything saved.
             LostWorkerError: another process of the run has gone.
             LostHelperError: a process that prepares rows has gone.
+        UsageError: a batch does not fit into the GPU's memory.
         """
-        with naming_losses(self.ranks.group), naming_lost_helpers():
-            return self._fit(train, validation, resume)
+        try:
+            with naming_losses(self.ranks.group), naming_lost_helpers():
+                return self._fit(train, validation, resume)
+        except torch.OutOfMemoryError:
+            raise UsageError(
+                f"the GPU's memory is too small for batches of {self.settings.tokens_per_batch:,} tokens; start again "
+                "with a smaller training.tokens_per_batch and as much more training.accumulation, or a smaller model"
+            ) from None
 
     def _fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
         settings, state = self.settings, self.state
@@ -186,12 +193,21 @@ class Trainer:
             loss = torch.stack(parts).sum()
             loss.backward()
             self.recent_loss += loss.detach() * total
+        if self.in_parts:
+            drop_unused_gradients(self.learner, self._modalities(group))
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.batch += len(group)
         state.loss_rows += total
+
+    def _modalities(self, group: list[Dealt]) -> list[str]:
+        """Those that a row has, in any process."""
+        mine = [name for batch, rows in group if self.ranks.counts(rows) for name in batch["inputs"]]
+        names = list(self.model.embedders)
+        batches = self.ranks.sum([mine.count(name) for name in names])
+        return [name for name, count in zip(names, batches, strict=True) if count]
 
     def _counts(self, batch: dict[str, Any], rows: list[int]) -> dict[str, int]:
         """This process's tokens, and over how many things each part of its loss is a mean: known on the host."""

@@ -70,7 +70,7 @@ class Processor:
 
     @property
     def vocabulary_size(self) -> int:
-        return int(self.tokenizer.get_vocab_size())
+        return vocabulary_size(self.tokenizer)
 
     def load(self, sample: Sample) -> Features | None:
         """`input_ids`, `token_type_ids`, `position_ids`: int64[T] each; positions start at 1, after [CLS]."""
@@ -177,6 +177,11 @@ def matches(values: Sequence[Any]) -> Evidence | None:
         return Evidence(f"strings of {words:.1f} words on average{chinese}", confidence)
     share = different / len(texts)
     return Evidence(f"single words, {share:.0%} of them different", 0.45 if share < 0.9 else 0.2)
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Rows that word embeddings need: one more than the highest id, as a vocabulary may leave some out."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:

@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
+from fusebert.model.exact import exactly
 from fusebert.model.surprise import linear_surprise, log_softmax, surprise
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.tasks.pretraining.task import IGNORED
@@ -56,7 +57,7 @@ class Head(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         """Next-sentence logits float[B, 2]."""
-        return self.seq_relationship(encoded.pooled())  # type: ignore[no-any-return]
+        return exactly(self.seq_relationship, encoded.pooled())
 
     def readout(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
         """Of the masked tokens, float[M, D], weights float[V, D] and bias float[V]: what makes their logits."""
@@ -78,7 +79,7 @@ class Head(nn.Module):
         if not self.asks_next_sentence:
             return {"loss": mlm, "mlm_loss": mlm}
         asked = labels["next_sentence_label"]
-        following = F.cross_entropy(self(encoded).float(), asked, ignore_index=IGNORED, reduction="sum")
+        following = F.cross_entropy(self(encoded), asked, ignore_index=IGNORED, reduction="sum")
         following = following / (asked != IGNORED).sum().clamp(min=1)  # stays on the device
         following = self.next_sentence_weight * following
         return {"loss": mlm + following, "mlm_loss": mlm, "next_sentence_loss": following}
@@ -97,7 +98,9 @@ class Head(nn.Module):
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
         """float[B, 6]: of each row, what `task.STATISTICS` names."""
         places, pieces, following = labels["places"], labels["pieces"], labels["next_sentence_label"]
-        scores = log_softmax(linear(*self.readout(encoded)))
+        hidden, weight, bias = self.readout(encoded)
+        with torch.autocast(hidden.device.type, enabled=False):  # in bf16 the best pieces would often be equals
+            scores = log_softmax(linear(hidden.to(weight.dtype), weight, bias))
         rows = torch.searchsorted(encoded.layout.cumulative, places.to(torch.int32), right=True) - 1
         found = torch.zeros(len(following), 6, device=scores.device)
         each = torch.stack(
@@ -111,7 +114,7 @@ class Head(nn.Module):
         found[:, :3].index_add_(0, rows, each)
         if self.asks_next_sentence:
             asked = following != IGNORED
-            answer = self(encoded).float()
+            answer = self(encoded)
             found[:, 3] = F.cross_entropy(answer, following, ignore_index=IGNORED, reduction="none")
             found[:, 4] = (answer.argmax(dim=1) == following).float()
             found[:, 5] = asked.float()

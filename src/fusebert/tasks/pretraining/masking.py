@@ -34,7 +34,7 @@ class Masking:
     def of(cls, tokenizer: Tokenizer, share: float, whole_words: bool) -> Self:
         """With the pieces of a vocabulary."""
         special = special_tokens(tokenizer)
-        ordinary = np.setdiff1d(np.arange(tokenizer.get_vocab_size()), list(special.values()))
+        ordinary = np.setdiff1d(list(tokenizer.get_vocab().values()), list(special.values()))
         return cls(share, whole_words, special["[MASK]"], ordinary)
 
     def __call__(
