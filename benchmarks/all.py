@@ -1,4 +1,8 @@
-"""Runs every benchmark and writes a dated page beside this file (`make bench`)."""
+"""Runs the benchmarks of speed and writes a dated page beside this file (`make bench`).
+
+Those that train for long stand by themselves: `pretrain_race`, `pretrain_use`, `pretrain_law`, `leave_one_out`; and
+`gpu_pretrain`, which needs a GPU.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ RUNS = {
     "Share of the matrix rate": ["matrix_rate.py"],
     "Pre-training steps": ["pretrain.py"],
     "Corpus preparation": ["corpus.py"],
+    "Modalities": ["modalities.py"],
     "Kill and resume": ["kill_resume.py"],
     "Kill and resume: transformers Trainer": ["kill_resume.py", "--peer"],
 }
@@ -58,7 +63,7 @@ def _table(title: str, values: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    options = common.parser(__doc__)
+    options = common.parser(__doc__.splitlines()[0])
     given = options.parse_args()
     more = ["--repeats", str(given.repeats)] + ["--quick"] * given.quick
     results = {}

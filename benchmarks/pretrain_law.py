@@ -20,15 +20,8 @@ from scipy.optimize import least_squares
 import common
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.vocabulary import make_vocabulary
-from fusebert.training.budget import (
-    FLOOR,
-    MASK_SHARE,
-    NEXT_SENTENCE_WEIGHT,
-    SIZE_POWER,
-    layer_parameters,
-    pick_batch,
-    worth,
-)
+from fusebert.training.budget import MASK_SHARE, NEXT_SENTENCE_WEIGHT, pick_batch
+from fusebert.training.loss_law import FLOOR, SIZE_POWER, layer_parameters, worth
 from fusebert.training.pretrain import pretrain, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 

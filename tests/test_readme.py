@@ -36,9 +36,11 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_every_target_it_names_is_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for line in re.findall(r"^make (.*)$", README, flags=re.MULTILINE):
-        for target in line.split():
-            assert f"\n{target}:" in makefile
+    named = [*re.findall(r"^make (.*)$", README, flags=re.MULTILINE), *re.findall(r"`make ([\w -]+)`", README)]
+    targets = {target for line in named for target in line.split()}
+    assert {"setup", "demo", "check", "test", "test-real"} <= targets
+    for target in targets:
+        assert f"\n{target}:" in makefile
 
 
 def test_every_recipe_it_names_is_valid() -> None:
@@ -48,8 +50,16 @@ def test_every_recipe_it_names_is_valid() -> None:
         Recipe.read(ROOT / "recipes" / name)
 
 
-def test_every_folder_of_the_tree_exists() -> None:
-    for name in ("data", "modalities", "model", "tasks", "training", "evaluation"):
-        assert (ROOT / "src" / "fusebert" / name).is_dir()
-    for name in ("recipes", "benchmarks", "tests", "docs"):
-        assert (ROOT / name).is_dir()
+def test_the_house_has_all_rooms_and_no_others() -> None:
+    tree = re.search(r"## The house\n\n```\nsrc/fusebert/\n(.*?)```", README, flags=re.DOTALL)
+    assert tree is not None
+    *inside, beside = tree[1].splitlines()
+    named = {
+        word.rstrip("/")
+        for line in inside
+        for word in re.findall(r"[\w.]+(?:/|\.py)", re.split(r"  +", line.strip())[0])
+    }
+    package = ROOT / "src" / "fusebert"
+    there = {path.name for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert named == there - {"__init__.py", "__main__.py", "__pycache__"}
+    assert all((ROOT / name).is_dir() for name in beside.split())

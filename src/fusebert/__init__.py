@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusebert.errors import FusebertError
+    from fusebert.evaluation.predictor import load
+    from fusebert.training.run import train
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fusebert.data import dataset
-from fusebert.data.dataset import Dataset, Kept, Preparer, check
+from fusebert.data.dataset import Dataset, ExampleCache, Preparer, check
 from fusebert.errors import RowError
 from fusebert.types import Example, Features, Sample
 
@@ -41,14 +41,14 @@ def test_a_row_is_prepared_once() -> None:
 
 
 def test_rows_that_were_checked_are_kept_and_what_they_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    preparer, kept, picture = Counting(), Kept(), np.zeros(10_000, dtype=np.uint8)
+    preparer, kept, picture = Counting(), ExampleCache(), np.zeros(10_000, dtype=np.uint8)
     monkeypatch.setattr(dataset, "KEPT_BYTES", 12_000 + 4 * dataset.EXAMPLE_BYTES)
     good, lengths, bad = check(rows(preparer).samples, preparer, kept)
     assert len(good) == 4
     assert not bad
     list(Dataset(good, lengths, preparer, kept=kept))
     assert preparer.made == [0, 1, 2, 3]
-    shared = Kept()
+    shared = ExampleCache()
     for number in range(4):
         pictures = np.empty(1, dtype=object)
         pictures[0] = picture

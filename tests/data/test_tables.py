@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from fusebert.data.dataset import settle
+from fusebert.data.dataset import report_bad_rows
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError
 from fusebert.types import Sample
@@ -44,9 +44,9 @@ def test_bad_rows_say_row_and_line_where_they_differ(tmp_path: Path) -> None:
     bad = [row for row in read_table(path) if isinstance(row, RowError)]
     assert [str(error).split(": ")[0] for error in bad] == [f"{path}, row 2 (line 4)", f"{path}, row 4 (line 7)"]
     with pytest.raises(DataError):
-        settle(bad, 4, "refuse", tmp_path / "bad_rows.jsonl")
+        report_bad_rows(bad, 4, "refuse", tmp_path / "bad_rows.jsonl")
     listed = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
-    settle([], 4, "refuse", tmp_path / "bad_rows.jsonl")
+    report_bad_rows([], 4, "refuse", tmp_path / "bad_rows.jsonl")
     assert not (tmp_path / "bad_rows.jsonl").exists()
     assert [(line["row"], line["line"]) for line in listed] == [(2, 4), (4, 7)]
     lines = tmp_path / "rows.jsonl"

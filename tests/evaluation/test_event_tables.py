@@ -17,7 +17,7 @@ from fusebert.data.tables import read_table
 from fusebert.errors import InputError, RowError, UsageError
 from fusebert.modalities.events.history import Event, read_event
 from fusebert.tasks.recommendation.config import HISTORY
-from fusebert.tasks.recommendation.histories import Done, hold_out_newest, read_events
+from fusebert.tasks.recommendation.histories import UserEvent, hold_out_newest, read_events
 from fusebert.tasks.recommendation.task import Config, Task
 from fusebert.training.prepare_histories import prepare_histories
 from fusebert.training.progress import Silence
@@ -70,14 +70,14 @@ def test_a_bad_first_row_does_not_hide_a_table_of_events() -> None:
 
 def test_those_held_out_are_cut_between_two_moments() -> None:
     events = [Event("a", "", float(day), None) for day in (1, 1, 1, 2, 2, 2, 2, 3, 3, 4)]
-    done = [Done("u", event, Path("t"), row, None) for row, event in enumerate(events, 1)]
+    done = [UserEvent("u", event, Path("t"), row, None) for row, event in enumerate(events, 1)]
     older, newer = hold_out_newest(done, 0.5)
     assert max(one.seconds for one in older) < min(one.seconds for one in newer)
     assert len(older) == 7
 
 
-def events_of(user: str, *moments: float | None) -> list[Done]:
-    return [Done(user, Event("a", "", when, None), Path("t"), row, None) for row, when in enumerate(moments, 1)]
+def events_of(user: str, *moments: float | None) -> list[UserEvent]:
+    return [UserEvent(user, Event("a", "", when, None), Path("t"), row, None) for row, when in enumerate(moments, 1)]
 
 
 def test_some_are_held_out_where_a_share_is_less_than_the_last_moment() -> None:

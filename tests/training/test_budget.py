@@ -22,14 +22,13 @@ from fusebert.training.budget import (
     LENGTH,
     LONG_LENGTH,
     beginning,
-    expected_loss,
-    layer_parameters,
     pick_batch,
     pick_length,
     pick_scoring,
     pick_workers,
 )
 from fusebert.training.lock import _held, lock, unlocking
+from fusebert.training.loss_law import expected_loss, layer_parameters
 from fusebert.training.pretrain import pretrain
 from fusebert.training.trainer import Trainer
 from tests.conftest import Stop

@@ -20,15 +20,15 @@ from fusebert.data.collate import Collator
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import autocast
 from fusebert.model.cpu import linear
+from fusebert.model.cross_entropy import cross_entropy_sum
 from fusebert.model.packed import attention, padded_attention
-from fusebert.model.surprise import surprise
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.tasks.pretraining import head
 from fusebert.tasks.pretraining.head import filled
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model, pick_device, pick_precision
 from fusebert.training.checkpoint import State
-from fusebert.training.compilation import as_written, compile_for_training
+from fusebert.training.compilation import compile_for_training, undo_compilation
 from fusebert.training.pretrain import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
@@ -81,7 +81,9 @@ def test_a_step_waits_for_nothing(
     )
     before, counted = model.head.dense.weight.detach().clone(), trainer._counts(batch, [0])
     trainer._counts = lambda *_: counted  # type: ignore[method-assign]  # read from labels that are still on the host
-    monkeypatch.setattr(head, "linear_surprise", lambda *given: surprise(linear(*given[:3]), given[3]))  # as on a GPU
+    monkeypatch.setattr(
+        head, "linear_cross_entropy_sum", lambda *given: cross_entropy_sum(linear(*given[:3]), given[3])
+    )  # as on a GPU
     with Refusing():
         trainer._step([(batch, list(range(12)))] * 2)
         with pytest.raises(AssertionError, match="waits"):
@@ -146,7 +148,7 @@ def test_compiled_training_computes_the_same(
     assert list(model.state_dict()) == names
     before, then = compiled(), before
     assert before > then
-    as_written(model)
+    undo_compilation(model)
     for ours, theirs in zip(outcome(), plain, strict=True):
         assert torch.equal(ours, theirs)
     assert compiled() == before
@@ -158,7 +160,7 @@ def test_outputs_that_fill_the_product_change_nothing() -> None:
     found = []
     for more in (lambda *given: given, filled):
         weights = [one.clone().requires_grad_() for one in (hidden, words, bias)]
-        loss = surprise(F.linear(weights[0], *more(*weights[1:])), pieces)
+        loss = cross_entropy_sum(F.linear(weights[0], *more(*weights[1:])), pieces)
         loss.backward()
         found.append([loss.detach(), *(one.grad for one in weights)])
     assert filled(words, bias)[0].shape == (1024, 8)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from fusebert.config import Recipe
 from fusebert.data.collate import Collator
@@ -14,10 +17,18 @@ from fusebert.data.dataset import Preparer
 from fusebert.errors import UsageError
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
+from fusebert.training.build import build_model
+from fusebert.training.checkpoint import State
 from fusebert.training.optimization import build_optimizer
+from fusebert.training.pretrain import prepare_rows, read_corpus
+from fusebert.training.pretrain_recipe import pretraining_recipe
+from fusebert.training.progress import Silence
+from fusebert.training.trainer import Trainer
 from fusebert.types import Example, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 from tests.contracts.test_tasks import task_of
+from tests.corpus.conftest import corpus, documents  # noqa: F401
+from tests.training.test_ranks import PRETRAINING
 
 
 @pytest.fixture
@@ -67,20 +78,38 @@ def test_freezing_what_has_no_weights_is_refused(model: Any) -> None:
         rates(model, freeze=["text"])
 
 
-def test_four_batches_of_four_rows_give_the_gradient_of_sixteen(samples: list[Sample]) -> None:
-    task = task_of("classification", "answer", samples)
-    processors = {name: processor_of(name, samples) for name in ("image", "text")}
-    model = model_of(processors, task.head_config).eval()
-    made = [Preparer(processors, task, "answer")(sample) for sample in samples[:16]]
-    examples = [example for example in made if isinstance(example, Example)]
-    collator = Collator(processors, task.collate)
-
-    def gradients(parts: list[list[Example]]) -> np.ndarray:
-        model.zero_grad()
-        for part in parts:
-            (model(**collator(part))["loss"] * len(part) / 16).backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).numpy()
-
-    whole = gradients([examples])
-    parts = gradients([examples[start : start + 4] for start in range(0, 16, 4)])
-    np.testing.assert_allclose(parts, whole, atol=2e-6)
+@pytest.mark.parametrize("name", ["classification", "pretraining"])
+def test_batches_taken_together_are_one_batch(
+    name: str,
+    samples: list[Sample],
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The trainer's own step, on parts of other sizes; of masked pieces each part has another number, too."""
+    if name == "classification":
+        task = task_of(name, "answer", samples)
+        processors = {name: processor_of(name, samples) for name in ("image", "text")}
+        made = [Preparer(processors, task, "answer")(sample) for sample in samples[:16]]
+        examples = [example for example in made if isinstance(example, Example)]
+        model = model_of(processors, task.head_config)
+        settings = Recipe.from_flat({"training.max_gradient_norm": 1e9}).training
+    else:
+        recipe = pretraining_recipe(PRETRAINING | {"data.train": str(corpus), "training.max_gradient_norm": 1e9})
+        prepared = prepare_rows(recipe, read_corpus(recipe, None), None)
+        task, processors, settings = prepared.task, prepared.processors, recipe.training
+        examples = [prepared.splits["train"][number] for number in range(16)]
+        model = build_model(recipe, prepared, Silence())
+    collator, weights = Collator(processors, task.collate), []
+    for sizes in ([16], [7, 1, 5, 3]):
+        twin = copy.deepcopy(model).eval()
+        state = State(steps=1, precision="fp32", data_hash="")
+        trainer = Trainer(twin, task, collator, settings, tmp_path, Silence(), Accelerator(cpu=True), state)
+        trainer.optimizer = torch.optim.SGD([{"params": trainer.parameters, "peak": 1.0}])  # type: ignore[assignment]
+        ends = np.cumsum(sizes).tolist()
+        parts = [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        trainer._step([(collator([examples[row] for row in part]), list(part)) for part in parts])
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in twin.parameters()]))
+    whole, in_parts = weights
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    assert float((whole - before).abs().max()) > 1e-3
+    torch.testing.assert_close(in_parts, whole, atol=1e-5, rtol=0)

@@ -27,7 +27,7 @@ from fusebert.storage import seal
 from fusebert.training import pretrain as module
 from fusebert.training.pretrain import pretrain
 from fusebert.training.progress import Silence
-from fusebert.training.ranks import LostWorkerError, naming_losses
+from fusebert.training.ranks import LostWorkerError, naming_lost_workers
 from fusebert.training.run import train
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 
@@ -339,6 +339,6 @@ def test_one_plan_for_all_and_one_process_speaks(
 def test_processes_that_never_met_are_told_so() -> None:
     with (
         pytest.raises(LostWorkerError, match=r"do not find each other \(connection reset\); start all"),
-        naming_losses(),
+        naming_lost_workers(),
     ):
         raise distributed.DistNetworkError("connection reset\nand where in C++")

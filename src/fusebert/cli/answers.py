@@ -133,10 +133,10 @@ def _answers(
     predictor: Any, table: Path, options: argparse.Namespace, counts: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Of each row of a table, in order; rows are counted as they come."""
-    from fusebert.data.tables import read_table, strike_off
+    from fusebert.data.tables import read_table, track_absent_columns
 
     absent, strange, first = set(predictor.columns), 0, ""
-    for row, answer in predictor.answers(strike_off(read_table(table), absent), options.top):
+    for row, answer in predictor.answers(track_absent_columns(read_table(table), absent), options.top):
         counts["rows"] += 1
         place = {"row": row.row}
         if isinstance(answer, RowError):

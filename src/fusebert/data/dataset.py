@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def _culprit(processor: Processor, sample: Sample) -> str:
     return ", ".join(processor.columns)
 
 
-class Kept:
+class ExampleCache:
     """Prepared rows by number, up to KEPT_BYTES."""
 
     def __init__(self) -> None:
@@ -138,6 +138,25 @@ class Kept:
         new = {id(array): array.nbytes for array in example.arrays() if id(array) not in self._counted}
         self._counted.update(new)
         self._room -= sum(new.values()) + EXAMPLE_BYTES
+
+
+class Split(Protocol):
+    """Examples to learn from or to score; of `epoch`, where each has others.
+
+    Args:
+        lengths: int64[rows], tokens of each.
+    """
+
+    epoch: int
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Example: ...
+
+    def __iter__(self) -> Iterator[Example]: ...
 
 
 class Dataset:
@@ -160,18 +179,18 @@ class Dataset:
         preparer: Preparer,
         modality_dropout: float = 0.0,
         seed: int = 0,
-        kept: Kept | None = None,
+        kept: ExampleCache | None = None,
         skipped: int = 0,
         varied: bool = False,
     ) -> None:
         self.samples, self.lengths, self.preparer, self.skipped = samples, lengths, preparer, skipped
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
         self.varied = varied and any(map(_varies, preparer.processors.values()))
-        self._kept = kept or Kept()
+        self._kept = kept or ExampleCache()
 
     def __getstate__(self) -> dict[str, object]:
         """Copies, also those for worker processes, keep nothing yet."""
-        return self.__dict__ | {"_kept": Kept()}
+        return self.__dict__ | {"_kept": ExampleCache()}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -222,7 +241,7 @@ def _varies(processor: Processor) -> bool:
 
 
 def check(
-    rows: Iterable[Sample | RowError], preparer: Preparer, kept: Kept | None = None
+    rows: Iterable[Sample | RowError], preparer: Preparer, kept: ExampleCache | None = None
 ) -> tuple[list[Sample], np.ndarray, list[RowError]]:
     """Prepare each row once: the good ones, their lengths int64[rows], and what is wrong with the others.
 
@@ -245,7 +264,7 @@ def check(
     return good, np.array(lengths, dtype=np.int64), bad
 
 
-def settle(bad: Sequence[RowError], total: int, policy: str, listed_in: Path | None) -> str | None:
+def report_bad_rows(bad: Sequence[RowError], total: int, policy: str, listed_in: Path | None) -> str | None:
     """List unusable rows in a file, if one is given; refuse them, or say how many are skipped. An older list goes.
 
     Raises:

@@ -81,7 +81,7 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def strike_off(rows: Rows, columns: set[str]) -> Rows:
+def track_absent_columns(rows: Rows, columns: set[str]) -> Rows:
     """The rows; at their end `columns` holds those that no row had, not even empty."""
     for row in rows:
         if columns and isinstance(row, Sample):

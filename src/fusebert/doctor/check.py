@@ -9,14 +9,13 @@ from typing import Any
 from fusebert import plugins
 from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns
-from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
 from fusebert.doctor import media, rows
 from fusebert.doctor.events import check_events
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.doctor.folder import find_tables
 from fusebert.errors import DataError, RowError, UsageError
-from fusebert.tasks.fit import fit_task, only_sides, pick_target, without_target
+from fusebert.tasks.fit import fit_task, only_sides, pick_target, preparers, refuse_ambiguous, without_target
 from fusebert.tasks.recommendation.config import Config as EventConfig
 from fusebert.types import Sample
 
@@ -76,8 +75,7 @@ def check(
         raise (own[0] if own else error) from None  # rows that were lost may be the reason
     if target is None and set(column_names(samples)) >= EVENT_COLUMNS:
         notes.append(f"if each row is an event, look at it for a recommender with task.name={RECOMMENDATION}")
-    sides = getattr(task, "sides", ())
-    if sides:
+    if getattr(task, "sides", ()):
         guesses = only_sides(guesses, task, samples)
     modalities = {
         kind: [guess.column for guess in guesses if guess.kind == kind]
@@ -88,14 +86,11 @@ def check(
     for kind, columns in modalities.items():
         half = plugins.load("modalities", kind, "processor")
         processors[kind] = half.Processor.fit(recipe.modality_config(kind), columns, samples, trunk)
+    if strict:
+        refuse_ambiguous(guesses, settled)
     guesses += settled
-    doubtful = [str(guess) for guess in guesses if guess.ambiguous]
-    if strict and doubtful:
-        raise UsageError(f"--strict: {'; '.join(doubtful)}")
-    asking = Preparer(processors, task, target, sides)
-    learning = Preparer(processors, task, target, sides, getattr(task, "hard_negatives", None))
-    preparers = dict.fromkeys(splits, asking) | {name: learning}
-    made = (preparers[split](sample) for split, found in splits.items() for sample in found)
+    asking, learning = preparers(processors, task, target)
+    made = ((learning if split == name else asking)(sample) for split, found in splits.items() for sample in found)
     problems += [one for one in made if isinstance(one, RowError)]
     order = list(tables.values())
     problems.sort(key=lambda problem: (order.index(problem.table), problem.row))

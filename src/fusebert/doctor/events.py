@@ -11,7 +11,7 @@ from fusebert.data.tables import read_table
 from fusebert.doctor.finding import Finding
 from fusebert.errors import DataError, RowError
 from fusebert.tasks.recommendation.config import Config
-from fusebert.tasks.recommendation.histories import Done, read_events
+from fusebert.tasks.recommendation.histories import UserEvent, read_events
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.types import Sample
 
@@ -20,7 +20,7 @@ NEW_ITEMS = 0.01
 """Share of the events that are scored, from which items that no training event has are worth a word."""
 START = datetime(1970, 1, 1, tzinfo=UTC)
 
-Parts = Mapping[str, Sequence[Done]]
+Parts = Mapping[str, Sequence[UserEvent]]
 
 
 def check_events(
@@ -34,7 +34,7 @@ def check_events(
     Raises:
         UsageError: a table lacks a column that the settings name.
     """
-    parts: dict[str, list[Done]] = {}
+    parts: dict[str, list[UserEvent]] = {}
     problems: list[RowError] = []
     names: list[str] = []
     for name, table in tables.items():
@@ -51,7 +51,7 @@ def check_events(
     return rows_read, list(_columns(names, parts[first], config)), problems, findings
 
 
-def _columns(names: Sequence[str], train: Sequence[Done], config: Config) -> Iterator[ColumnGuess]:
+def _columns(names: Sequence[str], train: Sequence[UserEvent], config: Config) -> Iterator[ColumnGuess]:
     events = [one.event for one in train]
     days = [(START + timedelta(seconds=event.seconds)).date() for event in events if event.seconds is not None]
     said = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from fusebert.evaluation.plots import metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import metric_name, metric_text, primary_metric
 from fusebert.evaluation.predictor import Predictor
 
 Ledger = dict[str, dict[str, float]]

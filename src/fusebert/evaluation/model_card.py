@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fusebert.evaluation.plots import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
 from fusebert.modalities.events.history import Event, read_history
 from fusebert.modalities.values import is_missing
 from fusebert.storage import write_atomically

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from fusebert.evaluation.plots import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
 from fusebert.modalities.image.processor import FORMATS
 from fusebert.storage import write_atomically
 

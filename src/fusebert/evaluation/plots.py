@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from fusebert.evaluation.metric_names import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
 from fusebert.storage import write_atomically
 
 INK, MUTED, FAINT = "#1f2328", "#5c6570", "#d5d9de"
@@ -29,30 +29,6 @@ CHINESE_FONTS = (
     "Hiragino Sans GB", "Heiti TC", "STHeiti", "Microsoft YaHei", "SimHei", "SimSun", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans CJK JP", "Arial Unicode MS",
 )  # fmt: skip
-METRIC_NAMES = {
-    "f1_micro": "F1, micro", "f1_macro": "F1, macro", "auroc": "AUROC", "mae": "mean absolute error",
-    "rmse": "root mean squared error", "r2": "R²", "pearson": "Pearson's r",
-}  # fmt: skip
-LOWER_IS_BETTER = {"mae", "rmse", "loss", "expected_calibration_error"}
-
-
-def metric_name(metric: str) -> str:
-    """A metric as a reader knows it."""
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
-
-
-def metric_text(value: float | None) -> str:
-    """A score as it is printed; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if abs(value) >= 10:
-        return f"{value:,.1f}"
-    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
-
-
-def primary_metric(metrics: Mapping[str, Any]) -> str:
-    """The metric that stands for the others: tasks put it first."""
-    return next(iter(metrics))
 
 
 def draw_all(

@@ -16,8 +16,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import Preparer, settle
-from fusebert.data.tables import Rows, read_table, rows_from_memory, strike_off
+from fusebert.data.dataset import Preparer, report_bad_rows
+from fusebert.data.tables import Rows, read_table, rows_from_memory, track_absent_columns
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import infer, multiplies_bf16, outputs, score, windows
 from fusebert.modalities.base import Processor
@@ -38,7 +38,7 @@ class Predictor:
 
     Args:
         folder: where it lies or will lie.
-        target: the column it predicts.
+        target: the column it predicts; of sides that it matches their names, in words.
         precision: of inference, fp32 or bf16.
     """
 
@@ -85,7 +85,7 @@ class Predictor:
         answers = []
         strange: dict[str, None] = {}
         absent = set(self.columns)
-        for row, answer in self.answers(strike_off(_read(rows), absent), top):
+        for row, answer in self.answers(track_absent_columns(_read(rows), absent), top):
             if isinstance(answer, RowError):
                 raise answer
             unknown, of = self.unknown_items(row)
@@ -169,7 +169,7 @@ class Predictor:
         elif known:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         absent = set(self.columns)
-        rows = strike_off(rows, absent)
+        rows = track_absent_columns(rows, absent)
         bad: list[RowError] = []
         if without or shuffle:
             rows = self._usable(rows, bad)
@@ -182,10 +182,10 @@ class Predictor:
         examples = _examples(zip(rows, true, strict=True), preparer, bad)
         first = next(examples, None)
         if first is None:
-            settle(bad, len(bad), bad_rows, listed_in)
+            report_bad_rows(bad, len(bad), bad_rows, listed_in)
             raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
         found = score(self.model, self.task, chain([first], examples), self.collator, self.precision)
-        settle(bad, found["rows"] + len(bad), bad_rows, listed_in)
+        report_bad_rows(bad, found["rows"] + len(bad), bad_rows, listed_in)
         return found | ({"bad_rows": len(bad)} if bad else {}) | ({"absent_columns": sorted(absent)} if absent else {})
 
     def _usable(self, rows: Rows, bad: list[RowError]) -> Rows:

@@ -1,16 +1,19 @@
-"""What every modality's light half promises, and how a media path is kept inside its folder."""
+"""What the two halves of every modality promise, and how a media path is kept inside its folder."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
 from fusebert.errors import InputError
 from fusebert.types import Features, Sample, is_given
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Collated = dict[str, np.ndarray]
 WEB = re.compile("[a-z]+://")
@@ -19,10 +22,12 @@ WEB = re.compile("[a-z]+://")
 class Processor(Protocol):
     """Raw values of one row -> features, in numpy. One processor reads all columns of its modality.
 
-    Light: its module imports neither torch nor transformers. What `fit` learns beside its config, such as names that
-    have codes, it has as `fitted` too: what the modality's weights learnt is taken over only where this is equal. One
-    that `varies` has `vary(features, random: numpy Generator) -> Features`, which may give a row to learn from another
-    length.
+    Light: its module imports neither torch nor transformers. Beside it stand `Config`, its settings (pydantic, frozen),
+    and `matches(values)`: the Evidence that a column is of this modality, or None.
+
+    What `fit` learns beside its config, such as names that have codes, it has as `fitted` too: what the modality's
+    weights learnt is taken over only where this is equal. One that `varies` has
+    `vary(features, random: numpy Generator) -> Features`, which may give a row to learn from another length.
     """
 
     columns: tuple[str, ...]
@@ -48,6 +53,23 @@ class Processor(Protocol):
 
     @classmethod
     def load_from(cls, folder: Path) -> Self: ...
+
+
+class Embedder(Protocol):
+    """Collated features -> tokens: an `nn.Module`, made as `Embedder(config, number of columns, trunk_config)`.
+
+    Its class may have `LEARNING_SETTINGS`, names of settings that say how it learns and not what its weights mean;
+    `load_pretrained()`, called once, which reads published weights; its module `prepare(config)`, which fills in what
+    those say of themselves.
+    """
+
+    def __call__(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
+        """float[N, D], the tokens of all rows, packed, as many of each as its processor's `length` says.
+
+        Args:
+            features: as the processor's `collate` gives them.
+            embeddings: the trunk's, for those whose tokens are words.
+        """
 
 
 def media_path(value: str, root: Path | None) -> Path:

@@ -96,12 +96,12 @@ def rounded(count: int, multiple: int = 16) -> int:
     return -(-count // multiple) * multiple
 
 
-def is_lowered(values: Tensor) -> bool:
+def is_half(values: Tensor) -> bool:
     """Whether products of a CPU tensor are in half precision."""
-    return lowered(values) in (torch.bfloat16, torch.float16)
+    return product_dtype(values) in (torch.bfloat16, torch.float16)
 
 
-def lowered(values: Tensor) -> torch.dtype:
+def product_dtype(values: Tensor) -> torch.dtype:
     """In what products of a CPU tensor are made."""
     is_changed = torch.is_autocast_enabled("cpu") and values.dtype == torch.float32
     return torch.get_autocast_dtype("cpu") if is_changed else values.dtype
@@ -109,9 +109,7 @@ def lowered(values: Tensor) -> torch.dtype:
 
 def uses_onednn(values: Tensor) -> bool:
     """Whether oneDNN will multiply it."""
-    return values.device.type == "cpu" and (
-        is_lowered(values) or (values.dtype == torch.float32 and onednn_is_faster())
-    )
+    return values.device.type == "cpu" and (is_half(values) or (values.dtype == torch.float32 and onednn_is_faster()))
 
 
 @cache
@@ -126,7 +124,7 @@ class _OneDnnLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        kind = lowered(values)
+        kind = product_dtype(values)
         ctx.kinds, ctx.has_bias = (values.dtype, weight.dtype), bias is not None
         values, weight = values.to(kind), weight.to(kind)
         ctx.save_for_backward(values, weight)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusebert.model.cpu import is_lowered, lowered
+from fusebert.model.cpu import is_half, product_dtype
 from fusebert.model.grouped import GroupedAttention
 from fusebert.types import Layout
 
@@ -41,8 +41,8 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     """One call for each run of rows of equal length, in bf16 of about equal length."""
-    if is_lowered(qkv):
-        return GroupedAttention.apply(qkv.to(lowered(qkv)), layout.lengths, dropout)  # type: ignore[no-any-return]
+    if is_half(qkv):
+        return GroupedAttention.apply(qkv.to(product_dtype(qkv)), layout.lengths, dropout)  # type: ignore[no-any-return]
     groups = layout.groups()
     sizes = [sum(lengths) for lengths in groups]
     *parts, filler = qkv.split([*sizes, len(qkv) - sum(sizes)])

@@ -1,14 +1,17 @@
-"""What every task's light half promises."""
+"""What the two halves of every task promise: `task.py`, light, and `head.py`, heavy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from fusebert.types import Answer
+from fusebert.types import Answer, Encoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Metrics = dict[str, float]
 
@@ -17,6 +20,12 @@ class Task(Protocol):
     """Raw targets in, arrays for the loss; logits in, answers and metrics out. Numpy only.
 
     `metric_names` are those that `evaluate` may give: known before anything is trained.
+
+    A task may also have
+        needs_target = False: it asks for no target column;
+        adjust(targets): what is taken from how often answers occur, told those of the training rows alone;
+        sides, hard_negatives: columns that are read apart (see `matching`);
+        questions, unknown_items, baselines: of tables of events (see `recommendation`).
     """
 
     name: str
@@ -30,10 +39,7 @@ class Task(Protocol):
 
     @classmethod
     def fit(cls, config: Any, targets: Sequence[Any]) -> Self:
-        """Learn from the raw targets (the labels, a scale), all of them readable.
-
-        A task with more to take from how often answers occur has `adjust(targets)`, told the training rows' alone.
-        """
+        """Learn from the raw targets (the labels, a scale), all of them readable."""
 
     @property
     def head_config(self) -> dict[str, Any]:
@@ -66,3 +72,23 @@ class Task(Protocol):
 
     @classmethod
     def load_from(cls, folder: Path) -> Self: ...
+
+
+class Head(Protocol):
+    """What the trunk makes of a batch -> logits and loss: an `nn.Module`, `Head(task.head_config, trunk_config)`.
+
+    A head may also have
+        reads(labels): ALL, FIRST, or int64[M] tokens: those whose last states it looks at; the last layer computes no
+            others, which halves its work;
+        reads_pooler = False: it never calls `encoded.pooled()`;
+        tie(model): called once the model is whole, to borrow weights of others;
+        counts(labels): over how many things each part of its loss is a mean, where that is not the rows;
+        statistics(encoded, labels): float[B, K] that the task's `evaluate` gets instead of logits too many to keep;
+        compile_loss(wanted): asked before training on a GPU.
+    """
+
+    def __call__(self, encoded: Encoded) -> Tensor:
+        """Logits float[B, outputs]."""
+
+    def loss(self, encoded: Encoded, labels: Any) -> Mapping[str, Tensor]:
+        """`loss`, a mean over the batch, and its parts by name where `counts` names them."""

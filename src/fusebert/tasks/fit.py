@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from fusebert import plugins
 from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_task
+from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
+from fusebert.modalities.base import Processor
 from fusebert.tasks.base import Task
 from fusebert.types import Sample, is_given
 
@@ -64,7 +66,24 @@ def only_sides(columns: Sequence[ColumnGuess], task: Any, samples: Sequence[Samp
     ]
 
 
+def refuse_ambiguous(columns: Sequence[ColumnGuess], of_target: Sequence[ColumnGuess]) -> None:
+    """Raise UsageError where what a column, or the target, was taken for is doubtful."""
+    keys = {guess: f"data.columns.{guess.column}=..." for guess in columns} | dict.fromkeys(of_target, "task.name=...")
+    doubtful = [guess for guess in keys if guess.ambiguous]
+    if doubtful:
+        settings = ", ".join(keys[guess] for guess in doubtful)
+        raise UsageError(f"--strict: {'; '.join(map(str, doubtful))}; settle it with {settings}")
+
+
+def preparers(processors: Mapping[str, Processor], task: Any, target: str | None) -> tuple[Preparer, Preparer]:
+    """Of rows that are asked about, and of rows to learn from, which have hard negatives where the task has them."""
+    sides = getattr(task, "sides", ())
+    negatives = getattr(task, "hard_negatives", None)
+    return Preparer(processors, task, target, sides), Preparer(processors, task, target, sides, negatives)
+
+
 def pick_target(named: str | None, samples: Sequence[Sample]) -> str:
+    """The target column, which has to be named. Raises UsageError where it is not, or not there."""
     found = column_names(samples)
     if named is not None:
         if named not in found:
@@ -78,6 +97,7 @@ def pick_target(named: str | None, samples: Sequence[Sample]) -> str:
 
 
 def fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[ColumnGuess, Task]:
+    """What the target was taken for, and the task fitted on it. Raises DataError, or RecipeError for its settings."""
     targets = given_targets(samples, target)
     if not targets:
         raise DataError(f"{samples[0].table}: no row has a value in the target column {target!r}")
@@ -109,6 +129,7 @@ def _why(task: type[Task], target: Any) -> str:
 
 
 def given_targets(samples: Sequence[Sample], target: str) -> list[Any]:
+    """The raw targets of the rows that have one."""
     return [sample.values[target] for sample in samples if is_given(sample.values.get(target))]
 
 

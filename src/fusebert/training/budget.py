@@ -23,17 +23,11 @@ from fusebert.model.trunk import SIZES
 from fusebert.training.build import build_model, pick_device, pick_precision
 from fusebert.training.clock import FORWARD_SPEED
 from fusebert.training.compilation import compile_for_training, pick_compile
+from fusebert.training.loss_law import expected_loss, layer_parameters
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Silence
 
-FLOOR, BY_SIZE, SIZE_POWER, BY_TOKENS, TOKENS_POWER = 0.25, 0.102, 0.34, 0.559, 0.228
-"""L / H = FLOOR + BY_SIZE * parameters^-SIZE_POWER + BY_TOKENS * tokens^-TOKENS_POWER, both in millions: the form of
-Hoffmann et al. 2022, eq. 2. The first and the third are taken as given, the others fitted to runs of tiny, mini and
-medium on English (`benchmarks/pretrain_law.jsonl`, by `pretrain_law.py`), of which none is off by more than 7 %. Words
-were masked whole; with `task.whole_words=false` they are easier to guess, by about a tenth."""
-REUSE = 15.4
-"""Tokens read again are worth less: so many passes are the most they can be worth (Muennighoff et al. 2023, eq. 5)."""
 SHORT_LENGTHS, LENGTH, LONG_LENGTH = (32, 64), 128, 512
 LONG_FROM_TOKENS = 500_000_000
 """BERT read rows of 128 pieces in the first nine tenths of its training; long ones pay when little else is left."""
@@ -108,33 +102,6 @@ class Plan:
         )
 
 
-def expected_loss(entropy: float, parameters: int, tokens: float, corpus_tokens: int) -> float:
-    """Held-out MLM loss in nats a piece of a BERT that starts from nothing.
-
-    Args:
-        entropy: cost of guessing by frequency alone, in nats.
-        parameters: of the layers, without embeddings.
-        tokens: read in training.
-        corpus_tokens: that the corpus has; reading them again is worth less.
-    """
-    by_size = BY_SIZE * (parameters / 1e6) ** -SIZE_POWER
-    by_tokens = BY_TOKENS * (worth(tokens, corpus_tokens) / 1e6) ** -TOKENS_POWER
-    share: float = min(1.0, FLOOR + by_size + by_tokens)
-    return entropy * share
-
-
-def worth(tokens: float, corpus_tokens: float) -> float:
-    """New tokens that would teach as much as these, of which many were read before."""
-    unique = min(tokens, corpus_tokens)
-    return unique + unique * REUSE * (1 - math.exp(-(tokens / unique - 1) / REUSE))
-
-
-def layer_parameters(trunk: str) -> int:
-    """Weights of the layers of a size by name."""
-    layers, hidden = SIZES[trunk]
-    return 12 * layers * hidden**2
-
-
 def pick_length(corpus: Tokens, tokens: float) -> int:
     """Pieces of a full row: short where nearly all documents are, long where there is time to learn from long ones."""
     documents = np.diff(corpus.sentences[corpus.documents])
@@ -190,7 +157,7 @@ def make_plan(
         """Tokens a second, and the tokens of a batch: half as many, and again half, where memory is too small."""
         nonlocal per_pass
         recipe, prepared = build({"task.mask_share": MASK_SHARE, **settings, "task.passes": 1.0, "task.rounds": 1})
-        rows: Any = prepared.splits["train"]
+        rows = prepared.splits["train"]
         per_pass = float(rows.lengths.sum()) / len(rows.corpus.ids)
         while True:
             try:

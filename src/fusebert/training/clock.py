@@ -35,6 +35,10 @@ class Clock:
         self._looks = 0
         self._since: tuple[float, int, float] | None = None
 
+    def spend(self, seconds: float) -> None:
+        """So many of them are gone too: an interrupted run's."""
+        self.deadline -= seconds
+
     def expect(self, validation_tokens: int, checkpoint_bytes: int) -> None:
         """What a validation and a save take, until one has been `timed`."""
         self.validation_tokens, self.seconds_per_save = validation_tokens, checkpoint_bytes / BYTES_PER_SECOND

@@ -25,7 +25,7 @@ def compile_for_training(model: Any) -> None:
         model.head.compile_loss(True)
 
 
-def as_written(model: Any) -> None:
+def undo_compilation(model: Any) -> None:
     """The model again as before `compile_for_training`: what follows training would have to be compiled once more."""
     for layer in model.trunk.encoder.layer:
         layer._compiled_call_impl = None

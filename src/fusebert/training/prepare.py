@@ -13,14 +13,23 @@ from typing import Any
 from fusebert import plugins
 from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, guess_columns
-from fusebert.data.dataset import Dataset, Kept, Preparer, check, settle
+from fusebert.data.dataset import Dataset, ExampleCache, Preparer, check, report_bad_rows
 from fusebert.data.split import hold_out
-from fusebert.data.tables import read_table, strike_off
+from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.predictor import no_such_columns
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
-from fusebert.tasks.fit import fit_task, given_targets, only_sides, pick_target, readable, without_target
+from fusebert.tasks.fit import (
+    fit_task,
+    given_targets,
+    only_sides,
+    pick_target,
+    preparers,
+    readable,
+    refuse_ambiguous,
+    without_target,
+)
 from fusebert.training.progress import Progress
 from fusebert.types import Sample
 
@@ -33,7 +42,8 @@ class Prepared:
 
     Args:
         columns: what each input column was taken for.
-        splits: `train`, `validation` and, where the recipe names one, `test`.
+        target: the column to predict; of sides to match their names, in words.
+        splits: `train`, `validation` and, where the recipe names one, `test`; each a `Split`, of a table a `Dataset`.
         files: the table behind each split, as the recipe writes it.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
         data_hash: of every value that training and validation read, media files by name.
@@ -44,7 +54,7 @@ class Prepared:
     target: str
     task: Task
     processors: dict[str, Any]
-    splits: dict[str, Dataset]
+    splits: dict[str, Any]
     files: dict[str, str]
     trunk_folder: Path | None
     data_hash: str
@@ -69,7 +79,7 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     samples = [row for row in rows if isinstance(row, Sample)]
     unreadable = [row for row in rows if isinstance(row, RowError)]
     if not samples:
-        settle(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
+        report_bad_rows(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
         raise DataError(f"{recipe.table(data.train)} has no rows")
     task = task or without_target(recipe)
     lost_rows_first = partial(_lost_rows_first, unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
@@ -79,25 +89,29 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     sides = getattr(task, "sides", ())
     if sides:
         columns, target = only_sides(columns, task, samples), " and ".join(", ".join(side) for side in sides)
-    kind, targets = [], target if task is None else None
+    of_target, target_column = [], None
     if task is None:
+        target_column = str(target)
         with lost_rows_first():  # on the whole table: a label may be so rare that all of it is held out
-            guess, task = fit_task(recipe, str(target), samples)
-        kind = [guess]
+            guess, task = fit_task(recipe, target_column, samples)
+        of_target = [guess]
     files = {"train": str(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
         with lost_rows_first():
             samples, held_out = hold_out(samples, data.validation, data.validation_group)
-        if targets is not None and hasattr(task, "adjust"):
-            task.adjust(readable(task, given_targets(samples, targets)))
+        if target_column is not None and hasattr(task, "adjust"):
+            task.adjust(readable(task, given_targets(samples, target_column)))
         splits["validation"] = held_out
         files["validation"] = f"{data.validation:.0%} of {data.train}, held out"
     else:
         splits["validation"], files["validation"] = read_table(recipe.table(data.validation)), str(data.validation)
     if data.test is not None:
         splits["test"], files["test"] = read_table(recipe.table(data.test)), str(data.test)
-    _say(columns, kind, strict, progress)
+    for guess in [*columns, *of_target]:
+        progress.note(str(guess))
+    if strict:
+        refuse_ambiguous(columns, of_target)
     for name in sorted(recipe.modalities.keys() - {guess.kind for guess in columns}):
         progress.note(f"Warning: {name}.{next(iter(recipe.modalities[name]))} is set, but no column is {name}")
     trunk_folder = find_trunk(recipe.model.trunk)
@@ -105,9 +119,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     splits["train"] = [*unreadable, *samples]
     inputs = {guess.column for guess in columns if guess.kind != IGNORE}
     absent = {name: set(inputs) for name in splits if name != "train"}
-    splits |= {name: strike_off(iter(splits[name]), absent[name]) for name in absent}
-    asking = Preparer(processors, task, targets, sides)
-    learning = Preparer(processors, task, targets, sides, getattr(task, "hard_negatives", None))
+    splits |= {name: track_absent_columns(iter(splits[name]), absent[name]) for name in absent}
+    asking, learning = preparers(processors, task, target_column)
     checked = _check(splits, dict.fromkeys(splits, asking) | {"train": learning}, recipe, folder, progress)
     missing = [f"{name}: {no_such_columns(found)}" for name, found in absent.items() if found]
     for said in missing:
@@ -130,19 +143,8 @@ def _lost_rows_first(unreadable: Sequence[RowError], total: int, bad_rows: str, 
     try:
         yield
     except DataError:
-        settle(unreadable, total, bad_rows, listed_in)
+        report_bad_rows(unreadable, total, bad_rows, listed_in)
         raise
-
-
-def _say(columns: Sequence[ColumnGuess], kind: Sequence[ColumnGuess], strict: bool, progress: Progress) -> None:
-    guesses = [*columns, *kind]
-    for guess in guesses:
-        progress.note(str(guess))
-    doubtful = [guess for guess in guesses if guess.ambiguous]
-    if strict and doubtful:
-        settings = ", ".join(f"data.columns.{guess.column}=..." for guess in columns if guess.ambiguous)
-        settings = settings or "task.name=..."
-        raise UsageError(f"--strict: {'; '.join(map(str, doubtful))}; settle it with {settings}")
 
 
 def _fit_processors(
@@ -173,13 +175,13 @@ def _check(
     datasets: dict[str, Dataset] = {}
     bad: list[RowError] = []
     for name, rows in splits.items():
-        kept = Kept()
+        kept = ExampleCache()
         good, lengths, wrong = check(rows, preparers[name], kept)
         bad += wrong
         learnt = name == "train"
         hidden, seed = recipe.model.modality_dropout if learnt else 0.0, recipe.training.seed
         datasets[name] = Dataset(good, lengths, preparers[name], hidden, seed, kept, len(wrong), varied=learnt)
-    note = settle(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
+    note = report_bad_rows(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)
     for name, dataset in datasets.items():

@@ -13,7 +13,7 @@ import torch
 
 from fusebert.config import Recipe
 from fusebert.data.columns import ColumnGuess
-from fusebert.data.dataset import Dataset, Preparer, settle
+from fusebert.data.dataset import Dataset, Preparer, report_bad_rows
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.modalities.events.processor import Processor
@@ -21,8 +21,8 @@ from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import (
-    Done,
     MaskedHistories,
+    UserEvent,
     hold_out_newest,
     questions,
     read_events,
@@ -48,13 +48,13 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     data, config = recipe.data, recipe.task_config()
     _refuse(recipe)
     tables = {"train": data.train, "validation": data.validation, "test": data.test}
-    parts: dict[str, list[Done]] = {}
+    parts: dict[str, list[UserEvent]] = {}
     wrong: dict[str, list[RowError]] = {}
     for name, table in tables.items():
         if isinstance(table, Path):
             parts[name], wrong[name] = read_events(read_table(recipe.table(table)), config)
     bad = [error for found in wrong.values() for error in found]
-    note = settle(bad, len(bad) + sum(map(len, parts.values())), data.bad_rows, folder / BAD_ROWS)
+    note = report_bad_rows(bad, len(bad) + sum(map(len, parts.values())), data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)
     files = {name: str(table) for name, table in tables.items() if table is not None}
@@ -110,7 +110,7 @@ def _refuse(recipe: Recipe) -> None:
         raise UsageError("task.content is set, but no task.catalogue for it to read")
 
 
-def _asked(preparer: Preparer, known: Sequence[Done], asked: Sequence[Done], skipped: int) -> Dataset:
+def _asked(preparer: Preparer, known: Sequence[UserEvent], asked: Sequence[UserEvent], skipped: int) -> Dataset:
     rows = list(questions(known, asked))
     longest = preparer.processors[EVENTS].config.max_events  # type: ignore[attr-defined]
     lengths = np.array([1 + min(longest, 1 + len(row.values[HISTORY])) for row in rows])
@@ -118,7 +118,7 @@ def _asked(preparer: Preparer, known: Sequence[Done], asked: Sequence[Done], ski
 
 
 def _with_catalogue(
-    recipe: Recipe, config: Config, fitted: Processor, done: Sequence[Done], progress: Progress
+    recipe: Recipe, config: Config, fitted: Processor, done: Sequence[UserEvent], progress: Progress
 ) -> tuple[Processor, Task]:
     """The processor and the task with all items that can be recommended, and what describes them."""
     items, trained = list(fitted.items), len(fitted.items)
@@ -152,7 +152,7 @@ def _with_catalogue(
     return processor, Task(config, items, trained, own)
 
 
-def _hash(parts: dict[str, list[Done]], processor: Processor) -> str:
+def _hash(parts: dict[str, list[UserEvent]], processor: Processor) -> str:
     found = hashlib.sha256()
     for name in ("train", "validation"):
         for one in parts[name]:

@@ -24,8 +24,8 @@ from fusebert.data.collate import Collator
 from fusebert.errors import DataError, FusebertError, ModelError, UsageError
 from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens, vocabulary_size
 from fusebert.model.cpu import prepare_to_train
+from fusebert.model.initialization import initialize
 from fusebert.model.pretrained import find_trunk, read_config
-from fusebert.model.start import begin
 from fusebert.storage import CHECKPOINTS, read_json, write_json
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
@@ -37,7 +37,7 @@ from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import Prepared
 from fusebert.training.pretrain_recipe import check_for_corpus, pretraining_recipe
 from fusebert.training.progress import Progress, Silence
-from fusebert.training.ranks import naming_losses
+from fusebert.training.ranks import naming_lost_workers
 from fusebert.training.run import PLAN, RECIPE, fit, join, look_into
 
 Value = TypeVar("Value")
@@ -67,7 +67,7 @@ class Corpus:
     data_hash: str
 
 
-@naming_losses()
+@naming_lost_workers()
 @unlocking()
 def pretrain(
     settings: Mapping[str, Any],
@@ -223,7 +223,7 @@ def _plain(settings: Mapping[str, Any]) -> Any:
 
 
 def start(model: Any, counts: np.ndarray, trunk_folder: Path | None) -> None:
-    """Starting weights: those of the BERT to go on from, its head's too; else as `begin` sets them.
+    """Starting weights: those of the BERT to go on from, its head's too; else as `initialize` sets them.
 
     Args:
         counts: int64[V], how often each piece occurs; a head that is not there begins with them.
@@ -231,7 +231,7 @@ def start(model: Any, counts: np.ndarray, trunk_folder: Path | None) -> None:
     missing = model.trunk.config.vocab_size - len(counts)
     every = torch.from_numpy(np.pad(counts, (0, missing)))
     if trunk_folder is None:
-        begin(model, every)
+        initialize(model, every)
     elif not load_head(model, trunk_folder):
         model.head.start_at_frequencies(every)
 
@@ -305,4 +305,4 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
             raise DataError(f"{recipe.data.train}: a round has no {part} rows; {more}")
     text = recipe.modality_config("text").model_copy(update={"max_tokens": config.length - 1})
     processors = {"text": Processor(text, ["text"], corpus.tokenizer)}
-    return Prepared([], "", task, processors, splits, {}, trunk_folder, corpus.data_hash)  # type: ignore[arg-type]
+    return Prepared([], "", task, processors, splits, {}, trunk_folder, corpus.data_hash)  # type: ignore[arg-type]  # rows bring their targets

@@ -36,14 +36,14 @@ from fusebert.training.pretrain import (
 )
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Progress, Silence
-from fusebert.training.ranks import naming_losses
+from fusebert.training.ranks import naming_lost_workers
 from fusebert.training.run import fit, join, look_into
 
 DEFAULTS: dict[str, Any] = {"task.next_sentence": "matching", "training.tokens_per_batch": 2048}
 """Where they differ from those for a corpus."""
 
 
-@naming_losses()
+@naming_lost_workers()
 @unlocking()
 def pretrain_table(
     settings: Mapping[str, Any],
@@ -72,7 +72,7 @@ def pretrain_table(
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
     prepared = prepare_matching(recipe, folder, strict, progress)
-    splits: Any = prepared.splits
+    splits = prepared.splits
     size = prepared.processors[TEXT].vocabulary_size
     counts, scored = (piece_counts(splits[part].pieces, size) for part in ("train", "validation"))
     entropy = unigram_entropy(counts, scored)

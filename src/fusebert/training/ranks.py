@@ -58,7 +58,7 @@ class Ranks:
         """This process's rows of a batch; every process has at least one (whose loss may count nothing)."""
         return list(rows[self.number :: self.count]) or list(rows[:1])
 
-    def counts(self, rows: Sequence[int]) -> bool:
+    def has_rows(self, rows: Sequence[int]) -> bool:
         """Whether the loss of `own(rows)` counts."""
         return len(rows) > self.number
 
@@ -97,7 +97,7 @@ class Ranks:
 
 
 @contextmanager
-def naming_losses(*groups: Any) -> Iterator[None]:
+def naming_lost_workers(*groups: Any) -> Iterator[None]:
     """Raises LostWorkerError where another process of the run has gone, or has never come.
 
     Args:

@@ -23,18 +23,19 @@ from fusebert.model.modeling import FusebertModel
 from fusebert.storage import MANIFEST, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
+from fusebert.training.clock import Clock
 from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.prepare_histories import prepare_histories, start_at_histories
 from fusebert.training.progress import Progress, Silence
-from fusebert.training.ranks import MOST_WAIT, naming_losses
+from fusebert.training.ranks import MOST_WAIT, naming_lost_workers
 from fusebert.training.trainer import Trainer
 
 RECIPE, PLAN = "recipe.yaml", "plan.json"
 RANK_SEED = 1_000_003
 
 
-@naming_losses()
+@naming_lost_workers()
 @unlocking()
 def train(
     recipe: Recipe | Mapping[str, Any] | str | Path,
@@ -133,10 +134,10 @@ def fit(
         torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
-    state = State(steps=0, precision=precision, data_hash=prepared.data_hash)
-    trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state)
-    validation = prepared.splits["validation"]
-    trainer.leave_time(time.monotonic() - started, tokens)
+    spent, validation = time.monotonic() - started, prepared.splits["validation"]
+    state = State(steps=0, precision=precision, data_hash=prepared.data_hash, seconds_before=spent)
+    clock = Clock(settings.time_limit, spent, tokens)
+    trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state, clock)
     try:
         return trainer.fit(prepared.splits["train"], validation, resume)
     finally:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from fusebert.config import TrainingSettings
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import Dataset
+from fusebert.data.dataset import Split
 from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import DataError, DivergedError, FusebertError, ModelError, UsageError
 from fusebert.evaluation.inference import autocast, score, to_device
@@ -26,7 +26,7 @@ from fusebert.tasks.base import Task
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
-from fusebert.training.compilation import as_written, compile_for_training, pick_compile
+from fusebert.training.compilation import compile_for_training, pick_compile, undo_compilation
 from fusebert.training.optimization import (
     build_optimizer,
     hold_frozen_statistics,
@@ -34,7 +34,7 @@ from fusebert.training.optimization import (
     set_learning_rate,
 )
 from fusebert.training.progress import Progress
-from fusebert.training.ranks import OwnBatches, Ranks, naming_losses
+from fusebert.training.ranks import OwnBatches, Ranks, naming_lost_workers
 from fusebert.training.sharding import drop_unused_gradients, gather, put_whole, shard
 from fusebert.training.signals import Signals
 from fusebert.training.workers import (
@@ -68,6 +68,7 @@ class Trainer:
     Args:
         folder: of the run; checkpoints are written to `folder/checkpoints`.
         state: of a run that has not begun; a run resumes on the data with this hash only.
+        clock: of its time limit; None for none.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Trainer:
         progress: Progress,
         accelerator: Accelerator,
         state: State,
+        clock: Clock | None = None,
     ) -> None:
         self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
         self.accelerator, self.checkpoints, self.ranks = accelerator, folder / CHECKPOINTS, Ranks(accelerator)
@@ -96,11 +98,11 @@ class Trainer:
         self.state = state
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.recent_loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self._asked_to_stop = False
         self._planned, self._began = 0, 0.0
 
-    def fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
+    def fit(self, train: Split, validation: Split, resume: bool) -> State:
         """Train to the end, the time limit, or the early stop; leaves the best weights in the model.
 
         Raises:
@@ -110,7 +112,7 @@ class Trainer:
         UsageError: a batch does not fit into the GPU's memory.
         """
         try:
-            with naming_losses(self.ranks.group), naming_lost_helpers():
+            with naming_lost_workers(self.ranks.group), naming_lost_helpers():
                 return self._fit(train, validation, resume)
         except torch.OutOfMemoryError:
             raise UsageError(
@@ -118,7 +120,7 @@ class Trainer:
                 "with a smaller training.tokens_per_batch and as much more training.accumulation, or a smaller model"
             ) from None
 
-    def _fit(self, train: Dataset, validation: Dataset, resume: bool) -> State:
+    def _fit(self, train: Split, validation: Split, resume: bool) -> State:
         settings, state = self.settings, self.state
         sampler = TokenBudgetSampler(train.lengths, settings.tokens_per_batch, settings.seed)
         state.steps = planned = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
@@ -148,14 +150,14 @@ class Trainer:
                 while state.stopped is None and (group := self._next(batches)):
                     self._step(group)
                     state.seconds = time.monotonic() - self._began
-                    self._after_step(state)
-                    if self._time_is_up(state, ends_round=state.batch == len(sampler)):
+                    self._after_step()
+                    if self._time_is_up(ends_round=state.batch == len(sampler)):
                         state.stopped = f"the time limit of {settings.time_limit:g} s"
-                self._end_epoch(state, validation)
+                self._end_epoch(validation)
             if self.ranks.any(self._asked_to_stop):  # during the last validation
                 raise _stopped(state)
         if self.compiled:
-            as_written(self.learner)
+            undo_compilation(self.learner)
         self.model.to(self.accelerator.device)
         checkpoint.restore_best(self.checkpoints, self.model, state, self.progress.note)
         self.ranks.wait()  # the first process may remove the checkpoints from here on
@@ -169,8 +171,8 @@ class Trainer:
         except LostHelperError:
             if not self._asked_to_stop or self.ranks.count > 1:
                 raise
-            self._read_loss(self.state)
-            self._save(self.state)
+            self._read_loss()
+            self._save()
             raise _stopped(self.state) from None
 
     def _step(self, group: list[Dealt]) -> None:
@@ -204,7 +206,7 @@ class Trainer:
 
     def _modalities(self, group: list[Dealt]) -> list[str]:
         """Those that a row has, in any process."""
-        mine = [name for batch, rows in group if self.ranks.counts(rows) for name in batch["inputs"]]
+        mine = [name for batch, rows in group if self.ranks.has_rows(rows) for name in batch["inputs"]]
         names = list(self.model.embedders)
         batches = self.ranks.sum([mine.count(name) for name in names])
         return [name for name, count in zip(names, batches, strict=True) if count]
@@ -214,29 +216,31 @@ class Trainer:
         head: Any = self.model.head
         parts = head.counts(batch["labels"]) if hasattr(head, "counts") else {"loss": len(batch["lengths"])}
         found = {TOKENS: sum(batch["lengths"]), **parts}
-        return found if self.ranks.counts(rows) else dict.fromkeys(found, 0)
+        return found if self.ranks.has_rows(rows) else dict.fromkeys(found, 0)
 
-    def _after_step(self, state: State) -> None:
+    def _after_step(self) -> None:
         """Report and save where it is time to."""
+        state = self.state
         due = self.settings.checkpoint_steps is not None and state.step % self.settings.checkpoint_steps == 0
         asked_to_stop = self.ranks.any(self._asked_to_stop)
         if due or asked_to_stop or state.step % STEPS_BETWEEN_READINGS == 0:
-            self._read_loss(state)
-            self._report(state)
+            self._read_loss()
+            self._report()
         if due or asked_to_stop:
-            self._save(state)
+            self._save()
         if asked_to_stop:
             raise _stopped(state)
 
-    def _save(self, state: State) -> None:
+    def _save(self) -> None:
         random_states = self.ranks.all(checkpoint.random_state())
         weights = gather(self.learner.state_dict(), self.ranks.is_first)
         moments = gather(checkpoint.optimizer_tensors(self.optimizer), self.ranks.is_first)
         if self.ranks.is_first:
-            checkpoint.save(self.checkpoints, weights, moments, state, random_states)
+            checkpoint.save(self.checkpoints, weights, moments, self.state, random_states)
         self.ranks.wait()
 
-    def _read_loss(self, state: State) -> None:
+    def _read_loss(self) -> None:
+        state = self.state
         found = self.ranks.sum([float(self.recent_loss)])[0] / self.ranks.count
         if not math.isfinite(found):
             raise DivergedError(
@@ -245,11 +249,6 @@ class Trainer:
             )
         state.loss_sum += found
         self.recent_loss.zero_()
-
-    def leave_time(self, spent_seconds: float, tokens: int) -> None:
-        """Let the time limit count `spent_seconds`, and leave room for forward passes over `tokens` after training."""
-        self.clock = Clock(self.settings.time_limit, spent_seconds, tokens)
-        self.state.seconds_before = spent_seconds
 
     def _resume(self) -> State:
         found = self._chosen_by_first()
@@ -266,7 +265,7 @@ class Trainer:
             )
         here = self.state.seconds_before
         self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.number)
-        self.clock.deadline -= self.state.seconds_before + self.state.seconds
+        self.clock.spend(self.state.seconds_before + self.state.seconds)
         self.state.seconds_before += here
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
         return self.state
@@ -290,17 +289,19 @@ class Trainer:
             )
         return found
 
-    def _time_is_up(self, state: State, ends_round: bool) -> bool:
+    def _time_is_up(self, ends_round: bool) -> bool:
         """Whether what comes after training needs the time that is left. Under a time limit the learning rate follows
         the time, so that it has fallen when the time ends; the steps planned become those that it seems to allow."""
         if not self.clock.limited:
             return False
+        state = self.state
         progress, is_up = self.ranks.of_first(self.clock.look(state, ends_round))
         state.progress = max(progress, state.step / self._planned)
         state.steps = max(state.step, round(state.step / state.progress))
         return is_up
 
-    def _report(self, state: State) -> None:
+    def _report(self) -> None:
+        state = self.state
         loss = state.loss_sum / max(1, state.loss_rows)
         rate = self.optimizer.param_groups[0]["lr"]
         self.progress.step(state, loss)
@@ -308,9 +309,10 @@ class Trainer:
             {"train/loss": loss, "train/learning_rate": rate, "train/tokens": state.tokens}, step=state.step
         )
 
-    def _end_epoch(self, state: State, validation: Dataset) -> None:
+    def _end_epoch(self, validation: Split) -> None:
         """Validate, remember the best, decide whether to go on, and save."""
-        self._read_loss(state)
+        state = self.state
+        self._read_loss()
         began = time.monotonic()
         if self.in_parts:
             put_whole(self.model, gather(self.learner.state_dict(), keep=True))
@@ -334,12 +336,12 @@ class Trainer:
         if state.stopped is None:
             state.epoch, state.batch, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
         state.seconds = time.monotonic() - self._began
-        self._save(state)
+        self._save()
         self.clock.timed(scored - began, time.monotonic() - scored)
         self.progress.epoch(entry)
         self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=state.step)
 
-    def _score(self, validation: Dataset) -> dict[str, float]:
+    def _score(self, validation: Split) -> dict[str, float]:
         self.model.to(self.accelerator.device)
         # to compile once more for layers without gradients would take longer than scoring
         with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():

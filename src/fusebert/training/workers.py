@@ -11,7 +11,7 @@ from multiprocessing import forkserver
 from typing import Any
 
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import Dataset
+from fusebert.data.dataset import Split
 from fusebert.errors import FusebertError
 from fusebert.training.signals import handled
 from fusebert.types import Example
@@ -65,7 +65,7 @@ class RowsOrErrors:
     """Rows by number, and what keeps one from being read as a value: torch would put the worker's traceback into its
     words."""
 
-    def __init__(self, rows: Dataset) -> None:
+    def __init__(self, rows: Split) -> None:
         self.rows = rows
 
     def __len__(self) -> int:

@@ -14,9 +14,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from fusebert.config import one_or_more
 from fusebert.modalities.base import present
 from fusebert.storage import read_json, write_json
+from fusebert.tasks.ranking import mean_reciprocal_rank, ndcg_at, recall_at
 from fusebert.types import Answer
 
-AT = (10, 1, 5)
+RECALL_AT = (10, 1, 5)
 """Recall is the share of queries whose match is among the first so many; the first of these stands for all."""
 AMONG = 100
 """Rows that a query is often ranked among, its own and others at random; here the mean over all ways to draw them."""
@@ -62,7 +63,7 @@ class Task:
     primary_metric = "recall_at_10"
     higher_is_better = True
     metric_names: Sequence[str] = (
-        *(f"recall_at_{most}" for most in AT),
+        *(f"recall_at_{most}" for most in RECALL_AT),
         "mrr",
         "ndcg_at_10",
         "left_to_right_recall_at_10",
@@ -125,10 +126,9 @@ class Task:
         left, right = np.split(np.asarray(logits), 2, axis=1)
         ways = {"left_to_right": _ranks(left, right, targets), "right_to_left": _ranks(right, left, targets[:, ::-1])}
         ranks, strangers = np.concatenate(list(ways.values()), axis=1)
-        metrics = {f"recall_at_{most}": float((ranks <= most).mean()) for most in AT}
-        metrics["mrr"] = float((1 / ranks).mean())
-        metrics["ndcg_at_10"] = float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())
-        metrics |= {f"{way}_recall_at_10": float((found[0] <= 10).mean()) for way, found in ways.items()}
+        metrics = {f"recall_at_{most}": recall_at(most, ranks) for most in RECALL_AT}
+        metrics |= {"mrr": mean_reciprocal_rank(ranks), "ndcg_at_10": ndcg_at(10, ranks)}
+        metrics |= {f"{way}_recall_at_10": recall_at(10, found[0]) for way, found in ways.items()}
         if len(logits) > AMONG:
             metrics[f"recall_at_10_of_{AMONG}"] = float(_among(ranks, strangers).mean())
         metrics["chance_recall_at_10"] = float(np.concatenate([_chance(targets), _chance(targets[:, ::-1])]).mean())

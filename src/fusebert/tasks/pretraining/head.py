@@ -12,8 +12,8 @@ from transformers.activations import ACT2FN
 
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
+from fusebert.model.cross_entropy import cross_entropy_sum, linear_cross_entropy_sum, log_softmax
 from fusebert.model.exact import exactly
-from fusebert.model.surprise import linear_surprise, log_softmax, surprise
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.tasks.pretraining.task import IGNORED
 from fusebert.types import FIRST, Encoded
@@ -65,17 +65,17 @@ class Head(nn.Module):
         weight, bias = self._words.module.weight, self.bias.weight[0]
         return hidden, *(filled(weight, bias) if hidden.is_cuda else (weight, bias))
 
-    def surprise(self, encoded: Encoded, pieces: Tensor) -> Tensor:
+    def masked_loss_sum(self, encoded: Encoded, pieces: Tensor) -> Tensor:
         """The sum over the masked tokens in nats."""
         readout = self.readout(encoded)
         if self._compiled is None:
-            return linear_surprise(*readout, pieces)
+            return linear_cross_entropy_sum(*readout, pieces)
         return self._compiled(linear(*readout), pieces)  # type: ignore[no-any-return]
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum of the two losses, each a mean over its `counts`, the second weighted; and both by name."""
         pieces = labels["pieces"]
-        mlm = self.surprise(encoded, pieces) / max(1, len(pieces))
+        mlm = self.masked_loss_sum(encoded, pieces) / max(1, len(pieces))
         if not self.asks_next_sentence:
             return {"loss": mlm, "mlm_loss": mlm}
         asked = labels["next_sentence_label"]
@@ -86,7 +86,7 @@ class Head(nn.Module):
 
     def compile_loss(self, wanted: bool) -> None:
         """Fewer kernels (torch.compile) for the softmax over all pieces, most of what the head reads and writes."""
-        self._compiled = torch.compile(surprise, dynamic=True) if wanted else None
+        self._compiled = torch.compile(cross_entropy_sum, dynamic=True) if wanted else None
 
     def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:
         """Over how many things each part of the loss is a mean, of labels on the host. The trainer weighs by these."""

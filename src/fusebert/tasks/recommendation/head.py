@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
-from fusebert.model.surprise import linear_surprise
+from fusebert.model.cross_entropy import linear_cross_entropy_sum
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.tasks.recommendation.ranking import NEVER
 from fusebert.tasks.recommendation.task import RULED_OUT
@@ -75,7 +75,7 @@ class Head(nn.Module):
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean cross-entropy over the events to guess."""
         items = labels["items"]
-        found = linear_surprise(*self.readout(encoded.last_hidden_state), items - 1)
+        found = linear_cross_entropy_sum(*self.readout(encoded.last_hidden_state), items - 1)
         return {"loss": found / max(1, len(items))}
 
     def counts(self, labels: Mapping[str, Tensor]) -> dict[str, int]:

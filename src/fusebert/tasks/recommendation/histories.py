@@ -20,7 +20,7 @@ from fusebert.types import Example, Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class UserEvent:
     """One event, who did it, and where it stands."""
 
     user: str
@@ -35,7 +35,7 @@ class Done:
         return self.event.seconds or 0.0
 
 
-def read_events(rows: Rows, config: Config) -> tuple[list[Done], list[RowError]]:
+def read_events(rows: Rows, config: Config) -> tuple[list[UserEvent], list[RowError]]:
     """The events of a table, and what is wrong with the rows that hold none.
 
     Raises:
@@ -43,7 +43,7 @@ def read_events(rows: Rows, config: Config) -> tuple[list[Done], list[RowError]]
     """
     fields = {"item": config.item, "time": config.time, "type": config.type, "value": config.value}
     columns = {field: column for field, column in fields.items() if column is not None}
-    done: list[Done] = []
+    done: list[UserEvent] = []
     bad: list[RowError] = []
     seen: dict[str, None] = {}
     for row in rows:
@@ -66,7 +66,7 @@ def read_events(rows: Rows, config: Config) -> tuple[list[Done], list[RowError]]
     return done, bad
 
 
-def _read(sample: Sample, user: str, columns: dict[str, str]) -> Done | RowError:
+def _read(sample: Sample, user: str, columns: dict[str, str]) -> UserEvent | RowError:
     raw = sample.values.get(user)
     if is_missing(raw):
         return sample.error("it has no user", user)
@@ -74,14 +74,14 @@ def _read(sample: Sample, user: str, columns: dict[str, str]) -> Done | RowError
         return sample.error("it has no time", columns["time"])
     try:
         event = read_event({field: sample.values.get(column) for field, column in columns.items()})
-        return Done(as_category(raw), event, sample.table, sample.row, sample.line)
+        return UserEvent(as_category(raw), event, sample.table, sample.row, sample.line)
     except InputError as error:
         return sample.error(str(error))
 
 
-def by_user(done: Iterable[Done]) -> dict[str, list[Done]]:
+def by_user(done: Iterable[UserEvent]) -> dict[str, list[UserEvent]]:
     """Everyone's events, the oldest first. Raises DataError where someone has more than can be read."""
-    found: dict[str, list[Done]] = {}
+    found: dict[str, list[UserEvent]] = {}
     for one in done:
         found.setdefault(one.user, []).append(one)
     for user, events in found.items():
@@ -93,7 +93,7 @@ def by_user(done: Iterable[Done]) -> dict[str, list[Done]]:
     return found
 
 
-def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], list[Done]]:
+def hold_out_newest(done: Sequence[UserEvent], share: float) -> tuple[list[UserEvent], list[UserEvent]]:
     """Older and newer events. Those of all users are cut at one moment, so that nobody's future is known; without
     times, each user's last ones are held out, of two or more at least the newest."""
     if not 0 < share < 1:
@@ -106,8 +106,8 @@ def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], lis
         if cut == len(ordered):  # the last moment alone has more than the share
             cut = next(n for n, one in enumerate(ordered) if one.seconds == ordered[-1].seconds)
         return ordered[:cut], ordered[cut:]
-    older: list[Done] = []
-    newer: list[Done] = []
+    older: list[UserEvent] = []
+    newer: list[UserEvent] = []
     for events in by_user(done).values():
         cut = min(math.ceil(len(events) * (1 - share)), max(1, len(events) - 1))
         older += events[:cut]
@@ -115,7 +115,7 @@ def hold_out_newest(done: Sequence[Done], share: float) -> tuple[list[Done], lis
     return older, newer
 
 
-def questions(known: Iterable[Done], asked: Iterable[Done]) -> Iterator[Sample]:
+def questions(known: Iterable[UserEvent], asked: Iterable[UserEvent]) -> Iterator[Sample]:
     """A row for each of the asked events: what its user did before, known or asked, and which item came next."""
     asked = list(asked)
     wanted = {id(one) for one in asked}
@@ -127,7 +127,7 @@ def questions(known: Iterable[Done], asked: Iterable[Done]) -> Iterator[Sample]:
                 yield Sample(one.table, one.row, values, None, one.line)
 
 
-def whole_histories(done: Iterable[Done]) -> list[Sample]:
+def whole_histories(done: Iterable[UserEvent]) -> list[Sample]:
     """A row for each user, with all that they did."""
     found = []
     for events in by_user(done).values():

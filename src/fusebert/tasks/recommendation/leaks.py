@@ -8,10 +8,10 @@ import numpy as np
 
 from fusebert.errors import row_in_words
 from fusebert.tasks.recommendation.config import HISTORY, NEXT
-from fusebert.tasks.recommendation.histories import Done, questions
+from fusebert.tasks.recommendation.histories import UserEvent, questions
 
 
-def leaks(parts: Mapping[str, Sequence[Done]], repeats: bool) -> list[str]:
+def leaks(parts: Mapping[str, Sequence[UserEvent]], repeats: bool) -> list[str]:
     """What makes scores better, or worse, than they will be in use; in words.
 
     Args:
@@ -46,7 +46,7 @@ def leaks(parts: Mapping[str, Sequence[Done]], repeats: bool) -> list[str]:
     return said
 
 
-def _again(train: Sequence[Done], asked: Sequence[Done]) -> float:
+def _again(train: Sequence[UserEvent], asked: Sequence[UserEvent]) -> float:
     rows = questions(train, asked)
     repeated = [any(event.item == row.values[NEXT] for event in row.values[HISTORY]) for row in rows]
     share = float(np.mean(repeated or [False]))

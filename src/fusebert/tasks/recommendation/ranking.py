@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-AT = (10, 1, 5, 20)
+from fusebert.tasks.ranking import mean_reciprocal_rank, ndcg_at, recall_at
+
+RECALL_AT = (10, 1, 5, 20)
 """Recall is the share of questions whose item is among the first so many."""
 NEVER = 10**9
 """The rank of what cannot be an answer, beyond every cut-off; infinity is taken for a training that has diverged."""
-NAMES = ("ndcg_at_10", *(f"recall_at_{most}" for most in AT), "mrr", "new_item_share", "new_item_recall_at_20")
+NAMES = ("ndcg_at_10", *(f"recall_at_{most}" for most in RECALL_AT), "mrr", "new_item_share", "new_item_recall_at_20")
 """Of the metrics; the last one is there where there are new items."""
 
 
@@ -19,9 +21,8 @@ def ranking_metrics(ranks: np.ndarray, trained: np.ndarray) -> dict[str, float]:
         ranks: float[B], from 1.
         trained: bool[B], whether the training events have the right item; the others are scored apart, too.
     """
-    metrics = {"ndcg_at_10": float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0).mean())}
-    metrics |= {f"recall_at_{most}": float((ranks <= most).mean()) for most in AT}
-    metrics |= {"mrr": float((1 / ranks).mean()), "new_item_share": float((~trained).mean())}
+    metrics = {"ndcg_at_10": ndcg_at(10, ranks)} | {f"recall_at_{most}": recall_at(most, ranks) for most in RECALL_AT}
+    metrics |= {"mrr": mean_reciprocal_rank(ranks), "new_item_share": float((~trained).mean())}
     if not trained.all():
-        metrics["new_item_recall_at_20"] = float((ranks[~trained] <= 20).mean())
+        metrics["new_item_recall_at_20"] = recall_at(20, ranks[~trained])
     return metrics

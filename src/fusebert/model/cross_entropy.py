@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusebert.model.cpu import fill, linear, lowered, product
+from fusebert.model.cpu import fill, linear, product, product_dtype
 
 ROWS_AT_ONCE = 16
 """Of 30,522 pieces in fp32, 2 MB: a processor's second cache."""
@@ -17,7 +17,7 @@ RARE = 1e-30
 """Well above the end of fp32, where logarithms of shares become inexact and then infinite."""
 
 
-def surprise(logits: Tensor, answers: Tensor) -> Tensor:
+def cross_entropy_sum(logits: Tensor, answers: Tensor) -> Tensor:
     """-log softmax(logits)[answers] of float[M, V] and int64[M], the sum over M in nats."""
     return F.nll_loss(log_softmax(logits), answers, reduction="sum")
 
@@ -28,8 +28,8 @@ def log_softmax(logits: Tensor) -> Tensor:
         return F.log_softmax(logits, dim=1, dtype=torch.float32)
 
 
-def linear_surprise(hidden: Tensor, weight: Tensor, bias: Tensor, answers: Tensor) -> Tensor:
-    """`surprise` of `linear(hidden, weight, bias)`, in training on a processor in half the time.
+def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor, answers: Tensor) -> Tensor:
+    """`cross_entropy_sum` of `linear(hidden, weight, bias)`, in training on a processor in half the time.
 
     Args:
         hidden: float[M, D].
@@ -42,11 +42,11 @@ def linear_surprise(hidden: Tensor, weight: Tensor, bias: Tensor, answers: Tenso
     """
     is_training = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if hidden.device.type == "cpu" and is_training and len(hidden) and not torch.compiler.is_compiling():
-        return _CpuLinearSurprise.apply(hidden, weight, bias, answers)  # type: ignore[no-any-return]
-    return surprise(linear(hidden, weight, bias), answers)
+        return _CpuLinearCrossEntropy.apply(hidden, weight, bias, answers)  # type: ignore[no-any-return]
+    return cross_entropy_sum(linear(hidden, weight, bias), answers)
 
 
-class _CpuLinearSurprise(torch.autograd.Function):
+class _CpuLinearCrossEntropy(torch.autograd.Function):
     """The logits become their gradient, softmax minus one at the answer, a few rows at a time while they are in cache.
 
     torch's own operators pass ten times over logits that fit no cache, a quarter of a small model's step.
@@ -54,7 +54,7 @@ class _CpuLinearSurprise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, answers: Tensor) -> Tensor:
-        kind = lowered(hidden)
+        kind = product_dtype(hidden)
         ctx.kinds = hidden.dtype, weight.dtype, bias.dtype
         hidden, weight, asked = fill(hidden.to(kind)), weight.to(kind), len(answers)
         logits = product(hidden, weight, bias.to(kind))

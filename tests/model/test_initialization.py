@@ -9,7 +9,7 @@ import torch
 
 from fusebert.data.collate import Collator
 from fusebert.evaluation.inference import score
-from fusebert.model.start import LAYERS, look_at_neighbours, tell_rare_from_common
+from fusebert.model.initialization import LAYERS, mark_rare_words, turn_heads_to_neighbours
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.training.build import build_model
 from fusebert.training.pretrain import prepare_rows, read_corpus, start
@@ -26,7 +26,7 @@ def test_heads_look_at_their_neighbours(size: str) -> None:
     for weight in trunk.parameters():
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, std=config.initializer_range)
-    look_at_neighbours(trunk)
+    turn_heads_to_neighbours(trunk)
     ids, places = torch.randint(500, (100,)), torch.arange(100)
     hidden = trunk.embeddings(ids, torch.zeros(100, dtype=torch.long), places)
     attention = trunk.encoder.layer[0].attention.self
@@ -47,7 +47,7 @@ def test_one_direction_says_how_rare_a_word_is() -> None:
         torch.nn.init.normal_(weight, std=0.1)
     counts = (1e6 / torch.arange(1, 401) ** 1.1).long()
     counts[:5] = 0
-    tell_rare_from_common(trunk, counts)
+    mark_rare_words(trunk, counts)
     words = trunk.embeddings.word_embeddings.weight.detach()
     rarest, commonest = words[300:].mean(0), words[5:15].mean(0)
     rare = torch.nn.functional.normalize(rarest - commonest, dim=0)

@@ -24,7 +24,7 @@ TYPE_SHARE = 0.3
 
 
 @torch.no_grad()
-def begin(model: Any, counts: Tensor) -> None:
+def initialize(model: Any, counts: Tensor) -> None:
     """Set the starting weights of a model for pre-training; all of them are learned on from there.
 
     Args:
@@ -32,13 +32,13 @@ def begin(model: Any, counts: Tensor) -> None:
         counts: int64[V], how often each piece occurs.
     """
     model.head.start_at_frequencies(counts)
-    be_quiet(model.trunk)
-    look_at_neighbours(model.trunk)
-    tell_rare_from_common(model.trunk, counts)
+    scale_down_outputs(model.trunk)
+    turn_heads_to_neighbours(model.trunk)
+    mark_rare_words(model.trunk, counts)
 
 
 @torch.no_grad()
-def be_quiet(trunk: Trunk) -> None:
+def scale_down_outputs(trunk: Trunk) -> None:
     """Start each layer's two outputs smaller beside what they are added to, the deeper the trunk the more.
 
     Else each of them, normalised with what it is added to, halves what the embeddings say (Xiong et al. 2020 on why
@@ -52,7 +52,7 @@ def be_quiet(trunk: Trunk) -> None:
 
 
 @torch.no_grad()
-def look_at_neighbours(trunk: Trunk) -> None:
+def turn_heads_to_neighbours(trunk: Trunk) -> None:
     """Start the positions as waves, and the heads of the first LAYERS layers turned to the pieces 1, 2, ... places off.
 
     Positions that are waves (Vaswani et al. 2017, 3.5), of frequencies
@@ -78,7 +78,7 @@ def look_at_neighbours(trunk: Trunk) -> None:
 
 
 @torch.no_grad()
-def tell_rare_from_common(trunk: Trunk, counts: Tensor) -> None:
+def mark_rare_words(trunk: Trunk, counts: Tensor) -> None:
     """Start the words with how rare each is, along one direction that nothing else uses.
 
     The words' embeddings are read out with themselves, so a context that calls for a rare or for a common word can say

@@ -1,0 +1,32 @@
+"""Metrics and scores as a reader knows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+METRIC_NAMES = {
+    "f1_micro": "F1, micro", "f1_macro": "F1, macro", "auroc": "AUROC", "mae": "mean absolute error",
+    "rmse": "root mean squared error", "r2": "R²", "pearson": "Pearson's r",
+}  # fmt: skip
+LOWER_IS_BETTER = {"mae", "rmse", "loss", "expected_calibration_error"}
+
+
+def metric_name(metric: str) -> str:
+    """A metric as a reader knows it."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def metric_text(value: float | None) -> str:
+    """A score as it is printed; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 10:
+        return f"{value:,.1f}"
+    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
+
+
+def primary_metric(metrics: Mapping[str, Any]) -> str:
+    """The metric that stands for the others: tasks put it first."""
+    return next(iter(metrics))
