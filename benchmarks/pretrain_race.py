@@ -35,7 +35,7 @@ from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.vocabulary import FOLDER, make_vocabulary
 from fusebert.data.collate import Collator
 from fusebert.evaluation.inference import score
-from fusebert.tasks.pretraining.publish import load_hugging_face_weights
+from fusebert.tasks.pretraining.publish import TRANSFORM
 from fusebert.training.build import build_model
 from fusebert.training.pretrain import prepare_rows, pretrain, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
@@ -52,6 +52,17 @@ TIMED_STEPS, QUICK_STEPS = 8, 1
 SETTINGS = [(precision, attention) for precision in ("bf16", "fp32") for attention in ("sdpa", "eager")]
 
 Evaluate = Callable[[Mapping[str, torch.Tensor]], dict[str, float]]
+
+
+def put_weights(model: Any, found: Mapping[str, torch.Tensor]) -> None:
+    """Put the weights of a `transformers.BertForPreTraining` into `model`, which must have its sizes."""
+    head = model.head
+    parts = {"bert.": model.trunk, f"{TRANSFORM}.dense.": head.dense, f"{TRANSFORM}.LayerNorm.": head.LayerNorm}
+    parts["cls.seq_relationship."] = head.seq_relationship
+    for prefix, part in parts.items():
+        part.load_state_dict({name: found[prefix + name] for name in part.state_dict()})
+    with torch.no_grad():
+        head.bias.weight.copy_(found["cls.predictions.bias"][None])
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -114,7 +125,7 @@ class Race:
 
     def score(self, weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Held-out losses of weights under Hugging Face's names, in fp32."""
-        load_hugging_face_weights(self.model, weights)
+        put_weights(self.model, weights)
         rows = iter(self.prepared.splits["validation"])
         return dict(score(self.model, self.prepared.task, rows, self.collator, "fp32")["metrics"])
 

@@ -36,7 +36,6 @@ class Encoder:
             raise UsageError(f"{trunk!r} is a size without weights; name a pretrained BERT")
         config = read_config(folder)
         self.tokenizer = read_tokenizer(folder)
-        self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(min(max_tokens, config.max_position_embeddings) - 2)
         self.ends = [self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")]
         self.trunk = Trunk(config).eval()

@@ -8,15 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from fusebert.config import Recipe, parse_overrides, read_recipe
+from fusebert.config import ModelSettings, Recipe, parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
 from fusebert.storage import MANIFEST, file_hash, read_json, write_json
 from fusebert.tasks.fit import fitted_task
 from fusebert.training.signals import passing_on
 
-FUSIONS = ("one_stream", "concat", "two_stream")
+FUSIONS: tuple[str, ...] = get_args(ModelSettings.model_fields["fusion"].annotation)
 
 
 def compare(

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.config import FITTED
+from fusebert.data.tables import PICTURE_SUFFIXES
 from fusebert.errors import InputError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media
@@ -20,7 +21,6 @@ from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 
@@ -117,7 +117,7 @@ class Processor:
 
 def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of picture paths, of encoded pictures, or of Pillow images."""
-    paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)]
+    paths = [value for value in values if isinstance(value, str) and value.lower().endswith(PICTURE_SUFFIXES)]
     if len(paths) > len(values) / 2:
         return Evidence(
             f"{len(paths)} of {len(values)} values end in a picture suffix", 0.99 * len(paths) / len(values)

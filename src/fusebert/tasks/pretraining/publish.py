@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -61,17 +60,6 @@ def hugging_face_weights(model: Any) -> dict[str, Tensor]:
     found |= {f"cls.seq_relationship.{name}": value for name, value in head.seq_relationship.state_dict().items()}
     found["cls.predictions.bias"] = head.bias.weight[0].detach()
     return {name: value.contiguous().cpu() for name, value in found.items()}
-
-
-def load_hugging_face_weights(model: Any, found: Mapping[str, Tensor]) -> None:
-    """Put the weights of a `transformers.BertForPreTraining` into `model`, which must have its sizes."""
-    head = model.head
-    parts = {"bert.": model.trunk, f"{TRANSFORM}.dense.": head.dense, f"{TRANSFORM}.LayerNorm.": head.LayerNorm}
-    parts["cls.seq_relationship."] = head.seq_relationship
-    for prefix, part in parts.items():
-        part.load_state_dict({name: found[prefix + name] for name in part.state_dict()})
-    with torch.no_grad():
-        head.bias.weight.copy_(found["cls.predictions.bias"][None])
 
 
 def load_head(model: Any, folder: Path) -> bool:
