@@ -155,8 +155,7 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
                 picture = ImageOps.exif_transpose(picture)
             else:
                 ImageOps.exif_transpose(picture, in_place=True)
-            picture = _to_rgb(picture)
-            picture = picture.resize((size_pixels, size_pixels), Image.Resampling.BICUBIC)
+            picture = _square(picture, size_pixels)
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -184,13 +183,15 @@ def _open(data: Any) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _square(picture: Image.Image, size_pixels: int) -> Image.Image:
+    """RGB, stretched to the square, on white; it is laid there once it is small."""
+    is_clear = picture.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in picture.info
     if picture.mode.startswith("I") or picture.mode == "F":
-        return _grey(picture).convert("RGB")
-    if picture.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
+        picture = _grey(picture)
+    picture = picture.convert("RGBA" if is_clear else "RGB")
+    picture = picture.resize((size_pixels, size_pixels), Image.Resampling.BICUBIC)
+    if is_clear:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture)
     return picture.convert("RGB")
 
 
