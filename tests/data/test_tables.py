@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -81,3 +83,24 @@ def test_a_table_of_pictures_is_read_a_few_at_a_time(tmp_path: Path) -> None:
     before = pyarrow.total_allocated_bytes()
     next(rows)
     assert pyarrow.total_allocated_bytes() - before < 200 * 2**20
+
+
+@pytest.mark.parametrize("as_categories", [True, False])
+def test_a_long_value_that_a_parquet_repeats_is_held_once(as_categories: bool, tmp_path: Path) -> None:
+    """Of 64 rows of 16 MB, in a file of a few kilobytes."""
+    numbers = pyarrow.array([0, None, *[0] * 62], pyarrow.int32())
+    words = pyarrow.DictionaryArray.from_arrays(numbers, ["x" * 2**24])
+    table, path = pyarrow.table({"id": range(64), "text": words}), tmp_path / "a.parquet"
+    parquet.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30, store_schema=as_categories)
+    assert path.stat().st_size < 2**15
+    code = (
+        "import resource, sys; from pathlib import Path; from fusebert.data.tables import read_table\n"
+        "import pyarrow.parquet; most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before, rows = most(), list(read_table(Path(sys.argv[1])))\n"
+        "print(len(rows), sum('characters' in str(row) for row in rows), rows[1].values, (most() - before) // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    count, long, *values, megabytes = done.stdout.split()
+    assert (count, long) == ("64", "63")
+    assert " ".join(values) == "{'id': 1, 'text': None}"
+    assert int(megabytes) < 300

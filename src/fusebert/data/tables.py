@@ -18,13 +18,13 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from fusebert.data.parquet import parquet_rows
 from fusebert.errors import GIVEN_ROW, GIVEN_TABLE, DataError, InputError, RowError, row_in_words
 from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
 MAX_LINE_BYTES = 8 * 2**20
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-ROWS_AT_ONCE = 64
 """Of a parquet file; each may hold a picture."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
@@ -245,20 +245,14 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _read_parquet(path: Path, max_characters: int) -> Rows:
-    import pyarrow
-    from pyarrow import parquet
+    from pyarrow import ArrowException
 
     row = 0
     try:
-        file = parquet.ParquetFile(path)
-        _check_header(file.schema_arrow.names, path, "")
-        exact = [field.name for field in file.schema_arrow if pyarrow.types.is_decimal(field.type)]
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-            for values in batch.to_pylist():
-                row += 1
-                values |= {name: float(values[name]) for name in exact if values[name] is not None}
-                yield _sample(path, row, values, max_characters)
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        for values in parquet_rows(path, lambda names: _check_header(names, path, "")):
+            row += 1
+            yield _sample(path, row, values, max_characters)
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path} cannot be read as parquet after row {row}: {' '.join(str(error).split())}") from None
 
 

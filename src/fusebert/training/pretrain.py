@@ -126,9 +126,7 @@ def pretrain(
         if is_first:
             lock(folder)
             write_json(folder / PLAN, kept)
-        progress.note(str(plan))
-        if plan.mlm_loss is not None and plan.mlm_loss > LITTLE_LEARNT * corpus.unigram_entropy:
-            progress.note("Warning: in so short a time a model learns little more than frequencies; give more")
+        _tell(plan, corpus.unigram_entropy, progress)
     prepared = prepare_rows(recipe, corpus, trunk_folder)
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
@@ -177,6 +175,12 @@ def _plan(
         found = error
     chosen, plan = _of_first(found)
     return pretraining_recipe(chosen), plan
+
+
+def _tell(plan: Plan, entropy: float, progress: Progress) -> None:
+    progress.note(str(plan))
+    if plan.mlm_loss is not None and plan.mlm_loss > LITTLE_LEARNT * entropy:
+        progress.note("Warning: in so short a time a model learns little more than frequencies; give more")
 
 
 def _check_length(recipe: Recipe, trunk_folder: Path | None) -> None:
