@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -86,7 +87,9 @@ def naming_failures(folder: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise OSError(f"{folder}: {error}") from None
+        full = os.strerror(errno.ENOSPC)
+        known = OSError(errno.ENOSPC, full, str(folder))
+        raise (known if full in str(error) else OSError(f"{folder}: {error}")) from None
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], replaces: bool = True) -> None:

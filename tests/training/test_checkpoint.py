@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from fusebert import storage
+from fusebert.cli import main
 from fusebert.config import TrainingSettings
 from fusebert.errors import DivergedError, ModelError, UsageError
 from fusebert.evaluation.predictor import load
@@ -347,3 +349,23 @@ def test_a_run_may_go_on_with_other_workers(tiny: dict[str, Any], tmp_path: Path
     train(tiny | {"training.checkpoint_steps": 1}, tmp_path / "other")
     found = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "other")]
     assert found[0] == found[1]
+
+
+def test_a_full_disk_is_said_with_what_to_do(
+    tiny: dict[str, Any],
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    settings = [f"{key}={value}" for key, value in tiny.items() if not key.startswith("data.")]
+    ignored = [f"data.columns.{name}=ignore" for name in ("language", "caption", "shapes", "colours")]
+    table, output = f"{tiny['data.root']}/train.jsonl", tmp_path / "run"
+    assert main(["train", table, "--target", "answer", "--output", str(output), *settings, *ignored]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"fusebert: {output}/checkpoints/step-")
+    assert said.endswith(": No space left on device; make room, and go on with --resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every foreseeable failure is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given and speaks()
+    options = argparse.Namespace()
     try:
         options, rest = build_parser().parse_known_args(given)
         result = options.run(options, rest)
@@ -32,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 1, as_json)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", 1, as_json)
+        goes_on = "; make room, and go on with --resume" if error.errno == errno.ENOSPC and "resume" in options else ""
+        return _fail(f"{where}{error.strerror or error}{goes_on}", 1, as_json)
     return 0
 
 
