@@ -20,11 +20,11 @@ import numpy as np
 
 from fusebert.data.parquet import parquet_rows
 from fusebert.errors import GIVEN_ROW, GIVEN_TABLE, DataError, InputError, RowError, row_in_words
+from fusebert.modalities.files import PICTURE_SUFFIXES
 from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
 MAX_LINE_BYTES = 8 * 2**20
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Of a parquet file; each may hold a picture."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""

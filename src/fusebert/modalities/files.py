@@ -13,6 +13,7 @@ import numpy as np
 from fusebert.errors import InputError
 from fusebert.modalities.base import media_path
 
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 SOUND_STARTS = re.compile(rb"RIFF....WAVE|FORM....AIF|fLaC|OggS|ID3|\xff[\xe2-\xfb]", re.DOTALL)
 """Of the kinds of sound files that are read."""
 CACHE_BYTES = 512 * 2**20

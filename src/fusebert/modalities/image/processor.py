@@ -13,10 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.config import FITTED
-from fusebert.data.tables import PICTURE_SUFFIXES
 from fusebert.errors import InputError
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media
+from fusebert.modalities.files import PICTURE_SUFFIXES, DecodedFiles, are_sounds, encoded_media
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
