@@ -109,7 +109,7 @@ class Trainer:
             StoppedError: after SIGINT or SIGTERM, with everything saved.
             LostWorkerError: another process of the run has gone.
             LostHelperError: a process that prepares rows has gone.
-        UsageError: a batch does not fit into the GPU's memory.
+            UsageError: a batch does not fit into the GPU's memory.
         """
         try:
             with naming_lost_workers(self.ranks.group), naming_lost_helpers():
@@ -130,16 +130,7 @@ class Trainer:
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         self.clock.expect(int(validation.lengths.sum()), 3 * 4 * weights)  # each with two moments, in fp32
         self._began = time.monotonic() - state.seconds
-        loader: DataLoader[Any] = DataLoader(
-            RowsOrErrors(train),  # type: ignore[arg-type]
-            batch_sampler=OwnBatches(sampler, self.ranks),
-            collate_fn=BatchOrError(self.collator),
-            num_workers=settings.workers,
-            multiprocessing_context=worker_context() if settings.workers else None,
-            worker_init_fn=begin_helper,
-            pin_memory=self.accelerator.device.type == "cuda",
-            generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
-        )
+        loader = self._loader(train, sampler)
         with Signals(self._ask_to_stop):
             while state.epoch < settings.epochs and state.stopped is None:
                 train.epoch = state.epoch
@@ -162,6 +153,19 @@ class Trainer:
         checkpoint.restore_best(self.checkpoints, self.model, state, self.progress.note)
         self.ranks.wait()  # the first process may remove the checkpoints from here on
         return state
+
+    def _loader(self, rows: Split, sampler: TokenBudgetSampler) -> DataLoader[Any]:
+        workers = self.settings.workers
+        return DataLoader(
+            RowsOrErrors(rows),  # type: ignore[arg-type]
+            batch_sampler=OwnBatches(sampler, self.ranks),
+            collate_fn=BatchOrError(self.collator),
+            num_workers=workers,
+            multiprocessing_context=worker_context() if workers else None,
+            worker_init_fn=begin_helper,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
+        )
 
     def _next(self, batches: Iterator[Dealt]) -> list[Dealt]:
         """The batches of the next step. A signal to all processes also ends those that prepare them."""
