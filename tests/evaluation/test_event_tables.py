@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from fusebert.config import Recipe
 from fusebert.data.tables import read_table
-from fusebert.errors import InputError, RowError, UsageError
+from fusebert.errors import DataError, InputError, RowError, UsageError
 from fusebert.modalities.events.history import Event, read_event
 from fusebert.tasks.recommendation.config import HISTORY
 from fusebert.tasks.recommendation.histories import UserEvent, hold_out_newest, read_events
@@ -84,6 +84,11 @@ def test_some_are_held_out_where_a_share_is_less_than_the_last_moment() -> None:
     older, newer = hold_out_newest(events_of("u", 1, 1, 2, 2, 3, 3, 3), 0.1)
     assert [one.seconds for one in newer] == [3, 3, 3]
     assert len(older) == 4
+
+
+def test_events_of_one_moment_have_no_newest() -> None:
+    with pytest.raises(DataError, match=r"all events are of one moment.*leave out task\.time"):
+        hold_out_newest(events_of("u", 5, 5, 5), 0.2)
 
 
 def test_some_are_held_out_of_users_with_few_events() -> None:

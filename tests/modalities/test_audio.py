@@ -16,7 +16,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.audio.augment import COLOUR, colours, perturb, said
 from fusebert.modalities.audio.embedder import Embedder
-from fusebert.modalities.audio.processor import PACES, Config, Processor
+from fusebert.modalities.audio.processor import PACES, Config, Processor, matches
 from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, log_mel, to_rate
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
@@ -255,3 +255,11 @@ def test_a_sample_far_beyond_full_scale_is_damage() -> None:
         decode(encoded(samples, subtype="FLOAT"), 10)
     samples[100] = 2.0**31  # arrays of whole numbers
     assert np.isfinite(log_mel(decode(encoded(samples, subtype="FLOAT"), 10))).all()
+
+
+def test_decoded_sound_is_recognised_though_a_row_is_broken() -> None:
+    good = {"array": [0.0, 0.1], "sampling_rate": 16_000}
+    found = matches([good, good, {"array": [0.0]}])
+    assert found is not None
+    assert found.why == "decoded sound"
+    assert matches([good, {"a": 1}]) is None

@@ -190,8 +190,9 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)]
     if len(paths) > len(values) / 2:
         return Evidence(f"{len(paths)} of {len(values)} values end in a sound suffix", 0.99 * len(paths) / len(values))
-    if all(isinstance(value, dict) and "sampling_rate" in value for value in values):
-        return Evidence("decoded sound", 0.95)
+    decoded = [value for value in values if isinstance(value, dict) and "sampling_rate" in value]
+    if len(decoded) > len(values) / 2:
+        return Evidence("decoded sound", 0.95 * len(decoded) / len(values))
     encoded = encoded_media(values)
     if encoded and are_sounds(encoded):
         return Evidence("encoded sound", 0.95)

@@ -104,7 +104,12 @@ def hold_out_newest(done: Sequence[UserEvent], share: float) -> tuple[list[UserE
         while 0 < cut < len(ordered) and ordered[cut].seconds == ordered[cut - 1].seconds:
             cut += 1
         if cut == len(ordered):  # the last moment alone has more than the share
-            cut = next(n for n, one in enumerate(ordered) if one.seconds == ordered[-1].seconds)
+            cut = next((n for n, one in enumerate(ordered) if one.seconds == ordered[-1].seconds), cut)
+        if ordered and cut == 0:
+            raise DataError(
+                f"{ordered[0].table}: all events are of one moment, so none are older; leave out task.time, or name a "
+                "table for data.validation"
+            )
         return ordered[:cut], ordered[cut:]
     older: list[UserEvent] = []
     newer: list[UserEvent] = []
