@@ -20,7 +20,7 @@ from scipy.optimize import least_squares
 import common
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.vocabulary import make_vocabulary
-from fusebert.training.budget import MASK_SHARE, NEXT_SENTENCE_WEIGHT, pick_batch
+from fusebert.training.budget import MASK_RATE, NEXT_SENTENCE_WEIGHT, pick_batch
 from fusebert.training.loss_law import FLOOR, SIZE_POWER, layer_parameters, worth
 from fusebert.training.pretrain import pretrain, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
@@ -38,7 +38,7 @@ def point(folder: Path, trunk: str, millions: float, room: Path) -> dict[str, An
     settings |= {
         "task.passes": tokens / corpus_tokens,
         "task.rounds": 1,
-        "task.mask_share": MASK_SHARE,
+        "task.mask_rate": MASK_RATE,
         "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
         "training.tokens_per_batch": pick_batch(tokens),
         "training.trackers": [],

@@ -151,7 +151,7 @@ class Race:
             logging_strategy="no",
             seed=0,
         )
-        masking = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=given.their_mask_share)
+        masking = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=given.their_mask_rate)
         trainer = TimedTrainer(model, arguments, masking, Unmasked(self.prepared.splits["train"]), callbacks=[clock])
         trainer.remove_callback(PrinterCallback)  # it writes to stdout
         trainer.clock = clock
@@ -174,7 +174,7 @@ def main() -> None:
     options = common.parser(__doc__.splitlines()[0])
     options.add_argument("--minutes", type=float, default=20.0, help="of each side")
     options.add_argument("--their-rate", type=float, default=5e-4, help="their peak learning rate")
-    options.add_argument("--their-mask-share", type=float, default=0.3, help="their share of pieces to guess")
+    options.add_argument("--their-mask-rate", type=float, default=0.3, help="their share of pieces to guess")
     options.add_argument("--their-rows", type=int, default=ROWS, help="rows of their batches")
     options.add_argument("--only", choices=("fusebert", "transformers"), help="one side alone, to tune it")
     options.add_argument("--output", type=Path, help="keep our model here")
@@ -240,7 +240,7 @@ def run_theirs(race: Race, given: Any, seconds: float, room: Path) -> dict[str, 
         "seconds": round(spent, 1),
         "seconds_a_step": {" ".join(setting): round(value, 3) for setting, value in timed.items()},
         "rate": given.their_rate,
-        "mask_share": given.their_mask_share,
+        "mask_rate": given.their_mask_rate,
         "rows": given.their_rows,
         "final": final,
         "points": clock.points,

@@ -88,14 +88,14 @@ class TrainingSettings(Section):
 
     epochs: int = Field(5, ge=1, le=10_000, description="passes over the training rows")
     tokens_per_batch: int = Field(2048, ge=1, description="tokens of the trunk's sequence in one batch")
-    accumulation: int = Field(1, ge=1, description="batches summed up before a step")
+    gradient_accumulation: int = Field(1, ge=1, description="batches summed up before a step")
     learning_rate: float = Field(3e-4, gt=0, description="peak, for the trunk's last layer and all that is new")
     new_learning_rate: float | None = Field(
         None, gt=0, description="peak for head and embedders, where it should differ"
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="each lower trunk layer learns this much slower")
     weight_decay: float = Field(0.01, ge=0, description="of weight matrices; biases and scales have none")
-    warmup_share: float = Field(
+    warmup_ratio: float = Field(
         0.1, ge=0, lt=1, description="share of all steps with a rising learning rate; then cosine decay"
     )
     max_gradient_norm: float = Field(1.0, gt=0, description="longer gradients are shortened to it")

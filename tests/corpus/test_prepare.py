@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from fusebert.cli import main
 from fusebert.corpus import documents as reading
-from fusebert.corpus import prepare, process
+from fusebert.corpus import prepare, process, vocabulary
 from fusebert.corpus.duplicates import Fingerprint, Seen, fingerprint
 from fusebert.corpus.languages import language_code
 from fusebert.corpus.prepare import Settings, prepare_corpus
@@ -316,8 +316,20 @@ def test_a_vocabulary_is_measured_on_all_of_the_held_out_part(documents: list[st
     prepare_corpus([str(write_jsonl(tmp_path / "a.jsonl", documents))], tmp_path / "out", Settings(held_out=0.1))
     report = make_vocabulary(tmp_path / "out", 400)
     assert report["own"]["coverage"] == 1.0
+    assert report["learnt_from_one_document_in"] == 1
     tokenizer = train_tokenizer(["abc abd bcd"] * 9, 200, lowercase=True)
     assert measure(tokenizer, ["abc bcd", "abc 国国"])["coverage"] == pytest.approx(9 / 11, abs=1e-6)
+
+
+def test_a_vocabulary_of_a_huge_corpus_is_learnt_from_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{'apples' if number % 3 == 0 else 'bananas'} fell in the garden {number}" for number in range(30)]
+    one = Settings(held_out=0.0, least_characters=1, near_duplicates=False)
+    counts = prepare_corpus([str(write_jsonl(tmp_path / "a.jsonl", texts))], tmp_path / "out", one)["counts"]
+    monkeypatch.setattr(vocabulary, "LEARNT_CHARACTERS", counts["train_characters"] // 3 + 1)
+    assert make_vocabulary(tmp_path / "out", 200)["learnt_from_one_document_in"] == 3
+    pieces = vocabulary.corpus_tokenizer(tmp_path / "out").get_vocab()
+    assert "apples" in pieces
+    assert "bananas" not in pieces
 
 
 def test_clean_text() -> None:

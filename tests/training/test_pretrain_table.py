@@ -244,7 +244,7 @@ def test_what_cannot_be_is_said(settings: dict[str, Any], tmp_path: Path) -> Non
 
 def test_held_out_rows_are_masked_alike_in_all_runs(settings: dict[str, Any], tmp_path: Path) -> None:
     """Whatever share is masked in training, so that losses can be compared."""
-    changed = settings | {"task.mask_share": 0.6, "task.next_sentence": "off"}
+    changed = settings | {"task.mask_rate": 0.6, "task.next_sentence": "off"}
     splits = prepare_matching(table_recipe(changed), tmp_path, False, Silence()).splits
     shares = {}
     for part in ("train", "validation"):
@@ -265,5 +265,5 @@ def test_recordings_to_learn_from_change_their_pace(settings: dict[str, Any], tm
 
 
 def test_words_are_masked_by_the_task_alone(settings: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"task\.mask_share"):
+    with pytest.raises(UsageError, match=r"task\.mask_rate"):
         pretrain_table(settings | {"text.word_dropout": 0.3}, tmp_path / "bert")

@@ -31,7 +31,7 @@ from fusebert.training.ranks import LostWorkerError, naming_lost_workers
 from fusebert.training.run import train
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 
-SETTINGS = {"training.epochs": 2, "model.dropout": 0.0, "training.accumulation": 2}
+SETTINGS = {"training.epochs": 2, "model.dropout": 0.0, "training.gradient_accumulation": 2}
 PRETRAINING: dict[str, Any] = {
     "model.trunk": "tiny",
     "task.length": 48,
@@ -42,7 +42,7 @@ PRETRAINING: dict[str, Any] = {
     "training.precision": "fp32",
     "training.trackers": [],
 }
-SELDOM = {"training.parallel": "fsdp", "training.accumulation": 1, "training.tokens_per_batch": 128}
+SELDOM = {"training.parallel": "fsdp", "training.gradient_accumulation": 1, "training.tokens_per_batch": 128}
 MOST_RUNS = 5
 BOUND_SECONDS = 60
 """In this time a run ends that has lost a worker."""
@@ -170,7 +170,7 @@ def test_two_processes_take_the_steps_of_one(
     settings = {
         "train": tiny | SETTINGS,
         "pretrain": apart,
-        "accumulated": apart | {"training.accumulation": 3},
+        "accumulated": apart | {"training.gradient_accumulation": 3},
         "in_parts": apart | {"training.parallel": "fsdp", "task.next_sentence": "off", "training.weight_decay": 1.0},
         "train_seldom": tiny | SETTINGS | SELDOM | {"data.train": str(with_few_pictures(world, tmp_path))},
     }

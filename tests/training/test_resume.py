@@ -129,7 +129,7 @@ def test_killed_inside_saves_at_every_call(
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    "change", [{"training.workers": 2}, {"training.accumulation": 3}, {"training.precision": "bf16"}], ids=str
+    "change", [{"training.workers": 2}, {"training.gradient_accumulation": 3}, {"training.precision": "bf16"}], ids=str
 )
 def test_killed_once_under_other_settings(
     processes: Any, settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]

@@ -96,6 +96,8 @@ def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
         beside = find_trunk(options.beside)
     report = make_vocabulary(options.folder, options.size, not options.cased, beside)
+    if (every := report["learnt_from_one_document_in"]) > 1:
+        say(f"the corpus is large: learnt from one document in {every}")
     for name in ("own", "beside"):
         if name in report:
             say(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in report[name].items()))

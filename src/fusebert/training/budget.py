@@ -33,7 +33,7 @@ LONG_FROM_TOKENS = 500_000_000
 """BERT read rows of 128 pieces in the first nine tenths of its training; long ones pay when little else is left."""
 STEPS_WANTED = 5000
 BATCH_TOKENS = (1024, 32_768)
-MASK_SHARE = 0.3
+MASK_RATE = 0.3
 """A short run learns more from more to guess (Wettig et al. 2023)."""
 NEXT_SENTENCE_WEIGHT = 0.3
 """Until it begins to be learned, its gradient is noise to the words, and they have to come first (docs/log.md)."""
@@ -156,7 +156,7 @@ def make_plan(
     def measure(settings: Mapping[str, Any], batch_tokens: int, compiled: bool = False) -> tuple[float, int]:
         """Tokens a second, and the tokens of a batch: half as many, and again half, where memory is too small."""
         nonlocal per_pass
-        recipe, prepared = build({"task.mask_share": MASK_SHARE, **settings, "task.passes": 1.0, "task.rounds": 1})
+        recipe, prepared = build({"task.mask_rate": MASK_RATE, **settings, "task.passes": 1.0, "task.rounds": 1})
         rows = prepared.splits["train"]
         per_pass = float(rows.lengths.sum()) / len(rows.corpus.ids)
         while True:
@@ -176,7 +176,7 @@ def make_plan(
         loss = None if trunk not in SIZES else expected_loss(entropy, layer_parameters(trunk), tokens, len(corpus.ids))
         length = int(settings.get("task.length", min(pick_length(corpus, tokens), longest or LONG_LENGTH)))
         batch = int(settings.get("training.tokens_per_batch", pick_batch(tokens)))
-        steps = max(1, tokens // (batch * int(settings.get("training.accumulation", 1))))
+        steps = max(1, tokens // (batch * int(settings.get("training.gradient_accumulation", 1))))
         validations, scored = pick_scoring(tokens / processes, rounds)
         scored = int(settings.get("task.held_out_tokens", scored))
         return Plan(trunk, length, batch, round(speed), tokens, steps, validations, scored, loss, budget.seconds)
@@ -204,7 +204,7 @@ def make_plan(
         chosen["training.tokens_per_batch"] = min(best.tokens_per_batch, fitting * processes)
     plan = planned(chosen, speed)
     spared = {
-        "task.mask_share": MASK_SHARE,
+        "task.mask_rate": MASK_RATE,
         "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
         "task.held_out_tokens": plan.held_out_tokens,
         "training.time_limit": budget.seconds,

@@ -66,9 +66,9 @@ def _peak(name: str, layers: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * settings.layer_decay**depth
 
 
-def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
+def learning_rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
     """Share of the peak rate at a step from 0: linear warm-up, then half a cosine down to zero."""
-    warmup = max(1, round(steps * warmup_share))
+    warmup = max(1, round(steps * warmup_ratio))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -70,7 +70,7 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     processor, task = _with_catalogue(recipe, config, processor, parts["train"], progress)
     preparer = Preparer({EVENTS: processor}, task, NEXT)
     splits: dict[str, Any] = {
-        "train": MaskedHistories(trained, preparer, config.mask_share, recipe.training.seed),
+        "train": MaskedHistories(trained, preparer, config.mask_rate, recipe.training.seed),
         "validation": _asked(preparer, parts["train"], parts["validation"], len(wrong.get("validation", ()))),
     }
     if "test" in parts:

@@ -45,7 +45,7 @@ COUNTED_AT_ONCE = 2**24
 UNKNOWN, MANY_UNKNOWN = "[UNK]", 0.02
 LITTLE_LEARNT = 0.95
 """Loss, as a share of what guessing by frequency costs."""
-HELD_OUT_MASK_SHARE, HELD_OUT_SEED = 0.15, 0
+HELD_OUT_MASK_RATE, HELD_OUT_SEED = 0.15, 0
 """BERT's share, and one choice of pairs and masks, whatever training does: losses can be compared between runs of the
 same row length, question, `whole_words` and `held_out_tokens`."""
 
@@ -290,15 +290,15 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
         part: PairRows(
             tokens,
             special,
-            Masking.of(corpus.tokenizer, mask_share, config.whole_words),
+            Masking.of(corpus.tokenizer, mask_rate, config.whole_words),
             config.length,
             kind,
             seed,
             share,
         )
-        for part, tokens, mask_share, seed, share in (
-            ("train", corpus.train, config.mask_share, recipe.training.seed, config.passes / config.rounds),
-            ("validation", corpus.held_out, HELD_OUT_MASK_SHARE, HELD_OUT_SEED, held_share),
+        for part, tokens, mask_rate, seed, share in (
+            ("train", corpus.train, config.mask_rate, recipe.training.seed, config.passes / config.rounds),
+            ("validation", corpus.held_out, HELD_OUT_MASK_RATE, HELD_OUT_SEED, held_share),
         )
     }
     for part, rows in splits.items():

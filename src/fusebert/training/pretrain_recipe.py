@@ -12,7 +12,7 @@ from fusebert.model.trunk import SIZES
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
     "model.dropout": 0.0,
-    "training.warmup_share": 0.1,
+    "training.warmup_ratio": 0.1,
     "training.tokens_per_batch": 4096,
 }
 """Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""
@@ -35,7 +35,7 @@ def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
     if "training.epochs" in settings:
         raise UsageError("pre-training counts task.passes over the corpus, with task.rounds validations; not epochs")
     if recipe.modalities.get("text", {}).get("word_dropout"):
-        raise UsageError("text.word_dropout would mask what pre-training asks for; set task.mask_share instead")
+        raise UsageError("text.word_dropout would mask what pre-training asks for; set task.mask_rate instead")
     follows: dict[str, Any] = {"epochs": recipe.task_config().rounds}
     if "training.learning_rate" not in settings:
         follows["learning_rate"] = peak_rate(recipe.model.trunk)

@@ -28,7 +28,7 @@ from fusebert.training.build import build_model
 from fusebert.training.lock import unlocking
 from fusebert.training.prepare import Prepared, prepare
 from fusebert.training.pretrain import (
-    HELD_OUT_MASK_SHARE,
+    HELD_OUT_MASK_RATE,
     HELD_OUT_SEED,
     piece_counts,
     start,
@@ -125,7 +125,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
             f"{table} has text and nothing beside it; name a column with data.columns.COLUMN=image (audio, table), "
             "or set task.next_sentence=off"
         )
-    masked = {"train": task.config.mask_share, "validation": HELD_OUT_MASK_SHARE}
+    masked = {"train": task.config.mask_rate, "validation": HELD_OUT_MASK_RATE}
     seeds = {"train": recipe.training.seed, "validation": HELD_OUT_SEED}
     one_stream = recipe.model.fusion == "one_stream"
     shares = {"train": task.config.passes / task.config.rounds, "validation": 1.0}

@@ -117,13 +117,14 @@ class Trainer:
         except torch.OutOfMemoryError:
             raise UsageError(
                 f"the GPU's memory is too small for batches of {self.settings.tokens_per_batch:,} tokens; start again "
-                "with a smaller training.tokens_per_batch and as much more training.accumulation, or a smaller model"
+                "with a smaller training.tokens_per_batch and as much more training.gradient_accumulation, "
+                "or a smaller model"
             ) from None
 
     def _fit(self, train: Split, validation: Split, resume: bool) -> State:
         settings, state = self.settings, self.state
         sampler = TokenBudgetSampler(train.lengths, settings.tokens_per_batch, settings.seed)
-        state.steps = planned = settings.epochs * math.ceil(len(sampler) / settings.accumulation)
+        state.steps = planned = settings.epochs * math.ceil(len(sampler) / settings.gradient_accumulation)
         if resume:
             state = self._resume()
         state.processes, self._planned = self.ranks.count, planned
@@ -171,7 +172,7 @@ class Trainer:
         """The batches of the next step. A signal to all processes also ends those that prepare them."""
         try:
             with naming_lost_helpers():
-                return list(islice(batches, self.settings.accumulation))
+                return list(islice(batches, self.settings.gradient_accumulation))
         except LostHelperError:
             if not self._asked_to_stop or self.ranks.count > 1:
                 raise
@@ -186,7 +187,7 @@ class Trainer:
         """
         settings, state, device = self.settings, self.state, self.accelerator.device
         place = (int(state.progress * FINEST), FINEST) if self.clock.limited else (state.step, state.steps)
-        set_learning_rate(self.optimizer, learning_rate_factor(*place, settings.warmup_share))
+        set_learning_rate(self.optimizer, learning_rate_factor(*place, settings.warmup_ratio))
         total = sum(len(rows) for _, rows in group)
         counts = [self._counts(batch, rows) for batch, rows in group]
         names = list(counts[0])

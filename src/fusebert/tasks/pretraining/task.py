@@ -26,7 +26,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     length: int = Field(128, ge=16, le=8192, description="tokens of a full row, [CLS] and [SEP] included")
-    mask_share: float = Field(0.15, gt=0, lt=1, description="share of pieces to guess")
+    mask_rate: float = Field(0.15, gt=0, lt=1, description="share of pieces to guess")
     whole_words: bool = Field(True, description="guess whole words, also Chinese ones, instead of single pieces")
     next_sentence: Annotated[
         Literal["off", "nsp", "sentence_order", "matching"],

@@ -29,7 +29,7 @@ class Config(BaseModel):
         None, description="what reads the catalogue: a BERT, named as model.trunk is, or the folder of a matching model"
     )
     repeats: bool = Field(False, description="whether an item of the history may come again")
-    mask_share: float = Field(0.2, ge=0, lt=1, description="of a history's events to guess, beside the newest one")
+    mask_rate: float = Field(0.2, ge=0, lt=1, description="of a history's events to guess, beside the newest one")
 
 
 @dataclass(frozen=True, slots=True)
