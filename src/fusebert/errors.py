@@ -39,6 +39,9 @@ class DataError(FusebertError):
     """A table or a media file cannot be used as it is."""
 
 
+LONGEST_PROBLEM = 500
+
+
 class RowError(DataError):
     """One row of a table cannot be used.
 
@@ -53,6 +56,8 @@ class RowError(DataError):
     def __init__(
         self, problem: str, table: Path | str, row: int, column: str | None = None, line: int | None = None
     ) -> None:
+        if len(problem) > LONGEST_PROBLEM:  # it quotes a huge cell
+            problem = f"{problem[:LONGEST_PROBLEM]}..."
         self.problem, self.table, self.row, self.column, self.line = problem, Path(table), row, column, line
         alone = self.table == GIVEN_ROW
         place = f"{table}" if alone else f"{table}, {row_in_words(row, line)}"

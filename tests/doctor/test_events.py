@@ -54,7 +54,7 @@ def test_what_leaks_or_cannot_be_read_is_named(events: Path, capsys: pytest.Capt
     faults = {one["fault"]: one for one in found["findings"]}
     assert [row["row"] for row in faults["repeated event"]["rows"]] == [25]
     assert "1 of 5 test events are training events, too" in err
-    assert "train.jsonl, row 26: it has no user" in err
+    assert "train.jsonl, row 26, column 'user': it has no user" in err
 
 
 def test_wrong_use_is_said(events: Path, capsys: pytest.CaptureFixture[str]) -> None:

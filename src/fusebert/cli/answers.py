@@ -109,6 +109,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 def _answer(predictor: Any, options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     """Of one row, given as --COLUMN VALUE."""
+    if options.output is not None:
+        raise UsageError("--output is for the answers of a table; that of one row goes to stdout")
     row = row_of(rest, predictor.columns)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)

@@ -35,7 +35,9 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     for note in found["notes"]:
         say(note)
     for column in found["columns"]:
-        doubt = f"  AMBIGUOUS; data.columns.{column['column']}=MODALITY says what it is" if column["ambiguous"] else ""
+        is_target = column["column"] == found["target"]
+        setting = "task.name=TASK" if is_target else f"data.columns.{column['column']}=MODALITY"
+        doubt = f"  AMBIGUOUS; {setting} says what it is" if column["ambiguous"] else ""
         say(f"{column['column']}: {column['kind']} ({column['why']}){doubt}")
     for line in found["problems"]:
         say(_problem(line))
@@ -51,4 +53,5 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _problem(line: dict[str, Any]) -> str:
-    return f"{Path(line['table']).name}, {row_in_words(line['row'], line['line'])}: {line['problem']}"
+    column = f", column {line['column']!r}" if line["column"] else ""
+    return f"{Path(line['table']).name}, {row_in_words(line['row'], line['line'])}{column}: {line['problem']}"

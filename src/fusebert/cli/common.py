@@ -35,6 +35,8 @@ def row_of(rest: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
         name, equals, value = rest[place].removeprefix("--").partition("=")
         if not rest[place].startswith("--") or name not in columns:
             raise UsageError(f"{rest[place]!r} is not an input of this model; it reads --{', --'.join(columns)}")
+        if name in row:
+            raise UsageError(f"--{name} is given twice; several rows go into a table")
         if not equals:
             place += 1
             if place == len(rest):

@@ -50,6 +50,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
             raise UsageError(f"--target {options.target} and data.target={overrides['data.target']}: which of them?")
         overrides["data.target"] = options.target
     if options.time_limit:
+        if (other := overrides.get("training.time_limit", options.time_limit)) != options.time_limit:
+            raise UsageError(f"--time-limit {options.time_limit} and training.time_limit={other}: which of them?")
         overrides["training.time_limit"] = options.time_limit
     recipe = read_recipe(options.source, overrides)
     recipe.check_tables()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ ROWS_LOOKED_AT = 1000
 CLEAR_LEAD = 0.25
 """A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
 FEW = 20
+FEW_STRAYS = 0.05
+"""Share of a target's values that are no numbers, up to which the others decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +92,34 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
 
 def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     """Classification or regression, from the training targets."""
-    numbers = [_as_number(target) for target in targets]
-    different = len(set(map(str, targets)))
-    if any(number is None for number in numbers):
+    numbers = [number for target in targets if (number := _as_number(target)) is not None]
+    strays, different = len(targets) - len(numbers), len(set(map(str, targets)))
+    if strays > FEW_STRAYS * len(targets):
         if any(isinstance(target, list) for target in targets):
             return ColumnGuess(name, "classification", "lists of labels")
         if different > max(FEW, len(targets) / 2):
             why = f"{different} labels in {len(targets)} rows, so a classifier can learn little"
             return ColumnGuess(name, "classification", why, ambiguous=True)
         return ColumnGuess(name, "classification", f"{different} labels")
-    if any(not float(number).is_integer() for number in numbers if number is not None):
-        return ColumnGuess(name, "regression", f"numbers with fractions, {different} different")
+    doubtful, beside = strays > 0, f"; {strays} of {len(targets)} values are no numbers" if strays else ""
+    if not all(map(float.is_integer, numbers)):
+        why = f"numbers with fractions, {different} different{beside}"
+        return ColumnGuess(name, "regression", why, doubtful)
     if different > FEW:
-        return ColumnGuess(name, "regression", f"whole numbers, {different} different", different < len(targets) / 10)
+        why = f"whole numbers, {different} different{beside}"
+        return ColumnGuess(name, "regression", why, doubtful or different < len(targets) / 10)
     if any(isinstance(target, str) for target in targets):
-        return ColumnGuess(name, "classification", f"{different} labels written in digits", ambiguous=True)
-    return ColumnGuess(name, "classification", f"{different} different whole numbers", different > 2)
+        return ColumnGuess(name, "classification", f"{different} labels written in digits{beside}", ambiguous=True)
+    why = f"{different} different whole numbers{beside}"
+    return ColumnGuess(name, "classification", why, doubtful or different > 2)
 
 
 def _as_number(target: Any) -> float | None:
+    """None also for what is not finite."""
     if isinstance(target, bool) or not isinstance(target, str | int | float):
         return None
     if isinstance(target, str) and "_" in target:  # Python reads 2023_01 as a number
         return None
-    try:
-        return float(target)
-    except ValueError:
-        return None
-    except OverflowError:
-        return math.inf
+    with suppress(ValueError, OverflowError):
+        return number if math.isfinite(number := float(target)) else None
+    return None

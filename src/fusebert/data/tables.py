@@ -82,11 +82,15 @@ def _items(value: Any) -> list[Any]:
 
 
 def track_absent_columns(rows: Rows, columns: set[str]) -> Rows:
-    """The rows; at their end `columns` holds those that no row had, not even empty."""
+    """The rows; at their end `columns` holds those that no row had, not even empty; none where no row can be read."""
+    seen = False
     for row in rows:
-        if columns and isinstance(row, Sample):
+        if isinstance(row, Sample):
+            seen = True
             columns.difference_update(row.values)
         yield row
+    if not seen:
+        columns.clear()
 
 
 def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
@@ -196,7 +200,7 @@ def _check_header(header: list[str], path: Path, delimiter: str) -> None:
             f"{path} has a column without a name (number {header.index('') + 1}); give it one (pandas writes its index "
             "so: to_csv(..., index=False) leaves it out)"
         )
-    if len(header) == 1:
+    if len(header) == 1 and delimiter:
         for other in ";\t|,":
             if other != delimiter and other in header[0]:
                 raise DataError(

@@ -37,24 +37,29 @@ def check(
         source: a table of rows to train on; or a folder of tables named train, val, test, or alike.
         target: the column to predict; else `data.target` of the settings.
         against: tables that are to be scored.
-        settings: of a recipe, such as `data.columns.x` or `audio.max_seconds`, as training will have them.
+        settings: of a recipe, such as `data.columns.x` or `audio.max_seconds`, as training will have them; tables that
+            they name are looked at as those to be scored.
 
     Returns:
-        `notes` (how the source was read), `rows`, `bad_rows`, `columns` (column, kind, why, ambiguous; the target's
-        kind is its task), `problems` (table, row, line, column, problem; the first 1000) and `findings`; and the
-        findings as such.
+        `notes` (how the source was read), `rows`, `bad_rows`, `target`, `columns` (column, kind, why, ambiguous; the
+        target's kind is its task), `problems` (table, row, line, column, problem; the first 1000) and `findings`; and
+        the findings as such.
     """
     recipe = Recipe.from_flat(dict(settings or {}) | ({} if target is None else {"data.target": target}))
     target = recipe.data.target
-    tables, notes = find_tables(source, against)
+    if recipe.data.train is not None:
+        raise UsageError(f"data.train={recipe.data.train}, and {source} is to be looked at; name one of them")
+    named = [recipe.table(path) for path in (recipe.data.validation, recipe.data.test) if isinstance(path, Path)]
+    given = {path.resolve() for path in against}
+    tables, notes = find_tables(source, [*against, *(path for path in named if path.resolve() not in given)])
     if recipe.task.get("name") == RECOMMENDATION:
         if target is not None or recipe.data.columns:
-            named = "the target" if target is not None else "data.columns"
-            raise UsageError(f"{named} is given, but task.name={RECOMMENDATION} reads task.user, task.item, task.time")
+            what = "the target" if target is not None else "data.columns"
+            raise UsageError(f"{what} is given, but task.name={RECOMMENDATION} reads task.user, task.item, task.time")
         config = recipe.task_config()
         notes += [] if config.time else ["task.time is not set: events are taken in the order of the rows"]
         total, guesses, problems, findings = check_events(tables, config)
-        return _told(notes, total, guesses, problems, findings), findings
+        return _told(notes, total, target, guesses, problems, findings), findings
     read = {name: list(read_table(table)) for name, table in tables.items()}
     problems = [row for found in read.values() for row in found if isinstance(row, RowError)]
     splits = {name: [row for row in found if isinstance(row, Sample)] for name, found in read.items()}
@@ -95,7 +100,7 @@ def check(
     order = list(tables.values())
     problems.sort(key=lambda problem: (order.index(problem.table), problem.row))
     findings = list(_examine(splits, modalities, guesses, target))
-    return _told(notes, sum(map(len, read.values())), guesses, problems, findings), findings
+    return _told(notes, sum(map(len, read.values())), target, guesses, problems, findings), findings
 
 
 def _trunk(recipe: Recipe, settings: Mapping[str, Any]) -> Path | None:
@@ -110,6 +115,7 @@ def _trunk(recipe: Recipe, settings: Mapping[str, Any]) -> Path | None:
 def _told(
     notes: Sequence[str],
     total: int,
+    target: str | None,
     guesses: Sequence[ColumnGuess],
     problems: Sequence[RowError],
     findings: Sequence[Finding],
@@ -122,6 +128,7 @@ def _told(
         "notes": list(notes),
         "rows": total,
         "bad_rows": len(problems),
+        "target": target,
         "columns": columns,
         "problems": [problem.to_json() for problem in problems[:PROBLEMS_LISTED]],
         "findings": [finding.to_json() for finding in findings],

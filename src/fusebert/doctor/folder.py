@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fusebert.data.tables import is_table, picture_folders
+from fusebert.data.tables import SUFFIXES, is_table, picture_folders
 from fusebert.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
@@ -18,7 +18,7 @@ def find_tables(source: Path, against: Sequence[Path]) -> tuple[dict[str, Path],
 
     Raises:
         DataError: a folder holds nothing to look at.
-        UsageError: a table is given twice.
+        UsageError: a table is given twice, or a folder has two for one split.
     """
     found, notes = _in_folder(source) if source.is_dir() else ({source.name: source}, [])
     for table in against:
@@ -31,8 +31,16 @@ def find_tables(source: Path, against: Sequence[Path]) -> tuple[dict[str, Path],
 
 def _in_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
     tables = [path for path in sorted(folder.iterdir()) if path.is_file() and is_table(path)]
-    inside = {path.name.split(".")[0]: path for path in tables}
-    named = {split: inside[split] for split in SPLITS if split in inside}
+    named: dict[str, Path] = {}
+    for split in SPLITS:
+        of_split = [path for path in tables if path.name.lower() in {split + suffix for suffix in SUFFIXES}]
+        if len(of_split) > 1:
+            raise UsageError(
+                f"{folder} has {' and '.join(path.name for path in of_split)}: which is {split}? Name the tables "
+                f"themselves: {of_split[0]} --against ..."
+            )
+        if of_split:
+            named[split] = of_split[0]
     if "train" in named:
         return named, [f"{folder} is read as tables: {', '.join(path.name for path in named.values())}"]
     classes = [path.name for path in picture_folders(folder)]

@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.modalities.values import is_missing
@@ -22,6 +24,8 @@ ONE_SIDED = 0.95
 PURE, PURE_LESS_THAN = 0.99, 0.5
 """A column gives the answer away where so great a share of rows has a value that always comes with one label, and
 values are at most so many a row (else each row could be its own value)."""
+LEAST_SURPRISING = 5
+"""So many rows with a value would have another label than the most frequent one if the value told nothing."""
 LEAKED, LEAKED_BEYOND_CHANCE = 0.5, 3.0
 """A text tells the label where so many rows hold their own, so many times as often as they would hold any row's."""
 MOSTLY_DIFFERENT = 0.9
@@ -83,10 +87,10 @@ def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[F
                 by_value[_key(row.values.get(column))][label] += 1
         known = sum(counts.total() for counts in by_value.values())
         pure = sum(counts.most_common(1)[0][1] for counts in by_value.values())
-        if known >= LEAST_ROWS and len(by_value) <= PURE_LESS_THAN * known and pure >= PURE * known:
-            said = (
-                f"its value gives {target!r} away in {pure / known:.1%} of the rows; is it known before the answer is?"
-            )
+        surprising = known * (1 - prevailing / len(train)) >= LEAST_SURPRISING
+        if known >= LEAST_ROWS and len(by_value) <= PURE_LESS_THAN * known and pure >= PURE * known and surprising:
+            of = "the rows" if known == len(train) else f"the {known} rows that have one"
+            said = f"its value gives {target!r} away in {pure / known:.1%} of {of}; is it known before the answer is?"
             yield Finding("gives the answer away", column, said)
 
 
@@ -237,6 +241,8 @@ def _plain(value: Any) -> str:
 def _key(value: Any) -> str:
     """A value in words, short also for a whole picture or recording as datasets holds it."""
     data = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(value, dict) and data is None and value.get("array") is not None:
+        data = np.asarray(value["array"]).tobytes()
     if isinstance(data, bytes):
         return hashlib.blake2b(data, digest_size=16).hexdigest()
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)

@@ -49,6 +49,7 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
     }
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items() if text)
     text = f"---\n{_metadata(card).to_yaml()}\n---\n\n# {_escaped(card['name'])}\n\n{body}\n"
+    text = text.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8
     write_atomically(path, str(ModelCard(text)).encode())
 
 
@@ -93,7 +94,7 @@ def _metadata(card: Mapping[str, Any]) -> ModelCardData:
             dataset_split=split,
             metric_type=metric,
             metric_name=metric_name(metric),
-            metric_value=round(float(value), 6),
+            metric_value=float(f"{value:.6g}"),
         )
         for split, evaluation in card["evaluations"].items()
         for metric, value in evaluation["metrics"].items()
@@ -180,7 +181,9 @@ def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
 
 def _change(metrics: Mapping[str, float], whole: Mapping[str, float], metric: str) -> str:
     score, reference = metrics.get(metric), whole.get(metric)
-    return "" if metrics is whole or score is None or reference is None else f"{score - reference:+.3f}"
+    if metrics is whole or score is None or reference is None:
+        return ""
+    return ("-" if score < reference else "+") + metric_text(abs(score - reference))
 
 
 def _speed(speed: Mapping[str, Mapping[str, float]]) -> str:

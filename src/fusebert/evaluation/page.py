@@ -11,8 +11,9 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from fusebert.errors import InputError
 from fusebert.evaluation.metric_names import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
-from fusebert.modalities.image.processor import FORMATS
+from fusebert.modalities.image.processor import FORMATS, eight_bits
 from fusebert.storage import write_atomically
 
 PICTURE_PIXELS = 480
@@ -116,7 +117,7 @@ def write_page(
 </body>
 </html>
 """
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(errors="backslashreplace"))  # a file's name need not be UTF-8
 
 
 def _scores(metrics: Mapping[str, float]) -> str:
@@ -190,7 +191,7 @@ def _picture(path: Path) -> str | None:
     try:
         with Image.open(path, formats=FORMATS) as opened:
             opened.draft("RGB", (PICTURE_PIXELS, PICTURE_PIXELS))
-            small = ImageOps.exif_transpose(opened)
+            small = eight_bits(ImageOps.exif_transpose(opened))
             tiny = max(small.size) <= 128
             small.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
             if tiny:
@@ -199,7 +200,7 @@ def _picture(path: Path) -> str | None:
                 flat = Image.new("RGB", small.size, "white")
                 flat.paste(small.convert("RGBA"), mask=small.convert("RGBA").getchannel("A"))
                 flat.save(copy, "JPEG", quality=85)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     kind = "png" if tiny else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(copy.getvalue()).decode()}"

@@ -235,7 +235,12 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
 
     Raises:
         ModelError: the folder is missing, unfinished, or changed since it was written.
+        UsageError: there is no such device.
     """
+    if device not in (None, "cpu", "cuda"):
+        raise UsageError(f"device={device!r} is neither 'cpu' nor 'cuda'")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device='cuda', but torch finds no CUDA device here")
     keep_freed_memory()
     disable_progress_bar()
     folder = Path(folder)

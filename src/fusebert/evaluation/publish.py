@@ -25,6 +25,8 @@ from fusebert.types import Sample
 
 TIMED_ROWS = 60
 EXAMPLES = 12
+SHOWN_EVENTS, SHOWN_CHARACTERS = 20, 500
+"""The newest events and the first characters of an example's values."""
 LIMITS = (
     "The scores hold for rows like those it was tested on, and for no others.",
     "A probability is calibrated on the validation rows; on other data it may be too sure.",
@@ -158,7 +160,10 @@ def _shown(value: Any) -> str:
     """A value in words; a file that stands in the table itself is no words."""
     if value is None:
         return ""
-    return "a file in the table" if isinstance(value, bytes | Mapping) else str(value)
+    if isinstance(value, bytes | Mapping):
+        return "a file in the table"
+    text = str(value[-SHOWN_EVENTS:] if isinstance(value, list) else value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _rows(split: Dataset) -> int:

@@ -126,7 +126,8 @@ def _check(rate: int, channels: int, frames: int, max_seconds: float) -> None:
 
 
 def to_rate(samples: np.ndarray, rate: int) -> np.ndarray:
-    """float[N] at `rate` Hz -> float32 at RATE_HZ. Raises InputError for samples that are no numbers, or no sound."""
+    """float[N] at `rate` Hz -> float32 at RATE_HZ. Raises InputError for samples that are no numbers, no sound, or too
+    few."""
     samples = np.asarray(samples, dtype=np.float32)
     if not np.isfinite(samples).all():
         raise InputError("the recording holds samples that are not finite numbers")
@@ -135,6 +136,8 @@ def to_rate(samples: np.ndarray, rate: int) -> np.ndarray:
     if rate == RATE_HZ:
         return samples
     resampled = library("soxr").resample(samples, rate, RATE_HZ)
+    if len(samples) and not len(resampled):
+        raise InputError(f"the recording has {len(samples)} samples at {rate:,} Hz, too few to be heard")
     return np.asarray(resampled, dtype=np.float32)
 
 

@@ -115,7 +115,7 @@ class Processor:
         ordered = (sorted(found, key=lambda name: (-found[name], name)) for found in (items, types))
         item_names, type_names = ordered
         mean = float(np.mean(values)) if values else 0.0
-        deviation = float(np.std(values)) if values and min(values) < max(values) else 1.0
+        deviation = (float(np.std(values)) if values and min(values) < max(values) else 0.0) or 1.0
         tokenizer = _vocabulary(pretrained) if has_text and pretrained is not None else None
         return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation, tokenizer)
 

@@ -185,17 +185,21 @@ def _open(data: Any) -> Image.Image:
 def _square(picture: Image.Image, size_pixels: int) -> Image.Image:
     """RGB, stretched to the square, on white; it is laid there once it is small."""
     is_clear = picture.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in picture.info
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _grey(picture)
-    picture = picture.convert("RGBA" if is_clear else "RGB")
+    picture = eight_bits(picture).convert("RGBA" if is_clear else "RGB")
     picture = picture.resize((size_pixels, size_pixels), Image.Resampling.BICUBIC)
     if is_clear:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture)
     return picture.convert("RGB")
 
 
-def _grey(picture: Image.Image) -> Image.Image:
-    """16-bit greys over their full range; anything wider, or with fractions, over the range it uses."""
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit greys over their full range; anything wider, or with fractions, over the range it uses; else as it is.
+
+    Raises:
+        InputError: there are values that are not finite.
+    """
+    if not picture.mode.startswith("I") and picture.mode != "F":
+        return picture
     values = np.array(picture, dtype=np.float32)
     low, high = (0.0, 65535.0) if picture.mode.startswith("I;16") else (float(values.min()), float(values.max()))
     if not np.isfinite(high - low):

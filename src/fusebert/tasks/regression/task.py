@@ -54,6 +54,8 @@ class Task:
         if len(numbers) == 0 or numbers.min() == numbers.max():  # the deviation of equal fractions is not quite zero
             raise DataError("the target is the same in every row; there is nothing to learn")
         self.mean, self.std = float(numbers.mean()), float(numbers.std())
+        if not self.std:
+            raise DataError("the target differs by less than numbers can tell; give it in a smaller unit")
 
     @property
     def head_config(self) -> dict[str, Any]:
