@@ -112,6 +112,24 @@ def test_an_error_is_one_object_too(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Traceback" not in err
 
 
+def test_what_would_be_lost_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = ["predict", str(trained), "--question", "what is it"]
+    assert main([*row, "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert "that of one row goes to stdout" in capsys.readouterr().err
+    assert main([*row, "--question", "and what is that"]) == 2
+    assert "--question is given twice" in capsys.readouterr().err
+    assert main(["train", "none.csv", "--time-limit", "5m", "training.time_limit=9m"]) == 2
+    assert "--time-limit 5m and training.time_limit=9m: which of them?" in capsys.readouterr().err
+
+
+def test_a_table_without_rows_lacks_no_columns(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.csv").write_text("question,image\n")
+    assert main(["predict", str(trained), str(tmp_path / "empty.csv"), "--output", str(tmp_path / "out.jsonl")]) == 0
+    assert "no row has" not in capsys.readouterr().err
+
+
 def test_help_is_quick() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     code = "from fusebert.cli import main; main(['--help'])"

@@ -101,6 +101,21 @@ def test_a_label_for_nearly_each_row_is_doubtful() -> None:
     assert not guess_task("answer", few).ambiguous
 
 
+def test_a_stray_value_among_numbers_does_not_decide() -> None:
+    """But it is a doubt."""
+    prices = [f"{n}.5" for n in range(99)]
+    for targets, kind in (
+        ([*prices, "N/A"], "regression"),
+        ([*range(99), float("nan")], "regression"),
+        ([*[0, 1] * 30, float("nan")], "classification"),
+        ([*prices[:9], "N/A"], "classification"),
+    ):
+        guess = guess_task("y", targets)
+        assert (guess.kind, guess.ambiguous) == (kind, len(targets) > 10)
+    assert "1 of 100 values are no numbers" in str(guess_task("y", [*prices, "N/A"]))
+    assert not guess_task("y", prices).ambiguous
+
+
 @pytest.mark.parametrize("raw", ["2023_01", "1_000", "nan", "1e999", "x"])
 def test_what_only_a_programmer_reads_as_a_number_is_none(raw: str) -> None:
     with pytest.raises(InputError):

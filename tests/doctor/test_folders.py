@@ -59,6 +59,17 @@ def test_a_folder_with_nothing_to_look_at_is_refused(tmp_path: Path, capsys: pyt
     assert "to look at one of its tables, name it (rows.csv, test.csv)" in capsys.readouterr().err
 
 
+def test_lists_of_bad_rows_are_no_split_and_two_tables_are_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables(tmp_path / "split", "train.csv", "val.csv", "train.v1.csv", "val.csv.bad_rows.jsonl")
+    assert main(["check", str(tmp_path / "split"), "--target", "label"]) == 0
+    assert "is read as tables: train.csv, val.csv\n" in capsys.readouterr().err
+    (tmp_path / "split" / "train.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    assert main(["check", str(tmp_path / "split"), "--target", "label"]) == 2
+    assert "has train.csv and train.jsonl: which is train?" in capsys.readouterr().err
+
+
 def test_two_tables_of_one_name_are_both_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

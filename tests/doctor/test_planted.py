@@ -315,6 +315,17 @@ def test_decoded_sound_is_heard_and_channels_may_take_each_other_away(tmp_path: 
     assert found == {"silent sound": [3, 6], "mixed rates": [4], "near-duplicate recording": [1]}
 
 
+@pytest.mark.parametrize(("rate", "hertz"), [(8_000, 60), (16_000, 50), (44_100, 100), (96_000, 60)])
+def test_low_tones_are_clean(rate: int, hertz: int, tmp_path: Path) -> None:
+    tone = np.sin(2 * np.pi * hertz * np.arange(rate) / rate)
+    clipped = []
+    for place, samples in enumerate([0.8 * tone, np.clip(1.5 * tone, -0.9, 0.9)]):
+        soundfile.write(tmp_path / f"{place}.wav", samples, rate)
+        rows = [Sample(tmp_path / "t.csv", 1, {"sound": f"{place}.wav"}, tmp_path)]
+        clipped.append("clipped sound" in {one.fault for one in examine_sounds({"train": rows}, "sound")})
+    assert clipped == [False, True]
+
+
 def test_embedded_media_are_compared_by_their_hash() -> None:
     first, same, other = (_key({"bytes": data, "path": None}) for data in (b"x" * 10**6, b"x" * 10**6, b"y"))
     assert first == same != other

@@ -76,3 +76,35 @@ def test_lists_of_the_same_labels_are_no_contradiction(tmp_path: Path) -> None:
     rows += [{"text": "word 0", "label": ["b0", "a"]}]
     _, findings = check(table(tmp_path, rows), "label", False)
     assert not [one for one in findings if one.fault == "contradiction"]
+
+
+def test_tables_that_settings_name_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": f"word {n}", "label": "ab"[n % 2]} for n in range(20)]
+    train, test = table(tmp_path, rows), table(tmp_path, [{"text": "word", "label": "c"}], "test.jsonl")
+    for against in ([], [test]):
+        found, _ = check(train, "label", False, against, {"data.test": str(test)})
+        assert (found["rows"], found["bad_rows"]) == (21, 1)
+    assert main(["check", str(train), "--target", "label", f"data.validation={tmp_path / 'none.csv'}"]) == 1
+    assert "none.csv does not exist" in capsys.readouterr().err
+    assert main(["check", str(train), "--target", "label", f"data.train={test}"]) == 2
+    assert "name one of them" in capsys.readouterr().err
+
+
+def test_a_value_that_few_rows_have_gives_nothing_away_where_most_answers_are_alike(tmp_path: Path) -> None:
+    labels = ["yes" if n % 16 == 0 else "no" for n in range(1000)]
+    rows = [{"x": n, "seldom": "s" if n % 40 == 1 else "", "y": label} for n, label in enumerate(labels)]
+    said = {one.column: one.said for one in check(table(tmp_path, rows), "y", False)[1] if "gives" in one.fault}
+    assert said == {}
+    rows = [row | {"seldom": row["y"] if n % 4 == 0 else ""} for n, row in enumerate(rows)]
+    said = {one.column: one.said for one in check(table(tmp_path, rows), "y", False)[1] if "gives" in one.fault}
+    assert "in 100.0% of the 250 rows that have one" in said["seldom"]
+
+
+def test_the_setting_that_settles_a_doubt_is_that_of_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"what is it {n}", "y": n % 5, "day": "soon" if n == 3 else "2024-05-31"} for n in range(30)]
+    assert main(["check", str(table(tmp_path, rows)), "--target", "y"]) == 1
+    err = capsys.readouterr().err
+    assert "AMBIGUOUS; task.name=TASK says what it is" in err
+    assert "rows.jsonl, row 4, column 'day': 'soon' is not a date" in err

@@ -73,6 +73,11 @@ def test_the_example_of_a_card_runs_and_the_page_shows_what_is_zero(tmp_path: Pa
     assert {"0", "1", "True", "False"} <= set(found.words)
 
 
+def test_long_values_are_shown_in_short() -> None:
+    assert _shown("x" * 10_000) == "x" * 500 + "..."
+    assert _shown([{"item": n} for n in range(100_000)]).startswith("[{'item': 99980}, ")
+
+
 def test_a_file_that_stands_in_the_table_is_not_printed() -> None:
     assert _shown({"bytes": b"RIFF" * 9999}) == _shown(b"RIFF") == "a file in the table"
     assert [_shown(value) for value in (None, 0, 0.0, False, "")] == ["", "0", "0.0", "False", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,33 @@ def test_greys_with_fractions_are_read_over_the_range_they_use() -> None:
     values[0, 0] = np.nan
     with pytest.raises(InputError, match="not finite"):
         decode(Image.fromarray(values), 8)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda"])
+def test_a_device_that_is_not_there_is_not_the_folders_fault(device: str, trained: Path) -> None:
+    with pytest.raises(UsageError, match="device='"):
+        load(trained, device=device)
+
+
+def test_a_model_of_links_is_whole(trained: Path, tmp_path: Path) -> None:
+    """As the cache of the Hugging Face Hub holds it."""
+    for path in trained.rglob("*"):
+        if path.is_file():
+            (tmp_path / path.relative_to(trained)).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path.relative_to(trained)).symlink_to(path)
+    assert load(tmp_path).columns == load(trained).columns
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../b"])
+def test_a_manifest_names_nothing_outside(name: str, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    manifest = tmp_path / "model" / MANIFEST
+    found = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(found | {"sha256": {**found["sha256"], name: "0"}}))
+    with pytest.raises(ModelError, match="lies outside the folder"):
+        load(tmp_path / "model")
+
+
+def test_targets_that_differ_by_too_little_are_refused() -> None:
+    with pytest.raises(DataError, match="smaller unit"):
+        Regression.fit(RegressionConfig(), [1e-200, 2e-200, 3e-200])

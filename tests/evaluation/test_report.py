@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -161,6 +164,35 @@ def test_the_card_leaves_out_what_there_is_not(tmp_path: Path) -> None:
     assert [result.metric_type for result in found.data.eval_results] == ["mae"]
     assert not any(head in found.text for head in ("## What each", "## Speed", "## Calibration", "## Limits"))
     assert "| R² | – |" in found.text
+
+
+def test_the_card_tells_small_and_large_numbers(tmp_path: Path) -> None:
+    scores = {"mae": 2.4e-8, "r2": 0.9}
+    ledger = {"all": scores, "image shuffled": scores | {"mae": 1.24e-5}}
+    write_model_card(
+        tmp_path / "README.md",
+        card(task="regression", evaluations={"test": {"rows": 9, "metrics": scores}}, ledger=ledger),
+    )
+    found = ModelCard.load(tmp_path / "README.md")
+    assert found.data.eval_results[0].metric_value == 2.4e-8
+    assert "+1.2e-05" in found.text
+
+
+def test_a_name_that_is_not_utf8_is_written_as_codes(tmp_path: Path, page: Callable[..., Outline]) -> None:
+    write_model_card(tmp_path / "README.md", card(name="m\udce9", data={"train": {"file": "t\udce9.csv", "rows": 9}}))
+    assert "m\\udce9" in (tmp_path / "README.md").read_text().replace("\\\\", "\\")
+    assert "m\\udce9" in " ".join(page("m\udce9", CLASSIFIED, None, [], []).words)
+
+
+def test_the_page_shows_pictures_of_16_bits_as_the_model_sees_them(
+    tmp_path: Path, page: Callable[..., Outline]
+) -> None:
+    Image.fromarray(np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)).save(tmp_path / "deep.png")
+    (image,) = page("toy", CLASSIFIED, None, [example(image=tmp_path / "deep.png")], []).all("img")
+    with Image.open(io.BytesIO(base64.b64decode(str(image["src"]).split(",")[1]))) as shown:
+        values = np.asarray(shown.convert("L"))
+    assert values.std() > 60
+    assert (values.min(), values.max()) == (0, 255)
 
 
 def test_the_card_escapes_the_words_of_users(tmp_path: Path) -> None:

@@ -263,3 +263,8 @@ def test_decoded_sound_is_recognised_though_a_row_is_broken() -> None:
     assert found is not None
     assert found.why == "decoded sound"
     assert matches([good, {"a": 1}]) is None
+
+
+def test_a_sound_of_one_sample_is_too_short() -> None:
+    with pytest.raises(InputError, match="1 samples at 48,000 Hz"):
+        decode(encoded(np.ones(1, dtype=np.float32) * 0.5, 48_000), 30)
