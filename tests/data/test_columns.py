@@ -108,10 +108,13 @@ def test_a_stray_value_among_numbers_does_not_decide() -> None:
         ([*prices, "N/A"], "regression"),
         ([*range(99), float("nan")], "regression"),
         ([*[0, 1] * 30, float("nan")], "classification"),
-        ([*prices[:9], "N/A"], "classification"),
+        ([*prices[:9], "N/A"], "regression"),
+        ([*prices, "much"], "regression"),
     ):
         guess = guess_task("y", targets)
-        assert (guess.kind, guess.ambiguous) == (kind, len(targets) > 10)
+        assert (guess.kind, guess.ambiguous) == (kind, True)
+    assert guess_task("y", [*prices[:9], "much"]).kind == "classification"
+    assert guess_task("y", ["none", "n/a"] * 9).kind == "classification"
     assert "1 of 100 values are no numbers" in str(guess_task("y", [*prices, "N/A"]))
     assert not guess_task("y", prices).ambiguous
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from fusebert import plugins
 from fusebert.errors import DataError, UsageError
+from fusebert.modalities.values import is_missing
 from fusebert.types import Evidence, Sample, is_given
 
 IGNORE = "ignore"
@@ -19,8 +19,8 @@ ROWS_LOOKED_AT = 1000
 CLEAR_LEAD = 0.25
 """A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
 FEW = 20
-FEW_STRAYS = 0.05
-"""Share of a target's values that are no numbers, up to which the others decide."""
+FEW_WORDS = 0.05
+"""Share of a target's values that are words, up to which its numbers decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +92,18 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
 
 def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     """Classification or regression, from the training targets."""
-    numbers = [number for target in targets if (number := _as_number(target)) is not None]
-    strays, different = len(targets) - len(numbers), len(set(map(str, targets)))
-    if strays > FEW_STRAYS * len(targets):
+    read, different = [_as_number(target) for target in targets], len(set(map(str, targets)))
+    numbers = [number for number in read if number is not None and math.isfinite(number)]
+    words = sum(number is None and not is_missing(target) for number, target in zip(read, targets, strict=True))
+    if not numbers or words > FEW_WORDS * len(targets):
         if any(isinstance(target, list) for target in targets):
             return ColumnGuess(name, "classification", "lists of labels")
         if different > max(FEW, len(targets) / 2):
             why = f"{different} labels in {len(targets)} rows, so a classifier can learn little"
             return ColumnGuess(name, "classification", why, ambiguous=True)
         return ColumnGuess(name, "classification", f"{different} labels")
-    doubtful, beside = strays > 0, f"; {strays} of {len(targets)} values are no numbers" if strays else ""
+    others = len(targets) - len(numbers)
+    doubtful, beside = others > 0, f"; {others} of {len(targets)} values are no numbers" if others else ""
     if not all(map(float.is_integer, numbers)):
         why = f"numbers with fractions, {different} different{beside}"
         return ColumnGuess(name, "regression", why, doubtful)
@@ -115,11 +117,13 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
 
 
 def _as_number(target: Any) -> float | None:
-    """None also for what is not finite."""
     if isinstance(target, bool) or not isinstance(target, str | int | float):
         return None
     if isinstance(target, str) and "_" in target:  # Python reads 2023_01 as a number
         return None
-    with suppress(ValueError, OverflowError):
-        return number if math.isfinite(number := float(target)) else None
-    return None
+    try:
+        return float(target)
+    except ValueError:
+        return None
+    except OverflowError:
+        return math.inf

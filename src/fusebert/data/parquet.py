@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 64 * 2**20
+WORDS = "BYTE_ARRAY"
+"""What parquet calls a column of texts or bytes."""
 
 
 def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterator[dict[str, Any]]:
@@ -36,29 +38,72 @@ def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterat
 
 
 def _long_repeated(path: Path, file: Any) -> Sequence[str]:
-    """Columns whose dictionary, which stands in the file once, holds a value that ROWS_AT_ONCE rows may not repeat: a
-    file of a kilobyte can hold gigabytes so."""
-    from pyarrow import DictionaryArray, compute, parquet, types
+    """Columns of words, also within lists and structs, whose dictionary, which stands in the file once, holds a value
+    that so many rows, or the lists of one, may not repeat: a file of a kilobyte can hold gigabytes so."""
+    from pyarrow import compute, parquet
 
     found: set[str] = set()
-    words = {field.name for field in file.schema_arrow if types.is_string(field.type) or types.is_binary(field.type)}
-    looking = parquet.ParquetFile(path, read_dictionary=words)
+    top = {field.name: field.type for field in file.schema_arrow}
+    leaves = [leaf.path for leaf in map(file.schema.column, range(len(file.schema))) if leaf.physical_type == WORDS]
+    named = [leaf for leaf in leaves if _has_cells(top[leaf] if leaf in top else top.get(leaf.partition(".")[0]))]
+    looking = parquet.ParquetFile(path, read_dictionary=named)
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        chunks = [group.column(place) for place in range(group.num_columns)]
-        named = [one.path_in_schema for one in chunks if one.path_in_schema in words and one.has_dictionary_page]
-        for batch in islice(looking.iter_batches(1, [number], named), 1 if named else 0):
-            for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                if isinstance(column, DictionaryArray):
-                    longest = compute.max(compute.binary_length(column.dictionary)).as_py() or 0
-                    found |= {name} if longest > BYTES_AT_ONCE // ROWS_AT_ONCE else set()
+        for chunk in (group.column(place) for place in range(group.num_columns)):
+            name, often = chunk.path_in_schema, ROWS_AT_ONCE * max(1, chunk.num_values // max(1, group.num_rows))
+            if name in named and chunk.has_dictionary_page:
+                for batch in islice(looking.iter_batches(1, [number], [name]), 1):
+                    words = [dictionary for column in batch.columns for dictionary in _dictionaries(column)]
+                    longest = max((compute.max(compute.binary_length(one)).as_py() or 0 for one in words), default=0)
+                    found |= {name} if longest > BYTES_AT_ONCE // often else set()
     return sorted(found)
 
 
-def _cells(column: Any) -> list[Any]:
+def _has_cells(kind: Any) -> bool:
+    """Whether `_cells` takes values of that type apart."""
+    from pyarrow import types
+
+    if _is_list(kind):
+        return _has_cells(kind.value_type)
+    if types.is_struct(kind):
+        return all(_has_cells(kind.field(place).type) for place in range(kind.num_fields))
+    return kind is not None and not types.is_nested(kind)
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind))
+
+
+def _dictionaries(array: Any) -> Iterator[Any]:
+    from pyarrow import types
+
+    if types.is_dictionary(array.type):
+        yield array.dictionary
+    elif _is_list(array.type):
+        yield from _dictionaries(array.values)
+    elif types.is_struct(array.type):
+        for place in range(array.type.num_fields):
+            yield from _dictionaries(array.field(place))
+
+
+def _cells(array: Any) -> list[Any]:
     """Of an arrow array; equal values of a dictionary are one object."""
-    if not hasattr(column, "dictionary"):
-        return column.to_pylist()  # type: ignore[no-any-return]
-    used = column.indices.unique().drop_null()
-    words = dict(zip(used.to_pylist(), column.dictionary.take(used).to_pylist(), strict=True))
-    return [words.get(number) for number in column.indices.to_pylist()]
+    from pyarrow import types
+
+    if not any(True for _ in _dictionaries(array)):
+        return array.to_pylist()  # type: ignore[no-any-return]
+    if types.is_dictionary(array.type):
+        used = array.indices.unique().drop_null()
+        words = dict(zip(used.to_pylist(), array.dictionary.take(used).to_pylist(), strict=True))
+        return [words.get(number) for number in array.indices.to_pylist()]
+    there = array.is_valid().to_pylist()
+    if _is_list(array.type):
+        ends = array.offsets.to_pylist()
+        values = _cells(array.values.slice(ends[0], ends[-1] - ends[0]))
+        bounds = zip(there, pairwise(ends), strict=True)
+        return [values[a - ends[0] : b - ends[0]] if given else None for given, (a, b) in bounds]
+    names = [array.type.field(place).name for place in range(array.type.num_fields)]
+    rows = zip(*(_cells(array.field(place)) for place in range(len(names))), strict=True)
+    return [dict(zip(names, row, strict=True)) if given else None for given, row in zip(there, rows, strict=True)]
