@@ -58,7 +58,7 @@ class DataSettings(Section):
     target: str | None = Field(None, description="column to predict")
     columns: dict[str, str] = Field({}, description="column -> modality, or `ignore`; inferred where not given")
     root: Path | None = Field(
-        None, description="folder the table paths are relative to; else $FUSEBERT_DATA, else here"
+        None, description="folder the table paths are relative to; else $FUSEBERT_DATA if it has them, else here"
     )
     bad_rows: Literal["refuse", "skip"] = Field(
         "refuse", description="what to do when rows cannot be read; both list them in a file"
@@ -194,12 +194,12 @@ class Recipe(Section):
         return plugins.load("modalities", name, "processor").Config(**self.modalities.get(name, {}))
 
     def table(self, path: Path) -> Path:
-        """Where a table of this recipe lies. Raises DataError if it is not in FUSEBERT_DATA, where it is looked for."""
-        found = (self.data.root or Path(os.environ.get("FUSEBERT_DATA", "."))) / path
-        if self.data.root is None and "FUSEBERT_DATA" in os.environ and not path.is_absolute() and not found.exists():
-            here = "; data.root=. means the one that is here" if path.exists() else ""
-            raise DataError(f"{found} does not exist: FUSEBERT_DATA is set, so {path} is looked for there{here}")
-        return found
+        """Where a table of this recipe lies: in `data.root`; else in FUSEBERT_DATA, where it is set and has it; else
+        here."""
+        if self.data.root is not None:
+            return self.data.root / path
+        there = Path(os.environ.get("FUSEBERT_DATA", ".")) / path
+        return path if path.exists() and not there.exists() else there
 
     def check_tables(self) -> None:
         """Raise DataError for a table that is named and not there."""

@@ -122,7 +122,8 @@ REFUSED = [
     Case("empty folder", empty_folder, ("empty", "holds no")),
     Case("binary named txt", written("a.txt", bytes(range(256)) * 9), ("a.txt", "row 1")),
     Case("not UTF-8", written("a.txt", b"caf\xe9\n" * 9), ("a.txt", "row 1", "UTF-8")),
-    Case("UTF-16", written("a.txt", LONG.encode("utf-16")), ("a.txt", "row 1")),
+    Case("UTF-16", written("a.txt", LONG.encode("utf-16")), ("a.txt", "is UTF-16", "save it as UTF-8")),
+    Case("Hub name of another form", lambda _: "hub:@main", ("hub:@main", "hub:NAME:CONFIG")),
     Case("picture named jsonl", written("a.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(99)), ("a.jsonl", "row 1")),
     Case("empty jsonl", written("a.jsonl", b""), ("a.jsonl", "empty")),
     Case("empty txt", written("a.txt", b"\n\n \n"), ("a.txt", "no document")),
@@ -178,13 +179,13 @@ READ = [
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.kind)
 def test_refused(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     code = main(_command(case, tmp_path))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fusebert: ")]
     assert code in (1, 2)
     assert len(said) == 1
     assert [word for word in case.words if word not in said[0]] == [], said[0]
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert not (tmp_path / "out").exists() or not [*(tmp_path / "out").iterdir()]
 
 

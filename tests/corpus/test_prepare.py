@@ -350,9 +350,54 @@ def test_sentences_and_languages() -> None:
         "A new line",
     ]
     assert split("".join(CHINESE), "zh") == list(CHINESE)
-    assert split("他说：“你好。”然后走了。", "zh")[-1].endswith("走了。")
+    assert split("他说：“你好。”她走了。", "zh") == ["他说：“你好。”", "她走了。"]
     assert [language_of(text) for text in ("Hello there.", "".join(CHINESE), "これはペンです。")] == ["en", "zh", "ja"]
     assert split("Ein Satz. Noch einer.", "de") == ["Ein Satz.", "Noch einer."]
+
+
+def test_hidden_files_are_no_documents(documents: list[str], tmp_path: Path) -> None:
+    for place in ("in", "in/.trash", "in/more"):
+        (tmp_path / place).mkdir(exist_ok=True)
+    write_jsonl(tmp_path / "in" / "more" / "a.jsonl", documents[:2])
+    write_jsonl(tmp_path / "in" / ".b.jsonl", documents[2:4])
+    write_jsonl(tmp_path / "in" / ".trash" / "c.jsonl", documents[4:6])
+    assert prepare_corpus(tmp_path / "in", tmp_path / "out", ALL)["counts"]["documents"] == 2
+
+
+@pytest.mark.parametrize(("config", "count"), [(":few", 3), (":many", 6)])
+def test_a_data_set_of_the_hub_has_parts(config: str, count: int, documents: list[str], tmp_path: Path) -> None:
+    """The library reads a folder as it reads the Hub."""
+    (tmp_path / "set").mkdir()
+    names = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("few", "many"))
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{names}---\n")
+    for name, size in (("few", 3), ("many", 6)):
+        write_jsonl(tmp_path / "set" / f"{name}.jsonl", documents[:size])
+    found = prepare_corpus(f"hub:{tmp_path / 'set'}{config}", tmp_path / "out", ALL)
+    assert found["counts"]["documents"] == count
+    assert [len(row["sentences"]) > 0 for row in read_shards(tmp_path / "out", "train")] == [True] * count
+
+
+def test_a_shard_ends_where_much_was_read_and_little_kept(
+    documents: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", [documents[0]] * 100 + [documents[1]] * 100)
+    monkeypatch.setattr(prepare, "MOST_READ", 100 * (len(documents[0]) + 200))
+    report = prepare_corpus(source, tmp_path / "out", Settings(held_out=0.0))
+    assert report["shards"] == {"train": 2}
+    assert report["counts"]["train_documents"] == 2
+
+
+def test_what_to_do_about_a_bad_row_after_whole_shards_can_be_done(
+    documents: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", documents[:40])
+    with source.open("a") as file:
+        file.write("{\n" + json.dumps({"text": documents[40]}) + "\n")
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 2000)
+    with pytest.raises(DataError, match=r"row 41.*Go on without .* --bad-rows skip --resume; or mend it and begin"):
+        prepare_corpus(source, tmp_path / "out", ALL)
+    skipping = Settings(held_out=0.0, bad_rows="skip")
+    assert prepare_corpus(source, tmp_path / "out", skipping, resume=True)["counts"]["bad"] == 1
 
 
 def test_a_language_is_a_code(jsonl: Path, tmp_path: Path) -> None:

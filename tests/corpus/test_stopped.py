@@ -111,6 +111,8 @@ def test_killed_again_and_again_nothing_is_lost_or_doubled(
     assert json.loads(expected["corpus.json"])["counts"]["bad"] == 60
     total, folder, begun = sum(name.endswith(".parquet") for name in expected), tmp_path / "killed", []
     for share in (0.3, 0.6):
+        if (folder / "corpus.json").exists():  # the last one was done before it could be killed
+            break
         process = start(mixed, folder, "--resume")
         wait_for_shards(process, folder, round(share * total))
         time.sleep(0.03 * float(random.random()))
@@ -120,8 +122,9 @@ def test_killed_again_and_again_nothing_is_lost_or_doubled(
         process.communicate()
         if not (folder / "corpus.json").exists():
             begun.append(committed(folder))
-    assert max(begun) > 0
-    finish(start(mixed, folder, "--resume"))
+    if not (folder / "corpus.json").exists():
+        assert max(begun) > 0
+        finish(start(mixed, folder, "--resume"))
     assert outcome(folder) == expected
 
 

@@ -70,14 +70,20 @@ def test_rows_that_are_not_scored_are_counted_and_named(tmp_path: Path) -> None:
     assert said in (model.folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_table_that_is_looked_for_elsewhere_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "rows.csv").write_text("x,y\n1,2\n")
+def test_a_table_is_looked_for_where_the_data_are_and_then_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, name = tmp_path / "far", Path("rows.csv")
+    far.mkdir()
+    (tmp_path / name).write_text("x,y\n1,2\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FUSEBERT_DATA", str(tmp_path / "far"))
-    with pytest.raises(DataError, match=r"far/rows\.csv does not exist: FUSEBERT_DATA is set.*data\.root=\."):
-        train({"data.train": "rows.csv", "data.target": "y"}, tmp_path / "model")
-    recipe = Recipe.from_flat({"data.train": "rows.csv", "data.root": "."})
-    assert recipe.table(Path("rows.csv")) == Path("rows.csv")
+    monkeypatch.setenv("FUSEBERT_DATA", str(far))
+    anywhere, here = Recipe.from_flat({}), Recipe.from_flat({"data.root": "."})
+    assert (anywhere.table(name), here.table(name)) == (name, name)
+    (far / name).write_text("x,y\n1,2\n")
+    assert (anywhere.table(name), here.table(name)) == (far / name, name)
+    with pytest.raises(DataError, match=r"far/none\.csv does not exist"):
+        train({"data.train": "none.csv", "data.target": "y"}, tmp_path / "model")
 
 
 def test_settings_of_a_modality_that_the_table_lacks_are_named(

@@ -18,7 +18,9 @@ UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 def add_commands(command: Command) -> None:
     """Add them to the command line."""
     prepare = command("corpus prepare", _prepare, "Turn raw documents into a corpus folder.")
-    prepare.add_argument("inputs", metavar="IN", nargs="+", help="txt, jsonl, jsonl.gz, parquet, folders, hub:NAME")
+    prepare.add_argument(
+        "inputs", metavar="IN", nargs="+", help="txt, jsonl, jsonl.gz, parquet, folders, hub:NAME[:CONFIG]"
+    )
     prepare.add_argument("--output", metavar="FOLDER", type=Path, required=True)
     prepare.add_argument("--field", default="text", help="the column with the text, in tables (default: text)")
     language = "code of ISO 639, such as en or zh; auto: by each document's script; other: by the rules of English"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -15,6 +17,7 @@ from fusebert.hub import hub_problem
 TEXT_SUFFIXES = (".txt", ".text")
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 HUB = "hub:"
+HUB_NAME = re.compile("(?P<name>[^:@]+)(:(?P<config>[^@]+))?(@(?P<revision>.+))?")
 MAX_DOCUMENT_CHARACTERS = 2**20
 """A longer document is read in numbered pieces, cut between lines."""
 PROBED_ROWS = 20
@@ -69,14 +72,15 @@ def list_sources(given: Sequence[str], output: Path) -> tuple[list[str], int]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files, also behind links to folders, of which none is entered twice."""
+    """All files but hidden ones, also behind links to folders, of which none is entered twice."""
     entered = set()
     for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         if (real := os.path.realpath(where)) in entered:
             folders.clear()
             continue
         entered.add(real)
-        yield from (Path(where, name) for name in files)
+        yield from (Path(where, name) for name in files if not name.startswith("."))
 
 
 def probe(sources: Sequence[str], field: str) -> None:
@@ -157,6 +161,8 @@ def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
     lines: list[str] = []
     first, piece, size = 1, 0, 0
     with path.open("rb") as file:
+        if file.peek(2)[:2] in (BOM_UTF16_LE, BOM_UTF16_BE):
+            raise DataError(f"{path} is UTF-16, which editors call Unicode; save it as UTF-8")
         for line_number in count(1):
             error, text = None, ""
             try:
@@ -206,20 +212,23 @@ def _from_parquet(path: Path, number: int, field: str) -> Iterator[Document | Ro
         raise DataError(f"{path} cannot be read as parquet after row {row}: {' '.join(str(error).split())}") from None
 
 
-def _from_hub(name: str, number: int, field: str) -> Iterator[Document | RowError]:
+def _from_hub(given: str, number: int, field: str) -> Iterator[Document | RowError]:
+    """Of the part `train` of NAME[:CONFIG][@REVISION]."""
+    if (told := HUB_NAME.fullmatch(given)) is None:
+        raise UsageError(f"hub:{given} is not of the form hub:NAME, hub:NAME:CONFIG or hub:NAME:CONFIG@REVISION")
     try:
         from datasets import load_dataset
         from httpx import HTTPError
         from huggingface_hub.utils import logging as hub_logging
     except ImportError:
-        raise UsageError(f"hub:{name} needs the library datasets; {how_to_install('corpus')}") from None
+        raise UsageError(f"hub:{given} needs the library datasets; {how_to_install('corpus')}") from None
     hub_logging.set_verbosity_error()  # else it says twice for each try that the Hub cannot be reached
     try:
-        rows = load_dataset(name, split="train", streaming=True)
+        rows = load_dataset(told["name"], told["config"], split="train", streaming=True, revision=told["revision"])
         for row, values in enumerate(rows, 1):
-            yield from _cut(values.get(field), Path(name), number, row, field, list(values))
+            yield from _cut(values.get(field), Path(given), number, row, field, list(values))
     except (OSError, ValueError, HTTPError) as error:
-        raise DataError(f"hub:{name} cannot be read: {hub_problem(error)}") from None
+        raise DataError(f"hub:{given} cannot be read: {hub_problem(error)}") from None
 
 
 def _cut(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections import Counter
@@ -36,6 +37,8 @@ MOST_CACHED = 2**23
 DEFAULTS = Settings()
 SHARD_BYTES, BATCH_CHARACTERS, DOCUMENT_CHARACTERS = 2**24, 2**17, 200
 """A batch counts something for each document too: a million tiny ones are no small thing."""
+MOST_READ = 8 * SHARD_BYTES
+"""A shard ends after so much was read, however little of it was kept, since a kill costs what was read for a shard."""
 
 
 def most_workers(max_memory: int) -> int:
@@ -60,9 +63,9 @@ def prepare_corpus(
     engine, or how often the run was stopped. Rows and files that were skipped are listed in `bad_documents.jsonl`.
 
     Args:
-        inputs: files, folders, `hub:NAME`; or one of them.
+        inputs: files, folders, `hub:NAME[:CONFIG][@REVISION]`; or one of them.
         output: a folder that does not exist yet, unless `resume`.
-        max_memory: bytes that all processes together may take (Ray's own services not counted).
+        max_memory: bytes that all processes here may take together (not those of a cluster, nor Ray's own services).
         engine: `local`, or `ray` for processes on other machines.
 
     Returns:
@@ -81,9 +84,10 @@ def prepare_corpus(
         raise UsageError(f"--workers must be at least 1, not {workers}")
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     sources, ignored = list_sources([str(one) for one in given], output)
-    least = READER_BYTES + workers * WORKER_BYTES
+    here = 0 if engine == "ray" and os.environ.get("RAY_ADDRESS") else workers
+    least = READER_BYTES + here * WORKER_BYTES
     if max_memory < least:
-        raise UsageError(f"--max-memory must be at least {least >> 20}m for {workers} workers")
+        raise UsageError(f"--max-memory must be at least {least >> 20}m for {here} workers here")
     if (output / REPORT).exists():
         raise UsageError(f"{output} already holds a finished corpus; choose another --output")
     if not resume and output.exists() and any(output.iterdir()):
@@ -132,7 +136,7 @@ class _Run:
         self.shards: Counter[str] = Counter(json.loads(saved.get("shards", "{}")))
         self.seconds = float(saved.get("seconds", 0))
         self.writers: dict[str, ShardWriter] = {}
-        self.bytes = 0
+        self.bytes = self.read = 0
 
     def is_begun(self) -> bool:
         """Whether there are shards to go on from."""
@@ -173,7 +177,7 @@ class _Run:
         for done in pool.map(process, self._batches(), in_flight):
             for one in done:
                 self._take(one)
-                if self.bytes >= SHARD_BYTES:
+                if self.bytes >= SHARD_BYTES or self.read >= MOST_READ:
                     self.seconds = before + time.monotonic() - started
                     self._commit()
         if not self.counts["documents"]:
@@ -230,7 +234,11 @@ class _Run:
         source = self.sources[bad.source]
         error = RowError(bad.problem, source, bad.row, bad.column, bad.line)
         if self.settings.bad_rows == "refuse":
-            raise DataError(f"{error}. Mend it, or leave out what cannot be read with --bad-rows skip")
+            if self.is_begun():  # a file that was mended is another input
+                todo = "Go on without what cannot be read, with --bad-rows skip --resume; or mend it and begin anew"
+            else:
+                todo = "Mend it, or leave out what cannot be read with --bad-rows skip"
+            raise DataError(f"{error}. {todo}")
         line = json.dumps(error.to_json(), ensure_ascii=False).encode(errors="backslashreplace").decode()
         self.database.execute("INSERT INTO bad VALUES (?)", (line,))
         self.counts["bad"] += 1
@@ -245,6 +253,7 @@ class _Run:
             self._list(one)
             return
         self.counts["documents"] += 1
+        self.read += DOCUMENT_CHARACTERS + len(one.text)
         if not one.text:
             self.counts["too_short"] += 1
             return
@@ -273,7 +282,7 @@ class _Run:
         for part, writer in self.writers.items():
             writer.close()
             self.shards[part] += 1
-        self.writers, self.bytes = {}, 0
+        self.writers, self.bytes, self.read = {}, 0, 0
         state = {
             "position": json.dumps(self.position),
             "part": json.dumps(self.part),

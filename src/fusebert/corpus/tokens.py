@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,7 @@ from fusebert.modalities.text.processor import vocabulary_size
 from fusebert.storage import MANIFEST, file_hash, verify, write_folder
 
 CHARACTERS_AT_ONCE = 2**16
+CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,12 @@ def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokeniz
             inside = joins[ids]
             if chinese_words:
                 texts = (sentence for document in some for sentence in document)
-                inside |= np.concatenate([inside_chinese(tokenizer, text) for text in texts])
+                inside |= np.concatenate(
+                    [
+                        inside_chinese(tokenizer, text) if CHINESE.search(text) else np.zeros(length, np.bool_)
+                        for text, length in zip(texts, lengths, strict=True)
+                    ]
+                )
             files["ids"](ids)
             files["inside"](inside)
             has_pieces = lengths > 0  # a sentence of nothing but accents has none, and is left out
@@ -205,7 +212,7 @@ def inside_chinese(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """bool[T]: which pieces stand inside a Chinese word after its first character (Cui et al. 2019)."""
     starts = {start for _, start, _ in _jieba().tokenize(text)}
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
-    return np.array(["\u4e00" <= text[start] <= "\u9fff" and start not in starts for start, _ in offsets], np.bool_)
+    return np.array([start not in starts and CHINESE.match(text, start) is not None for start, _ in offsets], np.bool_)
 
 
 def need_jieba() -> None:
