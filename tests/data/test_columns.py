@@ -14,7 +14,7 @@ from PIL import Image
 
 from fusebert.data.columns import guess_columns, guess_task
 from fusebert.data.split import hold_out
-from fusebert.errors import InputError
+from fusebert.errors import InputError, UsageError
 from fusebert.modalities.image.processor import Config, Processor
 from fusebert.modalities.text.processor import Config as TextConfig
 from fusebert.modalities.text.processor import Processor as TextProcessor
@@ -142,6 +142,14 @@ def test_encoded_sound_is_no_picture(wrapped: bool) -> None:
         values: list[Any] = [{"bytes": data, "path": None} if wrapped else data for data in files]
         (guess,) = guess_columns([sample(n, media=value) for n, value in enumerate(values)], None, {})
         assert (guess.kind, guess.ambiguous) == (kind, False)
+
+
+def test_a_column_that_is_ignored_need_not_be_there() -> None:
+    rows = [sample(n, question="what is it then") for n in range(9)]
+    question, other = guess_columns(rows, None, {"id": "ignore"})
+    assert (question.kind, str(other)) == ("text", "id: ignore (as set; no row has it)")
+    with pytest.raises(UsageError, match=r"data\.columns names 'idea'"):
+        guess_columns(rows, None, {"idea": "text"})
 
 
 def test_labels_with_underscores_are_no_numbers() -> None:

@@ -45,12 +45,12 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
     """One guess for each column but the target; `chosen` columns are as the user said.
 
     Raises:
-        UsageError: a chosen column or modality does not exist.
+        UsageError: a chosen column (that is not ignored) or modality does not exist.
         DataError: no column is usable.
     """
     known, found = plugins.names("modalities"), column_names(samples)
     for column, modality in chosen.items():
-        if column not in found:
+        if column not in found and modality != IGNORE:
             raise UsageError(f"data.columns names {column!r}, but {samples[0].table} has {', '.join(found)}")
         if modality != IGNORE and modality not in known:
             raise UsageError(f"data.columns.{column}={modality!r}: known are {', '.join(sorted(known))} and {IGNORE}")
@@ -61,10 +61,11 @@ def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping
         for name in found
         if name != target
     ]
+    absent = [ColumnGuess(name, IGNORE, "as set; no row has it") for name in chosen if name not in found]
     if all(guess.kind == IGNORE for guess in guesses):
         why = "; ".join(map(str, guesses)) or f"there is none beside {target!r}"
         raise DataError(f"{samples[0].table}: no column can be used as input: {why}")
-    return guesses
+    return guesses + absent
 
 
 def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
