@@ -61,6 +61,12 @@ def test_formats(kind: str) -> None:
     assert peak == pytest.approx(440, abs=8)
 
 
+@pytest.mark.parametrize("kind", ["AU", "W64", "RF64", "CAF"])
+def test_kinds_that_may_be_cut_short_unnoticed_are_not_read(kind: str) -> None:
+    with pytest.raises(InputError, match=f"of the kind {kind} is not read; save it as wav"):
+        decode(encoded(tone(), kind=kind), 10)
+
+
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
 def test_rates(rate: int) -> None:
     found = decode(encoded(tone(rate=rate), rate), 10)

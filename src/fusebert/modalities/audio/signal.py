@@ -24,6 +24,7 @@ WHISPER_RANGE = 8
 MAX_FILE_BYTES = 256 * 2**20
 MAX_SAMPLES = 200_000_000
 """Over all channels: what is decoded at once takes four bytes each."""
+KINDS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF")
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 MAX_CHANNELS = 32
 LOUDEST = 2.0**32
@@ -50,6 +51,8 @@ def decode(data: bytes, max_seconds: float) -> np.ndarray:
     _check_whole(data)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.format not in KINDS:  # whether one of another kind is whole could not be told
+                raise InputError(f"sound of the kind {file.format} is not read; save it as wav, flac, ogg, mp3 or aiff")
             rate, channels, frames = int(file.samplerate), int(file.channels), int(file.frames)
             _check(rate, channels, frames, max_seconds)
             samples = file.read(dtype="float32", always_2d=True)
