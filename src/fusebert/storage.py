@@ -177,8 +177,14 @@ def mend_left_by_kills(parent: Path, names: str) -> None:
 
 
 def seal(folder: Path, leave_out: Sequence[str] = ()) -> None:
-    """Write the manifest of `folder`: the SHA-256 of each file in it, but for the entries left out."""
+    """Write the manifest of `folder`: the SHA-256 of each file in it, but for the entries left out.
+
+    Whoever may read the folder may then read its files, which safetensors writes for their owner alone.
+    """
     names = [name for name in _files(folder) if name.split("/")[0] not in leave_out]
+    for name in names:
+        with suppress(OSError):  # a disk that knows no rights
+            (folder / name).chmod(folder.stat().st_mode & 0o666)
     write_json(folder / MANIFEST, {"sha256": {name: file_hash(folder / name) for name in names}})
 
 

@@ -234,3 +234,12 @@ def test_a_manifest_names_nothing_outside(name: str, trained: Path, tmp_path: Pa
 def test_targets_that_differ_by_too_little_are_refused() -> None:
     with pytest.raises(DataError, match="smaller unit"):
         Regression.fit(RegressionConfig(), [1e-200, 2e-200, 3e-200])
+
+
+def test_all_files_of_a_model_are_as_readable_as_its_folder(trained: Path, tmp_path: Path) -> None:
+    load(trained).save_trunk(tmp_path / "trunk")
+    (tmp_path / "own").mkdir(mode=0o700)
+    load(trained).save_trunk(tmp_path / "own" / "trunk")
+    for folder in (trained, tmp_path / "trunk", tmp_path / "own" / "trunk"):
+        rights = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+        assert set(rights.values()) == {folder.stat().st_mode & 0o666}
