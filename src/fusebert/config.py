@@ -112,7 +112,7 @@ class TrainingSettings(Section):
     )
     time_limit: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0, description='seconds, or "10m"')
     checkpoint_steps: int | None = Field(None, ge=1, description="also save every so many steps, not only each epoch")
-    workers: int = Field(0, ge=0, le=64, description="processes that read and prepare rows")
+    workers: int = Field(0, ge=0, le=64, description="processes that read and prepare rows, anew in each epoch")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="of several processes, each has the whole model (ddp) or a part of its weights (fsdp)"
     )
@@ -169,7 +169,8 @@ class Recipe(Section):
             recipe.task_config()
         except ValidationError as error:
             first = error.errors()[0]
-            place = section + ".".join(map(str, first["loc"]))
+            named = 1 if section else 3 if first["loc"][:2] == ("data", "columns") else 2
+            place = section + ".".join(map(str, first["loc"][:named]))  # then come the kinds that it might have been
             if first["type"] == "missing":
                 raise RecipeError(f"{source}: {place} is not set, and has to be") from None
             given = " ".join(repr(first.get("input")).split())

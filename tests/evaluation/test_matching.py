@@ -29,6 +29,7 @@ from fusebert.tasks.matching.head import Head
 from fusebert.tasks.matching.task import Config, Task
 from fusebert.training.run import train
 from fusebert.types import Encoded, Layout, Sample
+from tests.conftest import Notes
 
 SIDES = {"task.name": "matching", "task.left": ["image"], "task.right": ["caption"], "task.vector_size": 16}
 
@@ -454,3 +455,22 @@ def test_scores_are_exact_where_the_trunk_computes_in_bf16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = head.loss(encoded, labels)
     torch.testing.assert_close(found["loss"], head.loss(encoded, labels)["loss"])
+
+
+def test_the_scale_can_come_back_from_its_end() -> None:
+    head = Head({"pooling": "mean", "vector_size": 8}, TrunkConfig.of_size("tiny", 5))
+    head.log_scale.weight.data.fill_(9.0)
+    hidden = torch.randn(16, 128, generator=torch.Generator().manual_seed(0))
+    encoded = Encoded(hidden, hidden, Layout(torch.arange(17, dtype=torch.int32), (1,) * 16))
+    head.loss(encoded, torch.arange(16).reshape(8, 2))["loss"].backward()
+    assert head.log_scale.weight.exp().item() == pytest.approx(7)  # a hundred, from 1 / 0.07
+    assert abs(head.log_scale.weight.grad.item()) > 1
+
+
+def test_batches_need_rows_to_compare(tiny: dict[str, Any], tmp_path: Path) -> None:
+    given = settings(tiny)
+    with pytest.raises(UsageError, match=r"nearly each row is a batch by itself; set training.tokens_per_batch=\d+ or"):
+        train(given | {"training.tokens_per_batch": 8}, tmp_path / "one")
+    notes = Notes()
+    train(given | {"training.tokens_per_batch": 200, "training.epochs": 1}, tmp_path / "few", progress=notes)
+    assert "rows, and matching learns from comparing them" in " ".join(notes.lines)

@@ -11,7 +11,9 @@ import torch
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.evaluation.predictor import load
+from fusebert.model.fusion import CrossAttention
 from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.trunk import TrunkConfig
 from fusebert.training.run import train
 from fusebert.types import Example, Sample
 from tests.contracts.test_modalities import logits, model_of, processor_of, without
@@ -114,3 +116,13 @@ def test_it_trains_and_loads(fusion: str, tiny: dict[str, Any], tmp_path: Path) 
     row = {"question": "what shape is it?"}
     ours, theirs = load(tmp_path / "model").predict(row), trained.predict(row)
     assert (ours.value, ours.probability) == (theirs.value, pytest.approx(theirs.probability, abs=1e-6))
+
+
+def test_what_the_trunk_sees_beside_it_is_dropped_out_too() -> None:
+    trunk = TrunkConfig.of_size("tiny", 9).model_copy(update={"hidden_dropout_prob": 0.5})
+    attention = CrossAttention(trunk)
+    torch.nn.init.ones_(attention.gate.weight)
+    hidden, lengths = torch.randn(6, 128), torch.tensor([2, 4])
+    seen = [attention.train(learning)(hidden, lengths, hidden, lengths) for learning in (True, True, False, False)]
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], seen[3])

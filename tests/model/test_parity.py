@@ -124,6 +124,7 @@ def test_sizes_by_name_have_the_shapes_of_their_names(size: str) -> None:
         ({"hidden_act": "swishy"}, "hidden_act"),
         ({"num_attention_heads": 5}, "heads"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ({"pad_token_id": 10**9}, "pad_token_id"),
         ({"hidden_size": "wide"}, "hidden_size"),
     ],
     ids=str,

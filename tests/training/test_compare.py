@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from fusebert.cli import main
+from fusebert.config import Recipe
 from fusebert.errors import UsageError
-from fusebert.training.compare import compare
+from fusebert.training.compare import _table_hashes, compare
 
 BOUND_SECONDS = 60
 
@@ -61,6 +62,17 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(UsageError, match=r"was trained in another way \(training\.patience\)"):
         compare(recipe, command[-2:], folder, ["one_stream"], 1, print)
     recipe.write_text(text)
+
+
+def test_a_changed_catalogue_is_another_training(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text('{"item": "a"}\n')
+    recipe = Recipe.from_flat(
+        {"data.root": str(tmp_path), "task.name": "recommendation", "task.catalogue": "items.jsonl"}
+    )
+    before = _table_hashes(recipe)
+    (tmp_path / "items.jsonl").write_text('{"item": "b"}\n')
+    assert before.keys() == _table_hashes(recipe).keys() == {"the catalogue table"}
+    assert before != _table_hashes(recipe)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,7 +32,7 @@ from fusebert.training.compilation import compile_for_training, undo_compilation
 from fusebert.training.pretrain import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
-from fusebert.training.run import train
+from fusebert.training.run import join, train
 from fusebert.training.trainer import Trainer
 from fusebert.types import Layout
 from tests.corpus.conftest import corpus, documents  # noqa: F401
@@ -202,3 +202,11 @@ def test_a_batch_that_does_not_fit_is_said(
     monkeypatch.setattr(Trainer, "_step", full)
     with pytest.raises(UsageError, match=r"too small for batches of 2,048 tokens.*training\.tokens_per_batch"):
         train(tiny, tmp_path / "run")
+
+
+def test_a_second_training_may_take_another_device() -> None:
+    """As a notebook's does; the state that accelerate keeps of the first would win without a word."""
+    assert join("cpu")
+    PartialState().device = torch.device("cuda")  # as if the first had taken it
+    assert join("cpu")
+    assert PartialState().device.type == "cpu"

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fusebert.config import Recipe
-from fusebert.errors import DataError
-from fusebert.storage import read_json
+from fusebert.errors import DataError, RecipeError, UsageError
+from fusebert.evaluation.predictor import load
+from fusebert.storage import read_json, seal
+from fusebert.training.catalogue import _text
 from fusebert.training.prepare import prepare
 from fusebert.training.progress import Silence, Terminal
 from fusebert.training.run import train
@@ -112,3 +115,27 @@ def test_columns_that_the_test_rows_lack_are_said(tmp_path: Path, capsys: pytest
     )
     assert found.warnings == ["test: no row has 'x', which the model reads"]
     assert found.warnings[0] in capsys.readouterr().err
+
+
+def test_a_pooler_that_the_trunk_does_not_bring_is_not_frozen(
+    tiny: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    load(trained).save_trunk(tmp_path / "trunk")
+    weights = load_file(tmp_path / "trunk" / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "pooler" not in name}
+    save_file(kept, tmp_path / "trunk" / "model.safetensors", metadata={"format": "pt"})
+    seal(tmp_path / "trunk")
+    given = tiny | {"model.trunk": str(tmp_path / "trunk"), "training.freeze": "trunk", "training.epochs": 1}
+    with pytest.raises(UsageError, match=r"task\.pooling=mean"):
+        train(given, tmp_path / "first")
+    train(given | {"task.pooling": "mean"}, tmp_path / "mean")
+
+
+def test_what_a_catalogue_says_has_zeros_and_no_missing_values() -> None:
+    row = {"title": "film", "price": 0, "year": float("nan"), "old": False, "tags": ["a", "b"], "other": [], "of": None}
+    assert _text(row) == "film. 0. False. a, b"
+
+
+def test_a_wrong_value_of_several_kinds_is_called_by_its_setting() -> None:
+    with pytest.raises(RecipeError, match=r"^settings: data\.validation=\[1\] will not do"):
+        Recipe.from_flat({"data.validation": [1]})

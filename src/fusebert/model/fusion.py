@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusebert.model.cpu import Linear
+from fusebert.model.cpu import Dropout, Linear
 from fusebert.model.zero import ZeroEmbedding
 
 
@@ -78,6 +78,7 @@ class CrossAttention(nn.Module):
         self.query, self.key = Linear(size, size), Linear(size, size)
         self.value, self.output = Linear(size, size), Linear(size, size)
         self.gate = ZeroEmbedding(1, 1)
+        self.dropout, self.attention_dropout = Dropout(trunk.hidden_dropout_prob), trunk.attention_probs_dropout_prob
 
     def forward(self, hidden: Tensor, lengths: Tensor, other: Tensor, other_lengths: Tensor) -> Tensor:
         """float[N, D] tokens of the trunk and float[N', D] others, int64[B] their number a row -> float[N, D]."""
@@ -86,9 +87,11 @@ class CrossAttention(nn.Module):
         key, value = (self._heads(_padded(part(other), theirs)) for part in (self.key, self.value))
         nothing = ~theirs.any(dim=1)  # such a row looks at zeros, and what comes of it is dropped
         mask = (theirs | nothing[:, None])[:, None, None]
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        dropped = self.attention_dropout if self.training else 0.0
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropped)
+        seen = seen.transpose(1, 2).flatten(2)
         sees = ~nothing.repeat_interleave(lengths)[:, None]
-        return hidden + torch.tanh(self.gate.weight[0]) * self.output(seen[ours]) * sees  # type: ignore[no-any-return]
+        return hidden + torch.tanh(self.gate.weight[0]) * self.dropout(self.output(seen[ours])) * sees  # type: ignore[no-any-return]
 
     def _heads(self, padded: Tensor) -> Tensor:
         return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]

@@ -77,6 +77,8 @@ class TrunkConfig(BaseModel):
             raise ModelError(f"{source} has an unusable {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         if config.hidden_act not in ACT2FN:
             raise ModelError(f"{source} has hidden_act={config.hidden_act!r}, which transformers does not know")
+        if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+            raise ModelError(f"{source}: pad_token_id {config.pad_token_id} is none of its {config.vocab_size} pieces")
         if config.hidden_size % config.num_attention_heads:
             raise ModelError(
                 f"{source}: hidden_size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads"

@@ -23,6 +23,7 @@ class Task(Protocol):
 
     A task may also have
         needs_target = False: it asks for no target column;
+        calibrate(logits, targets): fit what makes probabilities honest, on validation rows;
         adjust(targets): what is taken from how often answers occur, told those of the training rows alone;
         sides, hard_negatives: columns that are read apart (see `matching`);
         questions, unknown_items, baselines: of tables of events (see `recommendation`).
@@ -55,9 +56,6 @@ class Task(Protocol):
         Args:
             starts: int64[B], where each row starts among the packed tokens.
         """
-
-    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
-        """Fit what makes probabilities honest, on validation rows."""
 
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         """float[B, outputs] -> one answer a row."""

@@ -39,6 +39,11 @@ def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> Fuseb
     model = FusebertModel(config)
     if prepared.trunk_folder is not None and (fresh := read_weights(model.trunk, prepared.trunk_folder)):
         progress.note(f"the pretrained trunk brings no pooler; fresh weights: {', '.join(fresh)}")
+        if "trunk" in recipe.training.freeze and getattr(model.head, "reads_pooler", True):
+            raise UsageError(
+                "training.freeze=trunk would also freeze the pooler, which the pretrained trunk does not bring: set "
+                "task.pooling=mean, or let the trunk learn"
+            )
     taken: list[str] = []
     if prepared.trunk_folder is not None:
         taken, said = take_over(model, prepared.processors, prepared.trunk_folder)

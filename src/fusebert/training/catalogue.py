@@ -76,5 +76,6 @@ def _matched(folder: Path, rows: Sequence[Sample]) -> np.ndarray:
 
 def _text(values: dict[str, Any]) -> str:
     """All that a row says, lists with commas, columns with full stops."""
-    said = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values.values() if value)
+    given = [value for value in values.values() if not is_missing(value)]
+    said = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in given)
     return ". ".join(text for text in said if text)

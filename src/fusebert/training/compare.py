@@ -74,7 +74,9 @@ def compare(
 
 def _table_hashes(recipe: Recipe) -> dict[str, str]:
     """Of each table that is a file."""
-    tables = {name: getattr(recipe.data, name) for name in ("train", "validation", "test")}
+    tables: dict[str, Any] = {name: getattr(recipe.data, name) for name in ("train", "validation", "test")}
+    if catalogue := recipe.task.get("catalogue"):
+        tables["catalogue"] = Path(catalogue)
     files = {name: recipe.table(table) for name, table in tables.items() if isinstance(table, Path)}
     return {f"the {name} table": file_hash(file) for name, file in files.items() if file.is_file()}
 

@@ -45,6 +45,8 @@ def _freeze(model: Any, parts: tuple[str, ...]) -> None:
         if not any(True for _ in modules[part].parameters()):
             raise UsageError(f"training.freeze names {part!r}, which has no weights of its own; freeze the trunk")
         modules[part].requires_grad_(False)
+    if parts and not set(model.embedders) - {"text", *parts}:  # all that would learn of them is what tells them apart
+        model.modality_embeddings.requires_grad_(False)
 
 
 def hold_frozen_statistics(model: nn.Module) -> None:

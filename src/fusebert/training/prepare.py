@@ -46,7 +46,7 @@ class Prepared:
         splits: `train`, `validation` and, where the recipe names one, `test`; each a `Split`, of a table a `Dataset`.
         files: the table behind each split, as the recipe writes it.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
-        data_hash: of every value that training and validation read, media files by name.
+        data_hash: of every value in the rows of training and validation, media files by name.
         warnings: what the data give away, in words.
     """
 

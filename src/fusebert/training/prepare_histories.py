@@ -61,6 +61,7 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     if isinstance(data.validation, float):
         parts["train"], parts["validation"] = hold_out_newest(parts["train"], data.validation)
         files["validation"] = f"the newest {data.validation:.0%} of {data.train}"
+        parts = {name: parts[name] for name in tables if name in parts}  # in the order of time
     for name in parts:
         if not parts[name]:
             held_out = isinstance(data.validation, float) and name != "test"

@@ -12,7 +12,6 @@ from fusebert.model.trunk import SIZES
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
     "model.dropout": 0.0,
-    "training.warmup_ratio": 0.1,
     "training.tokens_per_batch": 4096,
 }
 """Beside what the user sets. Few passes over much text leave nothing for dropout to guard against."""

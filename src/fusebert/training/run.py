@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 
-from fusebert.config import Recipe
+from fusebert.config import Recipe, TrainingSettings
 from fusebert.data.collate import Collator
+from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.ledger import variants
@@ -33,6 +36,7 @@ from fusebert.training.trainer import Trainer
 
 RECIPE, PLAN = "recipe.yaml", "plan.json"
 RANK_SEED = 1_000_003
+FEW_ROWS = 16
 
 
 @naming_lost_workers()
@@ -75,25 +79,44 @@ def train(
     look_into(folder, recipe, resume)
     recommends = recipe.task.get("name") == "recommendation"
     prepared = prepare_histories(recipe, folder, progress) if recommends else prepare(recipe, folder, strict, progress)
-    if hasattr(prepared.task, "sides") and PartialState().num_processes > 1:
-        raise UsageError("task.name=matching compares all rows of a batch; train it in one process")
+    if hasattr(prepared.task, "sides"):
+        _check_rows_to_compare(prepared.splits["train"].lengths, settings, progress)
     torch.manual_seed(settings.seed)
     model = build_model(recipe, prepared, progress)
     if recommends:
         start_at_histories(model, prepared)
     splits = prepared.splits
     collator = Collator(prepared.processors, prepared.task.collate)
-    scored = {"train": 0, "validation": 2, "test": 1}  # times: validation also fits the temperature
+    calibrate = getattr(prepared.task, "calibrate", None)
+    scored = {"train": 0, "validation": 2 if calibrate else 1, "test": 1}  # times
     if len(prepared.processors) > 1:
         scored["test" if "test" in splits else "validation"] += len(list(variants(list(prepared.processors))))
     tokens = sum(scored[name] * int(splits[name].lengths.sum()) for name in splits)
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=tokens)
     validation = splits["validation"]
-    prepared.task.calibrate(*infer_all(model, iter(validation), collator, state.precision))
+    if calibrate:
+        calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if is_first:
         publish(predictor, splits, prepared.files, recipe.flat(), state.totals(), prepared.warnings)
     return predictor
+
+
+def _check_rows_to_compare(lengths: np.ndarray, settings: TrainingSettings, progress: Progress) -> None:
+    """Matching compares the rows of a batch with each other, so there have to be some in it."""
+    if PartialState().num_processes > 1:
+        raise UsageError("task.name=matching compares all rows of a batch; train it in one process")
+    rows = len(lengths) / len(TokenBudgetSampler(lengths, settings.tokens_per_batch, settings.seed))
+    if len(lengths) > 1 and rows < 2:
+        raise UsageError(
+            "task.name=matching compares the rows of a batch, but nearly each row is a batch by itself; set "
+            f"training.tokens_per_batch={FEW_ROWS * int(lengths.mean())} or more (now {settings.tokens_per_batch})"
+        )
+    if rows < min(FEW_ROWS, len(lengths)):
+        progress.note(
+            f"Warning: a batch has {rows:.1f} rows, and matching learns from comparing them; a larger "
+            "training.tokens_per_batch gives more"
+        )
 
 
 def join(device: str) -> bool:
@@ -102,7 +125,10 @@ def join(device: str) -> bool:
     Raises:
         UsageError: there is no such device, or not one for each process.
     """
-    return bool(PartialState(cpu=pick_device(device) == "cpu", timeout=MOST_WAIT).is_main_process)
+    picked = pick_device(device)
+    if PartialState._shared_state and PartialState().num_processes == 1 and PartialState().device.type != picked:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier training here had another device
+    return bool(PartialState(cpu=picked == "cpu", timeout=MOST_WAIT).is_main_process)
 
 
 def fit(

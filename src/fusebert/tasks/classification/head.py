@@ -46,7 +46,9 @@ class Head(nn.Module):
         logits = self(encoded).float()
         if self.multi_label:
             smooth = labels[:, :-1] * (1 - self.label_smoothing) + self.label_smoothing / 2
-            each = F.binary_cross_entropy_with_logits(logits, smooth, weight=self.weights, reduction="none").mean(dim=1)
+            each = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weights, reduction="none").mean(
+                dim=1
+            )
         else:
             each = F.cross_entropy(
                 logits, labels, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing

@@ -23,6 +23,7 @@ UNSEEN = -1
 MAX_CLASSES = 100_000
 MOST_CURVES = 1000
 """Of more classes no area under a curve each is computed, and no confusion matrix: minutes and gigabytes."""
+HEAVIEST = 100.0
 CALIBRATION_ROWS = 20_000
 
 
@@ -32,7 +33,8 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: rare labels weigh more, as 1 / frequency"
+        "none",
+        description="balanced: rare labels weigh more, as 1 / frequency; of lists, those with it as those without",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of the target spread over all labels (Szegedy 2015)"
@@ -55,7 +57,8 @@ class Task:
     Args:
         labels: every label, in a fixed order; the class of a logit is its place here.
         multi_label: a row has any number of labels, given as a list.
-        weights: float[C], mean 1, what each class weighs in the loss.
+        weights: float[C], what each class weighs in the loss; of lists, what rows with the label weigh beside those
+            without.
         temperature: logits are divided by it before they become probabilities (Guo et al. 2017).
     """
 
@@ -117,13 +120,18 @@ class Task:
         return task
 
     def adjust(self, targets: Sequence[Any]) -> None:
-        """Weigh the labels by how often they occur in `targets`, those of the rows that are learnt from."""
+        """Weigh the labels by how often they occur in `targets`, those of the rows that are learnt from.
+
+        By N / (C n), so that all classes weigh the same; of lists, rows with the label as heavily as those without.
+        """
         if self.config.class_weights != "balanced":
             return
         found = Counter(self._number(label) for target in targets for _, label in self.read(target))
         counts = np.array([max(1, found[number]) for number in range(len(self.labels))])
-        weights = len(targets) / (len(self.labels) * counts)
-        self.weights = (weights * (len(targets) / (weights * counts).sum())).tolist()
+        if self.multi_label:
+            self.weights = np.clip((len(targets) - counts) / counts, 1 / HEAVIEST, HEAVIEST).tolist()
+        else:
+            self.weights = (len(targets) / (len(self.labels) * counts)).tolist()
 
     @property
     def head_config(self) -> dict[str, Any]:
@@ -182,9 +190,11 @@ class Task:
         self.temperature = 1.0
         logits, targets = logits[:CALIBRATION_ROWS], targets[:CALIBRATION_ROWS]
         if self.multi_label or (targets != UNSEEN).any():
+            answers = len(self.labels) if self.multi_label else 1  # of which `_losses` has the mean
 
             def cost(log_t: float) -> float:
-                return float(self._losses(logits / math.exp(log_t), targets).sum()) + (log_t / math.log(2)) ** 2
+                of_rows = self._losses(logits / math.exp(log_t), targets)
+                return answers * float(of_rows.sum()) + (log_t / math.log(2)) ** 2
 
             fit = minimize_scalar(cost, bounds=(-3, 3), method="bounded")
             self.temperature = float(math.exp(fit.x))

@@ -59,7 +59,9 @@ class Head(nn.Module):
             return self._loss(left, right, negatives, labels)
 
     def _loss(self, left: Tensor, right: Tensor, negatives: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        scale = (FIRST_SCALE * self.log_scale.weight[0, 0].exp()).clamp(max=LARGEST_SCALE)
+        with torch.no_grad():  # the weight, not what is made of it, which would have no gradient any more
+            self.log_scale.weight.clamp_(max=math.log(LARGEST_SCALE / FIRST_SCALE))
+        scale = FIRST_SCALE * self.log_scale.weight[0, 0].exp()
         same = (labels[:, None, :2] == labels[None, :, :2]).any(dim=2).fill_diagonal_(False)
         scores = (scale * left @ right.T).masked_fill(same, -math.inf)
         of_left = [scores]

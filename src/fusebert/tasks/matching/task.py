@@ -102,9 +102,6 @@ class Task:
         """The targets, one under the other: int64[B, S] of S B packed rows, left, right and hard negative in turn."""
         return np.stack(targets)
 
-    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
-        """Nothing: a similarity is no probability."""
-
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         """The cosine of the two sides, in [-1, 1], from float[B, 2 * vector_size]."""
         left, right = np.split(logits.astype(np.float64), 2, axis=1)

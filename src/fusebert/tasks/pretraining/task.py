@@ -97,9 +97,6 @@ class Task:
             "next_sentence_label": np.array([target.next_sentence for target in targets]),
         }
 
-    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
-        """Nothing to calibrate."""
-
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         """Whether the second text follows the first, from float[B, 2]."""
         return [Answer(bool(row.argmax() == 0), float(1 / (1 + math.exp(-abs(row[0] - row[1]))))) for row in logits]

@@ -77,9 +77,6 @@ class Task:
             "items": np.concatenate([one.items for one in targets]),
         }
 
-    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
-        """Nothing to calibrate."""
-
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         """The likeliest items, from float[B, items]; of equal ones, the first in the catalogue comes first.
 

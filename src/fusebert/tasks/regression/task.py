@@ -73,9 +73,6 @@ class Task:
         """The targets, one under the other."""
         return np.stack(targets)
 
-    def calibrate(self, logits: np.ndarray, targets: np.ndarray) -> None:
-        """Nothing: a number has no probability."""
-
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         return [Answer(float(value)) for value in self._numbers(logits[:, 0])]
 
