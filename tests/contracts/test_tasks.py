@@ -151,6 +151,17 @@ def test_the_temperature_of_many_labels_is_found_too() -> None:
     assert task.temperature == pytest.approx(3, rel=0.1)
 
 
+def test_the_temperature_is_of_rows_from_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may be sorted: here the first half is always right, the second by chance."""
+    half = plugins.load("tasks", "classification", "task")
+    monkeypatch.setattr(half, "CALIBRATION_ROWS", 500)
+    task = task_of("classification", "x", [Sample(Path("x"), i, {"x": str(i)}, None) for i in range(2)])
+    targets = np.random.default_rng(0).integers(0, 2, 1000)
+    logits = 4 * np.eye(2)[np.where(np.arange(1000) < 500, targets, 0)]
+    task.calibrate(logits, targets)
+    assert task.temperature > 2
+
+
 def test_of_lists_balanced_weighs_the_rows_with_a_label_as_those_without() -> None:
     half = plugins.load("tasks", "classification", "task")
     lists = [["a"] if number % 10 == 0 else ["b", "a"][: 1 + number % 3 // 2] for number in range(1000)] + [["c"]]

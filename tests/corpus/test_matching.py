@@ -14,10 +14,11 @@ from fusebert.data.collate import Collator
 from fusebert.data.dataset import Dataset, Preparer, check
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
+from fusebert.errors import RowError
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.matching import MatchingRows
 from fusebert.tasks.pretraining.task import IGNORED, Task
-from fusebert.types import Sample
+from fusebert.types import Example, Sample
 
 SMALL = {"image": {"size_pixels": 16, "patch_pixels": 8, "width": 8}}
 COLUMNS = {"audio": ["audio"], "image": ["image"], "text": ["caption"]}
@@ -58,10 +59,30 @@ def test_half_of_the_rows_show_another_picture_with_another_caption(samples: lis
         own, other = samples[rows.own[number]].values, samples[rows.shown[number]].values
         assert own["caption"] != other["caption"]
         assert own["image"] != other["image"]
-        row = rows.rows.samples[number].values
-        assert (row["caption"], row["image"]) == (own["caption"], other["image"])
+        shown = rows._together(number, int(rows.own[number]), int(rows.shown[number])).features
+        for name, row in (("text", rows.own[number]), ("image", rows.shown[number])):
+            assert shown[name] is rows.all.prepared(int(row)).features[name]  # type: ignore[union-attr]
     labels = np.array([row.target.next_sentence for row in rows])
     assert (labels == np.where(swapped, NOT_NEXT, IS_NEXT)).all()
+
+
+def test_each_row_is_prepared_once_whatever_it_is_shown_with(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make(samples[:40])
+    made: list[int] = []
+    prepare = rows.all.preparer
+
+    def counting(sample: Sample) -> Example | RowError:
+        made.append(sample.row)
+        return prepare(sample)
+
+    monkeypatch.setattr(rows.all, "preparer", counting)
+    for epoch in range(3):
+        rows.epoch = epoch
+        for number in range(len(rows)):
+            rows[number]
+    assert sorted(made) == sorted(sample.row for sample in samples[:40])
 
 
 def test_masks_do_not_give_the_answer_away(samples: list[Sample]) -> None:
@@ -92,7 +113,7 @@ def test_places_are_those_of_the_pieces(samples: list[Sample], one_stream: bool,
     else:  # the trunk reads [CLS] and text, row after row
         ends = np.cumsum(1 + np.array(batch["counts"]["text"]))
         found = places - np.searchsorted(ends, places, side="right") - 1
-    originals = [rows.text.load(rows.rows.samples[number])["input_ids"] for number in range(24)]  # type: ignore[index]
+    originals = [rows.text.load(rows.all.samples[rows.own[number]])["input_ids"] for number in range(24)]  # type: ignore[index]
     original, now = np.concatenate(originals), batch["inputs"]["text"]["input_ids"].numpy()
     assert (original[found] == batch["labels"]["pieces"].numpy()).all()
     untouched = original == now

@@ -28,7 +28,8 @@ from fusebert.data.collate import Collator
 from fusebert.errors import DataError, UsageError
 from fusebert.evaluation.inference import score
 from fusebert.modalities.text.processor import read_tokenizer
-from fusebert.model.pretrained import find_trunk
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.pretrained import find_trunk, read_config
 from fusebert.model.trunk import TrunkConfig
 from fusebert.storage import MANIFEST
 from fusebert.tasks.pretraining.publish import hugging_face_weights
@@ -411,3 +412,17 @@ def test_scores_of_pieces_are_exact_under_bf16(pretrained: Path, settings: dict[
         scores = F.linear(given[0].float(), model.trunk.embeddings.word_embeddings.weight, model.head.bias.weight[0])
         surprise = F.cross_entropy(scores, batch["labels"]["pieces"], reduction="sum")
     assert float(found[:, 0].sum()) == pytest.approx(float(surprise), rel=1e-6)
+
+
+def test_a_head_for_next_sentences_alone_is_kept(pretrained: Path, tmp_path: Path) -> None:
+    """As BertForNextSentencePrediction writes it: no head that guesses pieces."""
+    shutil.copytree(pretrained, tmp_path / "bert")
+    weights = load_file(tmp_path / "bert" / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("cls.predictions")}
+    save_file(kept, tmp_path / "bert" / "model.safetensors", metadata={"format": "pt"})
+    trunk = read_config(tmp_path / "bert")
+    model = FusebertModel(FusebertConfig(trunk=trunk.model_dump(), task={"name": "pretraining", "next_sentence": True}))
+    start(model, np.arange(trunk.vocab_size), tmp_path / "bert")
+    for part in ("weight", "bias"):
+        assert torch.equal(getattr(model.head.seq_relationship, part), weights[f"cls.seq_relationship.{part}"])
+    assert model.head.bias.weight[0].argmax() == trunk.vocab_size - 1  # by frequency

@@ -290,6 +290,7 @@ def test_leaks_are_named(tmp_path: Path) -> None:
         ({"task.content": "package:x"}, UsageError, "no task.catalogue"),
         ({"data.target": "item"}, UsageError, "data.target is set"),
         ({"model.fusion": "concat"}, UsageError, "reads events alone"),
+        ({"image.size_pixels": 32}, UsageError, "settings of image are given"),
         ({"data.validation": 2.0}, UsageError, "a share between 0 and 1"),
         ({"data.train": None}, UsageError, "data.train is not set"),
     ],

@@ -77,6 +77,10 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     assert torch.equal(layer.eval()(out), out)
 
 
+def test_nearly_all_may_be_dropped() -> None:
+    assert Dropout(1 - 1e-9)(torch.ones(1000)).isfinite().all()
+
+
 def test_dropout_is_independent_between_neighbours() -> None:
     torch.manual_seed(0)
     kept = (Dropout(0.5)(torch.ones(2**20)) > 0).float() - 0.5

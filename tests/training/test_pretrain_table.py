@@ -267,3 +267,8 @@ def test_recordings_to_learn_from_change_their_pace(settings: dict[str, Any], tm
 def test_words_are_masked_by_the_task_alone(settings: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"task\.mask_rate"):
         pretrain_table(settings | {"text.word_dropout": 0.3}, tmp_path / "bert")
+
+
+def test_how_much_of_a_corpus_is_scored_is_no_setting_of_a_table(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"task\.held_out_tokens is of a corpus"):
+        table_recipe(settings | {"task.held_out_tokens": 1000})

@@ -120,12 +120,12 @@ def _culprit(processor: Processor, sample: Sample) -> str:
 
 
 class ExampleCache:
-    """Prepared rows by number, up to KEPT_BYTES."""
+    """Prepared rows by number, up to KEPT_BYTES or so many."""
 
-    def __init__(self) -> None:
+    def __init__(self, room_bytes: int | None = None) -> None:
         self._examples: dict[int, Example] = {}
         self._counted: set[int] = set()
-        self._room = KEPT_BYTES
+        self._room = KEPT_BYTES if room_bytes is None else room_bytes
 
     def get(self, number: int) -> Example | None:
         return self._examples.get(number)
@@ -189,16 +189,21 @@ class Dataset:
         self._kept = kept or ExampleCache()
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies, also those for worker processes, keep nothing yet."""
-        return self.__dict__ | {"_kept": ExampleCache()}
+        """Copies for worker processes, which are new in each epoch and are asked for each row once, keep nothing."""
+        return self.__dict__ | {"_kept": ExampleCache(0)}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, number: int) -> Example:
-        example = self._kept.get(number)
-        if example is None:
-            example = self._prepare(number)
+        return self.drawn(self.prepared(number), number)
+
+    def prepared(self, number: int) -> Example:
+        """A row as it is, without what is drawn in each epoch."""
+        return self._kept.get(number) or self._prepare(number)
+
+    def drawn(self, example: Example, number: int) -> Example:
+        """The example with modalities hidden and varied, by what is drawn for that number in this epoch."""
         if not self.modality_dropout and not self.varied:
             return example
         random = np.random.default_rng([self.seed, self.epoch, number])

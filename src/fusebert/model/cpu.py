@@ -57,7 +57,7 @@ class Dropout(nn.Dropout):
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or self.p == 0 or values.device.type != "cpu":
             return F.dropout(values, self.p, self.training)
-        dropped = round(self.p * SHARES)
+        dropped = min(round(self.p * SHARES), SHARES - 1)
         count = values.numel()
         draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
         keep = draws.view(torch.int16)[:count].view(values.shape) >= dropped - SHARES // 2

@@ -72,9 +72,10 @@ class _CpuLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient, hidden, weight, for_bias = ctx.saved_tensors
-        for_hidden = product(gradient, weight.t())[: ctx.asked] * gradients[0]
-        for_weight = product(gradient.t(), (hidden * gradients[0]).t())
+        asks_hidden, asks_weight, *_ = ctx.needs_input_grad
+        for_hidden = product(gradient, weight.t())[: ctx.asked] * gradients[0] if asks_hidden else None
+        for_weight = product(gradient.t(), (hidden * gradients[0]).t()) if asks_weight else None
         found = (for_hidden, for_weight, for_bias * gradients[0])
-        return *(one.to(kind) for one, kind in zip(found, ctx.kinds, strict=True)), None
+        return *(one if one is None else one.to(kind) for one, kind in zip(found, ctx.kinds, strict=True)), None

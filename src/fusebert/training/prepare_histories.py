@@ -19,6 +19,7 @@ from fusebert.errors import DataError, RowError, UsageError
 from fusebert.modalities.events.processor import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
+from fusebert.storage import file_hash
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import (
     MaskedHistories,
@@ -81,7 +82,8 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     progress.note(f"{len(parts['train']):,} training events of {users:,} users; {items:,} items can be recommended")
     columns = [ColumnGuess(HISTORY, EVENTS, f"what a {config.user} did before")]
     trunk = find_trunk(recipe.model.trunk)
-    return Prepared(columns, NEXT, task, {EVENTS: processor}, splits, files, trunk, _hash(parts, processor), warnings)
+    found = _hash(parts, processor, None if config.catalogue is None else recipe.table(config.catalogue))
+    return Prepared(columns, NEXT, task, {EVENTS: processor}, splits, files, trunk, found, warnings)
 
 
 def start_at_histories(model: FusebertModel, prepared: Prepared) -> None:
@@ -107,6 +109,8 @@ def _refuse(recipe: Recipe) -> None:
             raise UsageError(f"{key} is set, but task.name=recommendation reads task.user, task.item, task.time, ...")
     if recipe.model.modality_dropout or recipe.model.fusion != "one_stream":
         raise UsageError("task.name=recommendation reads events alone; leave out model.fusion and modality_dropout")
+    if others := sorted(recipe.modalities.keys() - {EVENTS}):
+        raise UsageError(f"settings of {', '.join(others)} are given, but task.name=recommendation reads events alone")
     if "content" in recipe.task and "catalogue" not in recipe.task:
         raise UsageError("task.content is set, but no task.catalogue for it to read")
 
@@ -153,12 +157,12 @@ def _with_catalogue(
     return processor, Task(config, items, trained, own)
 
 
-def _hash(parts: dict[str, list[UserEvent]], processor: Processor) -> str:
+def _hash(parts: dict[str, list[UserEvent]], processor: Processor, catalogue: Path | None) -> str:
     found = hashlib.sha256()
     for name in ("train", "validation"):
         for one in parts[name]:
             found.update(repr((one.user, one.event)).encode(errors="backslashreplace"))
     found.update(repr(processor.items).encode(errors="backslashreplace"))
-    if processor.content is not None:
-        found.update(processor.content.tobytes())
+    if catalogue is not None:  # what is computed of it differs in its last bits from machine to machine
+        found.update(file_hash(catalogue).encode())
     return found.hexdigest()

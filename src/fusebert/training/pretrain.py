@@ -230,14 +230,15 @@ def start(model: Any, counts: np.ndarray, trunk_folder: Path | None) -> None:
     """Starting weights: those of the BERT to go on from, its head's too; else as `initialize` sets them.
 
     Args:
-        counts: int64[V], how often each piece occurs; a head that is not there begins with them.
+        counts: int64[V], how often each piece occurs; what is not there of a head begins with them.
     """
     missing = model.trunk.config.vocab_size - len(counts)
     every = torch.from_numpy(np.pad(counts, (0, missing)))
     if trunk_folder is None:
         initialize(model, every)
-    elif not load_head(model, trunk_folder):
+    else:
         model.head.start_at_frequencies(every)
+        load_head(model, trunk_folder)
 
 
 def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:

@@ -104,6 +104,8 @@ def table_recipe(settings: Mapping[str, Any]) -> Recipe:
         )
     if recipe.data.test is not None:
         raise UsageError("data.test has no meaning here: pre-training is scored on its held-out rows; leave it out")
+    if "held_out_tokens" in recipe.task:
+        raise UsageError("task.held_out_tokens is of a corpus: of a table, data.validation says what is scored")
     text = {"max_tokens": config.length - 1} | recipe.modalities.get(TEXT, {})
     return recipe.model_copy(update={"modalities": recipe.modalities | {TEXT: text}})
 
@@ -152,8 +154,9 @@ def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dat
     kept = np.array([bool(present(sample.values, columns)) for sample in rows.samples])
     if not kept.any():
         raise DataError(f"{table}: no row of the {part} part has text")
-    if not kept.all():
-        progress.note(f"{part}: {(~kept).sum()} of {len(kept)} rows have no text and are left out")
+    if kept.all():
+        return rows
+    progress.note(f"{part}: {(~kept).sum()} of {len(kept)} rows have no text and are left out")
     samples = [sample for sample, has in zip(rows.samples, kept.tolist(), strict=True) if has]
     return Dataset(samples, rows.lengths[kept], rows.preparer, rows.modality_dropout, rows.seed, varied=rows.varied)
 

@@ -51,8 +51,9 @@ class Ranks:
         """The model as it is called in training: gradients become their mean over the processes."""
         if self.count == 1 or isinstance(model, FSDPModule):
             return model
-        # a batch may lack a modality in one process and not in another
-        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        # a batch may lack a modality in one process and not in another; buffers, such as what describes a catalogue,
+        # are alike from the start, or it is the first process's that are scored and saved
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
 
     def own(self, rows: Sequence[int]) -> list[int]:
         """This process's rows of a batch; every process has at least one (whose loss may count nothing)."""

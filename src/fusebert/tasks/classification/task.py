@@ -188,7 +188,8 @@ class Task:
         from scipy.optimize import minimize_scalar
 
         self.temperature = 1.0
-        logits, targets = logits[:CALIBRATION_ROWS], targets[:CALIBRATION_ROWS]
+        every = -(-len(logits) // CALIBRATION_ROWS)  # the table may be sorted
+        logits, targets = logits[::every], targets[::every]
         if self.multi_label or (targets != UNSEEN).any():
             answers = len(self.labels) if self.multi_label else 1  # of which `_losses` has the mean
 

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -54,8 +53,8 @@ class MatchingRows:
         self.pieces = np.concatenate(words)
         self.complete = np.flatnonzero((np.array([len(found) for found in words]) > 0) & (self.beside_lengths > 0))
         processors = self.preparer.processors
-        self.columns = [column for name in processors if name != TEXT for column in processors[name].columns]
-        self.texts, self.beside = _kinds(rows.samples, self.text.columns), _kinds(rows.samples, self.columns)
+        columns = [column for name in processors if name != TEXT for column in processors[name].columns]
+        self.texts, self.beside = _kinds(rows.samples, self.text.columns), _kinds(rows.samples, columns)
         self.epoch = 0
 
     @property
@@ -79,10 +78,7 @@ class MatchingRows:
                 found.append(drawn[part])
         self.own, self.shown = np.concatenate(own), np.concatenate(shown)
         self.lengths = 1 + self.text_lengths[self.own] + self.beside_lengths[self.shown]
-        samples = [self._sample(*pair) for pair in zip(self.own.tolist(), self.shown.tolist(), strict=True)]
-        hidden, seed = self.all.modality_dropout, self.all.seed
-        self.rows = Dataset(samples, self.lengths, self.preparer, hidden, seed, varied=self.all.varied)
-        self.rows.epoch = number
+        self.all.epoch = number
 
     def _pass(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows in a random order, and whose things each is shown: int64[rows] each."""
@@ -98,12 +94,12 @@ class MatchingRows:
                 asked = asked[~fits]
         return own, shown[own]
 
-    def _sample(self, own: int, shown: int) -> Sample:
-        sample, other = self.all.samples[own], self.all.samples[shown]
-        if own == shown:
-            return sample
-        values = dict(sample.values) | {name: other.values.get(name) for name in self.columns}
-        return replace(sample, values=values)
+    def _together(self, number: int, own: int, shown: int) -> Example:
+        """The text of one row and what stands beside that of another."""
+        text, beside = self.all.prepared(own).features, self.all.prepared(shown).features
+        sources = {name: text if name == TEXT else beside for name in self.preparer.processors}
+        features = {name: source[name] for name, source in sources.items() if name in source}
+        return self.all.drawn(Example(features, None, int(self.lengths[number])), number)
 
     def __len__(self) -> int:
         return len(self.own)
@@ -113,7 +109,8 @@ class MatchingRows:
 
     def __getitem__(self, number: int) -> Example:
         """A row with some of its words replaced, and what is asked of it."""
-        example, belongs = self.rows[number], bool(self.own[number] == self.shown[number])
+        own, shown = int(self.own[number]), int(self.shown[number])
+        example, belongs = self._together(number, own, shown), own == shown
         features, nothing = dict(example.features), np.zeros(0, dtype=np.int64)
         label = IGNORED
         if self.matching and TEXT in features and len(features) > 1:
@@ -123,7 +120,7 @@ class MatchingRows:
         if not len(words):
             return Example(features, Target(nothing, nothing, label), example.length)
         random = np.random.default_rng([self.seed, self.epoch, number, 1])
-        replaced, chosen = self.masking(ids[words], self._inside(ids, self.rows.samples[number])[words], random)
+        replaced, chosen = self.masking(ids[words], self._inside(ids, self.all.samples[own])[words], random)
         masked = ids.copy()
         masked[words] = replaced
         features[TEXT] = {**features[TEXT], "input_ids": masked}

@@ -62,8 +62,8 @@ def hugging_face_weights(model: Any) -> dict[str, Tensor]:
     return {name: value.contiguous().cpu() for name, value in found.items()}
 
 
-def load_head(model: Any, folder: Path) -> bool:
-    """Put the pre-training head of a BERT folder into `model`, as far as it is there; whether it can guess pieces.
+def load_head(model: Any, folder: Path) -> None:
+    """Put the pre-training head of a BERT folder into `model`, as far as it is there.
 
     Raises:
         ModelError: it has other sizes than the trunk.
@@ -85,7 +85,6 @@ def load_head(model: Any, folder: Path) -> bool:
             head.bias.load_state_dict({"weight": found["cls.predictions.bias"][None]})
     except RuntimeError as error:
         raise ModelError(f"the pre-training head in {folder / 'model.safetensors'} does not fit: {error}") from None
-    return "cls.predictions.bias" in found
 
 
 def _card(name: str, model: Any, recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
