@@ -110,6 +110,6 @@ def random() -> np.random.Generator:
 def real_data() -> Path:
     """The folder of real data sets; tests that need it skip by name when it is absent."""
     for place in (os.environ.get("FUSEBERT_DATA"), Path(__file__).parents[1] / ".." / "shared" / "data"):
-        if place and Path(place).is_dir():
+        if place and (Path(place) / "easy_vqa").is_dir():
             return Path(place).resolve()
-    pytest.skip("the real data sets are not here; set FUSEBERT_DATA to their folder")
+    pytest.skip("the real data set easy_vqa is not here; set FUSEBERT_DATA to its folder")

@@ -92,7 +92,7 @@ def _cells(array: Any) -> list[Any]:
     """Of an arrow array; equal values of a dictionary are one object."""
     from pyarrow import types
 
-    if not any(True for _ in _dictionaries(array)):
+    if next(_dictionaries(array), None) is None:
         return array.to_pylist()  # type: ignore[no-any-return]
     if types.is_dictionary(array.type):
         used = array.indices.unique().drop_null()

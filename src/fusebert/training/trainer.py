@@ -99,7 +99,6 @@ class Trainer:
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.recent_loss = torch.zeros((), device=accelerator.device, dtype=torch.float64)
         self.clock = clock or Clock()
-        self.rate_factor = 0.0
         self._asked_to_stop = False
         self._planned, self._began = 0, 0.0
 
@@ -188,8 +187,7 @@ class Trainer:
         """
         settings, state, device = self.settings, self.state, self.accelerator.device
         place = (int(state.progress * FINEST), FINEST) if self.clock.limited else (state.step, state.steps)
-        self.rate_factor = learning_rate_factor(*place, settings.warmup_ratio)
-        set_learning_rate(self.optimizer, self.rate_factor)
+        set_learning_rate(self.optimizer, learning_rate_factor(*place, settings.warmup_ratio))
         total = sum(len(rows) for _, rows in group)
         counts = [self._counts(batch, rows) for batch, rows in group]
         names = list(counts[0])
@@ -310,7 +308,8 @@ class Trainer:
     def _report(self) -> None:
         state = self.state
         loss = state.loss_sum / max(1, state.loss_rows)
-        rate = self.settings.learning_rate * self.rate_factor
+        first = self.optimizer.param_groups[0]  # of a low layer, which may learn slower
+        rate = self.settings.learning_rate * first["lr"] / first["peak"]
         self.progress.step(state, loss)
         self.accelerator.log(
             {"train/loss": loss, "train/learning_rate": rate, "train/tokens": state.tokens}, step=state.step
