@@ -355,6 +355,12 @@ def test_sentences_and_languages() -> None:
     assert split("Ein Satz. Noch einer.", "de") == ["Ein Satz.", "Noch einer."]
 
 
+def test_where_all_is_skipped_the_reason_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("all of it is UTF-16", encoding="utf-16")
+    with pytest.raises(DataError, match=r"no document could be read; first: is UTF-16.* save it as UTF-8"):
+        prepare_corpus(tmp_path / "a.txt", tmp_path / "out", Settings(bad_rows="skip"))
+
+
 def test_hidden_files_are_no_documents(documents: list[str], tmp_path: Path) -> None:
     for place in ("in", "in/.trash", "in/more"):
         (tmp_path / place).mkdir(exist_ok=True)

@@ -181,7 +181,9 @@ class _Run:
                     self.seconds = before + time.monotonic() - started
                     self._commit()
         if not self.counts["documents"]:
-            raise DataError(f"{', '.join(self.sources)}: no document could be read")
+            first = self.database.execute("SELECT line FROM bad ORDER BY rowid").fetchone()
+            why = f"; first: {json.loads(first[0])['problem']}" if first else ""
+            raise DataError(f"{', '.join(self.sources)}: no document could be read{why}")
         if not self.counts["train_documents"]:
             kinds = ("documents", "too_short", "exact_duplicates", "near_duplicates", "held_out_documents")
             found = ", ".join(f"{self.counts[name]} {name.replace('_', ' ')}" for name in kinds)
