@@ -15,6 +15,7 @@ import torch
 from fusebert import plugins
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
+from fusebert.evaluation.inference import to_device
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
@@ -51,7 +52,7 @@ def logits(model: FusebertModel, processors: dict[str, Any], samples: Sequence[S
     preparer = Preparer(processors)
     batch = Collator(processors, lambda targets, _: np.stack(targets))([preparer(sample) for sample in samples])  # type: ignore[misc]
     with torch.inference_mode():
-        return model(**batch)["logits"]
+        return model(**to_device(batch, model.device))["logits"].cpu()
 
 
 def without(sample: Sample, columns: Sequence[str]) -> Sample:

@@ -20,13 +20,17 @@ def processors(samples: list[Sample]) -> dict[str, Any]:
     return {name: processor_of(name, samples) for name in MODALITIES}
 
 
+def rows_of_every_subset(sample: Sample) -> list[Sample]:
+    lacking = [[column for name in set(MODALITIES) - kept for column in COLUMNS[name]] for kept in SUBSETS]
+    return [without(sample, columns) for columns in lacking]
+
+
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_subset(fusion: str, pooling: str, processors: dict[str, Any], samples: list[Sample]) -> None:
     """Finite, the same when asked again, the same as the row alone, and another than that of any other subset."""
     model = model_with(processors, fusion, pooling)
-    lacking = [[column for name in set(MODALITIES) - kept for column in COLUMNS[name]] for kept in SUBSETS]
-    rows = [without(samples[0], columns) for columns in lacking]
+    rows = rows_of_every_subset(samples[0])
     together = logits(model, processors, rows)
     assert together.isfinite().all()
     torch.testing.assert_close(logits(model, processors, rows), together, rtol=0, atol=0)

@@ -18,8 +18,12 @@ from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.training.pretrain import pretrain
 from fusebert.training.run import train
 from fusebert.training.trainer import Trainer
-from fusebert.types import Encoded, Layout
+from fusebert.types import Encoded, Layout, Sample
+from tests.contracts.conftest import samples  # noqa: F401
+from tests.contracts.test_modalities import logits
+from tests.contracts.test_subsets import processors, rows_of_every_subset  # noqa: F401
 from tests.corpus.conftest import corpus, documents  # noqa: F401
+from tests.model.test_fusion import FUSIONS, model_with
 from tests.training.test_ranks import PRETRAINING
 
 pytestmark = [
@@ -65,6 +69,18 @@ def test_a_model_trains_there_and_answers_as_on_a_cpu(
     row = {"question": "what shape is it?"}
     there, here = (load(tmp_path / "model", device).predict(row).probability for device in ("cuda", "cpu"))
     assert there == pytest.approx(here, abs=1e-3 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_subset_of_modalities_is_answered_as_on_a_cpu(
+    fusion: str,
+    processors: dict[str, Any],  # noqa: F811
+    samples: list[Sample],  # noqa: F811
+) -> None:
+    model, rows = model_with(processors, fusion), rows_of_every_subset(samples[0])
+    here = logits(model, processors, rows)
+    there = logits(model.to("cuda"), processors, rows)  # type: ignore[arg-type]
+    torch.testing.assert_close(there, here, rtol=0, atol=2e-3)
 
 
 def test_pre_training_is_compiled_resumes_and_loads_on_a_cpu(corpus: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -32,7 +32,7 @@ SHORT_LENGTHS, LENGTH, LONG_LENGTH = (32, 64), 128, 512
 LONG_FROM_TOKENS = 500_000_000
 """BERT read rows of 128 pieces in the first nine tenths of its training; long ones pay when little else is left."""
 STEPS_WANTED = 5000
-BATCH_TOKENS = (1024, 32_768)
+BATCH_TOKENS = (1024, 65_536)
 MASK_RATE = 0.3
 """A short run learns more from more to guess (Wettig et al. 2023)."""
 NEXT_SENTENCE_WEIGHT = 0.3
