@@ -12,7 +12,6 @@ computes. `--minutes 20` then plans and trains a BERT as `fusebert pretrain --bu
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining, DataCollatorForLanguageModeling
+from transformers.utils import is_flash_attn_2_available
 
 import common
 from finetune import step
@@ -136,9 +136,7 @@ def measure(length: int, corpus: Path, device: torch.device, best: float, given:
     if device.type == "cuda":
         compile_for_training(model)
     sides["fusebert"] = side(model, build_optimizer(model, recipe.training), ours, device)
-    attentions = ["sdpa"] + ["flash_attention_2"] * (
-        device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    )
+    attentions = ["sdpa"] + ["flash_attention_2"] * (device.type == "cuda" and is_flash_attn_2_available())
     for attention in attentions:
         config = BertConfig(**start.trunk.config.to_hugging_face(), attn_implementation=attention)
         model = BertForPreTraining._from_config(config)

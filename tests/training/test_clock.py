@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fusebert.cli import main
 from fusebert.training import pretrain as module
 from fusebert.training import trainer
 from fusebert.training.checkpoint import State
@@ -74,6 +75,44 @@ def test_a_round_without_time_for_another_validation_is_the_last() -> None:
     assert clock.look(state, ends_round=True)[1]
     state.progress = 0.9
     assert clock.look(state, ends_round=False)[0] == 0.9
+
+
+def test_a_round_that_would_begin_too_late_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock, state = Clock(100.0), State(steps=100, precision="fp32", data_hash="")
+    clock.expect(validation_tokens=0, checkpoint_bytes=0)
+    for step in range(60):
+        if step == 30:
+            clock.timed(validation_seconds=0.0, save_seconds=0.0)
+            now += 9.0  # until the new round's first batch is there
+        now, state.tokens = now + 1.0, state.tokens + 100
+        clock.look(state, ends_round=False)
+    for left, last in ((11.0, False), (9.9, True)):
+        now = 100.0 - left
+        assert clock.look(state, ends_round=True)[1] == last
+        assert not clock.look(state, ends_round=False)[1]
+
+
+def test_a_command_counts_from_its_beginning(
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: dict[str, float] = {}
+
+    def noting(*_: Any, started: float, **__: Any) -> dict[str, Any]:
+        told["started"] = started
+        return {}
+
+    monkeypatch.setattr(module, "pretrain", noting)
+    before = time.monotonic()
+    assert main(["pretrain", str(corpus), "--output", str(tmp_path / "run"), "--budget", "9s"]) == 0
+    assert before <= told["started"] < before + 0.1
+    monkeypatch.undo()
+    settings = PRETRAINING | {"data.train": str(corpus), "task.passes": 900.0, "training.time_limit": LIMIT}
+    found = pretrain(settings, tmp_path / "run", started=time.monotonic() - LIMIT / 2)
+    assert 0.2 * LIMIT < found["training"]["seconds"] < LIMIT / 2
 
 
 def test_the_bar_ends_where_the_time_ends() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -20,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every foreseeable failure is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given and speaks()
-    options = argparse.Namespace()
+    options = argparse.Namespace(began=time.monotonic())  # before the slow imports, which a time limit includes
     try:
-        options, rest = build_parser().parse_known_args(given)
+        options, rest = build_parser().parse_known_args(given, options)
         result = options.run(options, rest)
         if options.json:
             print_line(result)

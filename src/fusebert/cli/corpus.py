@@ -132,12 +132,13 @@ def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     source = recipe.table(recipe.data.train or Path())
     if not source.exists():
         raise DataError(f"{source} does not exist; name a prepared corpus, or a table")
+    how: dict[str, Any] = {"resume": options.resume, "progress": Terminal("round"), "started": options.began}
     if source.is_dir():
-        metrics = pretrain(settings, output, budget=budget, resume=options.resume, progress=Terminal("round"))
+        metrics = pretrain(settings, output, budget=budget, **how)
     elif budget is not None:
         raise UsageError("--budget plans for a corpus; for a table, set training.time_limit")
     else:
-        metrics = pretrain_table(settings, output, resume=options.resume, progress=Terminal("round"))
+        metrics = pretrain_table(settings, output, **how)
     if speaks():
         say(f"The model is in {output}; use it as model.trunk={output}")
     return {"folder": str(output), **metrics}

@@ -60,7 +60,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.training.run import train
 
     options.json = options.json and speaks()
-    predictor = train(recipe, output, resume=options.resume, strict=options.strict, progress=Terminal())
+    how: dict[str, Any] = {"resume": options.resume, "strict": options.strict, "started": options.began}
+    predictor = train(recipe, output, progress=Terminal(), **how)
     if not speaks():  # the first process may still be writing the folder
         return {}
     metrics = read_json(predictor.folder / "metrics.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +16,8 @@ NextSentence = Literal["off", "nsp", "sentence_order"]
 IS_NEXT, NOT_NEXT = 0, 1
 SHORT_SHARE, RANDOM_SHARE = 0.1, 0.5
 LEAST_TOKENS = 2
+AT_ONCE = 10_000
+"""Random numbers are drawn, and pairs made to fit."""
 
 
 @dataclass(frozen=True)
@@ -48,75 +52,82 @@ def draw_pairs(corpus: Tokens, length: int, kind: NextSentence, random: np.rando
         length: tokens of a full row, [CLS] and [SEP] included.
     """
     most = length - (2 if kind == "off" else 3)
-    spans, labels = array("q"), array("q")  # a pass over a large corpus has many millions
-    count = len(corpus.documents) - 1
-    documents = np.asarray(corpus.documents)
+    spans, labels, rooms = array("q"), array("q"), array("q")  # a pass over a large corpus has many millions
+    documents, sentences = np.asarray(corpus.documents), np.asarray(corpus.sentences)  # a memory map is slow by number
+    count, chance = len(documents) - 1, _uniform(random)
     for number in map(int, random.permutation(count)):
         first, last = int(documents[number]), int(documents[number + 1])
-        starts = corpus.sentences[first : last + 1].tolist()
+        starts = sentences[first : last + 1].tolist()
         here, end = 0, last - first
         while here < end:
-            target = int(random.integers(LEAST_TOKENS, most + 1)) if random.random() < SHORT_SHARE else most
-            stop = here + 1
-            while stop < end and starts[stop] - starts[here] < target:
-                stop += 1
+            target = LEAST_TOKENS + _below(most + 1 - LEAST_TOKENS, chance) if next(chance) < SHORT_SHARE else most
+            stop = bisect_left(starts, starts[here] + target, here + 1, end)
             if kind == "off":
-                spans.extend((*_fit(starts[here], starts[stop], target, random), 0, 0))
+                spans.extend((starts[here], starts[stop], 0, 0))
                 labels.append(IS_NEXT)
+                rooms.append(target)
                 here = stop
                 continue
-            middle = here + int(random.integers(1, stop - here)) if stop - here > 1 else stop
+            middle = here + 1 + _below(stop - here - 1, chance) if stop - here > 1 else stop
             a, label = (starts[here], starts[middle]), IS_NEXT
             if kind == "sentence_order" and middle == stop:
                 a, b = (a[0], sum(a) // 2), (sum(a) // 2, a[1])
                 here = stop
-            elif kind == "nsp" and (middle == stop or random.random() < RANDOM_SHARE) and count > 1:
-                b, label = _elsewhere(corpus, number, target - (a[1] - a[0]), random), NOT_NEXT
+            elif kind == "nsp" and (middle == stop or next(chance) < RANDOM_SHARE) and count > 1:
+                b, label = _elsewhere(documents, sentences, number, target - (a[1] - a[0]), chance), NOT_NEXT
                 here = middle
             else:
                 b = (starts[middle], starts[stop])
                 here = stop
             if b[0] < b[1] and a[0] < a[1]:
-                if kind == "sentence_order" and random.random() < RANDOM_SHARE:
+                if kind == "sentence_order" and next(chance) < RANDOM_SHARE:
                     a, b, label = b, a, NOT_NEXT
-                spans.extend(_fit_pair(a, b, most, random))
+                spans.extend((*a, *b))
                 labels.append(label)
-    return Pairs(np.array(spans).reshape(-1, 4), np.array(labels))
+                rooms.append(most)
+    pairs = Pairs(np.array(spans).reshape(-1, 4), np.array(labels))
+    for part in range(0, len(labels), AT_ONCE):
+        _fit(pairs.spans[part : part + AT_ONCE], np.array(rooms[part : part + AT_ONCE]), random)
+    return pairs
 
 
-def _elsewhere(corpus: Tokens, number: int, wanted: int, random: np.random.Generator) -> tuple[int, int]:
+def _uniform(random: np.random.Generator) -> Iterator[float]:
+    """Numbers in [0, 1), drawn many at once: each for itself, they would take most of the time."""
+    while True:
+        yield from random.random(AT_ONCE).tolist()
+
+
+def _below(end: int, chance: Iterator[float]) -> int:
+    """A number in [0, end)."""
+    return int(next(chance) * end)
+
+
+def _elsewhere(
+    documents: np.ndarray, sentences: np.ndarray, number: int, wanted: int, chance: Iterator[float]
+) -> tuple[int, int]:
     """Sentences of another document, from a random one on, until they hold `wanted` tokens."""
-    other = int(random.integers(len(corpus.documents) - 2))
+    other = _below(len(documents) - 2, chance)
     other += other >= number
-    first, last = int(corpus.documents[other]), int(corpus.documents[other + 1])
-    first = int(random.integers(first, last))
-    start = int(corpus.sentences[first])
-    stop = first + 1
-    while stop < last and int(corpus.sentences[stop]) - start < wanted:
-        stop += 1
-    return start, int(corpus.sentences[stop])
+    first, last = int(documents[other]), int(documents[other + 1])
+    first += _below(last - first, chance)
+    start = int(sentences[first])
+    return start, int(sentences[bisect_left(sentences, start + wanted, first + 1, last)])
 
 
-def _fit_pair(
-    a: tuple[int, int], b: tuple[int, int], most: int, random: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """Take tokens from the longer segment until both fit, each from its front or its back by chance."""
-    long_a, long_b = a[1] - a[0], b[1] - b[0]
-    excess = long_a + long_b - most
-    if excess > 0:
-        short = min(long_a, long_b)
-        if max(long_a, long_b) - short >= excess:
-            keep_a, keep_b = (long_a - excess, long_b) if long_a > long_b else (long_a, long_b - excess)
-        else:
-            keep_a, keep_b = most - most // 2, most // 2
-        a, b = _fit(*a, keep_a, random), _fit(*b, keep_b, random)
-    return (*a, *b)
+def _fit(spans: np.ndarray, rooms: np.ndarray, random: np.random.Generator) -> None:
+    """Take tokens from the longer segment until both fit, each from its front or its back by chance.
 
-
-def _fit(start: int, end: int, keep: int, random: np.random.Generator) -> tuple[int, int]:
-    """The span without its excess, each excess token taken from the front with probability one half."""
-    excess = end - start - keep
-    if excess <= 0:
-        return start, end
-    front = int(random.binomial(excess, 0.5))
-    return start + front, end - (excess - front)
+    Args:
+        spans: int64[P, 4], changed in place.
+        rooms: int64[P], tokens that both may have together.
+    """
+    lengths = spans[:, 1::2] - spans[:, ::2]
+    excess = np.maximum(0, lengths.sum(axis=1) - rooms)
+    longer = lengths == lengths.max(axis=1, keepdims=True)
+    one_suffices = np.abs(lengths[:, 0] - lengths[:, 1]) >= excess
+    halves = np.stack([rooms - rooms // 2, rooms // 2], axis=1)
+    kept = np.where(one_suffices[:, None], lengths - longer * excess[:, None], halves)
+    taken = lengths - kept
+    front = random.binomial(taken, 0.5)
+    spans[:, ::2] += front
+    spans[:, 1::2] -= taken - front

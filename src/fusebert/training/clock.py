@@ -32,6 +32,8 @@ class Clock:
         self.deadline = math.inf if limit is None else time.monotonic() + limit - spent
         self.tokens_after, self.validation_tokens = tokens_after, 0
         self.seconds_per_save, self.seconds_per_scored_token = 0.0, math.nan
+        self.seconds_to_begin_round = 0.0
+        self._round_ended: float | None = None
         self._looks = 0
         self._since: tuple[float, int, float] | None = None
 
@@ -44,17 +46,20 @@ class Clock:
         self.validation_tokens, self.seconds_per_save = validation_tokens, checkpoint_bytes / BYTES_PER_SECOND
 
     def timed(self, validation_seconds: float, save_seconds: float) -> None:
-        """What they took."""
+        """What they took; the next round begins now."""
+        self._round_ended = time.monotonic()
         self.seconds_per_scored_token = validation_seconds / max(1, self.validation_tokens)
         self.seconds_per_save = save_seconds
 
     def look(self, state: State, ends_round: bool) -> tuple[float, bool]:
         """The share of the run that is over, which never falls, and whether the time for training is up.
 
-        A round that ends when less than two validations' time is left is the last.
+        A round that ends when there is no time to begin another one and to validate and save twice is the last.
         """
         now = time.monotonic()
         self._looks += 1
+        if self._round_ended is not None:  # its rows had to be drawn, and brought by new processes
+            self.seconds_to_begin_round, self._round_ended = now - self._round_ended, None
         if self._since is None:
             if self._looks > WARM_UP_STEPS:
                 self._since = (now, state.tokens, state.progress)
@@ -67,5 +72,6 @@ class Clock:
         validation = self.validation_tokens * each
         end = self.deadline - validation - self.tokens_after * each - SAVES_AT_THE_END * self.seconds_per_save
         found = progress + (1 - progress) * min(1.0, passed / max(end - since, 1e-9))
-        needed = validation + self.seconds_per_save if ends_round else passed / (self._looks - WARM_UP_STEPS - 1)
+        another_round = validation + self.seconds_per_save + self.seconds_to_begin_round
+        needed = another_round if ends_round else passed / (self._looks - WARM_UP_STEPS - 1)
         return max(state.progress, found), now + needed >= end

@@ -76,6 +76,7 @@ def pretrain(
     budget: float | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    started: float | None = None,
 ) -> dict[str, Any]:
     """Pre-train a BERT and write a folder that `transformers.BertForPreTraining` and `model.trunk` load.
 
@@ -84,6 +85,7 @@ def pretrain(
             from, whose vocabulary is then used.
         output: folder to write; it may not hold anything yet, unless `resume`.
         budget: seconds that all of it may take; what `settings` leaves open is then planned for this machine.
+        started: on the monotonic clock, when the time began to count; None for now.
 
     Returns:
         What metrics.json holds.
@@ -92,7 +94,7 @@ def pretrain(
         FusebertError: in words; what the first of several processes cannot do is an error in all.
         LostWorkerError: another process of the run has gone.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     progress = progress or Silence()
     folder = Path(output)
     if budget is not None and "training.time_limit" in settings:

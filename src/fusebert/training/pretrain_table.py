@@ -52,6 +52,7 @@ def pretrain_table(
     resume: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
+    started: float | None = None,
 ) -> dict[str, Any]:
     """Pre-train on a table's rows and write a folder like `pretrain`, with what the other modalities learnt in it.
 
@@ -59,11 +60,12 @@ def pretrain_table(
         settings: dotted; `data.train` is the table. `data.target`, if set, is left alone.
         output: folder to write; it may not hold anything yet, unless `resume`.
         strict: refuse columns whose kind is ambiguous, instead of saying so.
+        started: on the monotonic clock, when the time limit began to count; None for now.
 
     Returns:
         What metrics.json holds.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     progress = progress or Silence()
     recipe = table_recipe(settings)
     folder = Path(output)

@@ -48,6 +48,7 @@ def train(
     resume: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
+    started: float | None = None,
 ) -> Predictor:
     """Train a model and write its folder.
 
@@ -57,6 +58,7 @@ def train(
         resume: go on from the newest whole checkpoint in `output`.
         strict: refuse columns whose kind is ambiguous, instead of saying so.
         progress: is told of steps and epochs; None for silence.
+        started: on the monotonic clock, when the time limit began to count; None for now.
 
     Returns:
         The trained model, ready to predict.
@@ -65,7 +67,7 @@ def train(
         FusebertError: in words, for anything that the user can mend.
         StoppedError: on SIGINT or SIGTERM, with everything saved for `resume`.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     progress = progress or Silence()
     folder = Path(output)
     if not isinstance(recipe, Recipe):

@@ -54,7 +54,7 @@ class Masking:
         replaced = ids.copy()
         replaced[chosen[fate < MASKED]] = self.mask_id
         at_random = chosen[fate >= MASKED + KEPT]
-        replaced[at_random] = random.choice(self.ordinary, len(at_random))
+        replaced[at_random] = self.ordinary[random.integers(len(self.ordinary), size=len(at_random))]
         return replaced, chosen
 
     def _choose(self, inside: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -66,14 +66,16 @@ class Masking:
         ends = np.append(starts[1:], len(inside))
         order = random.permutation(len(starts))
         sizes = (ends - starts)[order]
+        ends_at = sizes.cumsum()
+        fitting = int(np.searchsorted(ends_at, wanted, side="right"))
         taken = np.zeros(len(order), dtype=np.bool_)
-        left = wanted
-        for place in range(len(order)):  # a word that no longer fits is passed over, as in BERT's script
+        taken[order[:fitting]] = True
+        left = wanted - int(ends_at[fitting - 1]) if fitting else wanted
+        for place in range(fitting + 1, len(order)):  # a word that no longer fits is passed over, as in BERT's script
+            if not left:
+                break
             if sizes[place] <= left:
-                taken[place], left = True, left - sizes[place]
-                if left == 0:
-                    break
+                taken[order[place]], left = True, left - sizes[place]
         if not taken.any():  # one word longer than the share: better it than nothing
-            taken[0] = True
-        words = np.sort(order[taken])
-        return np.concatenate([np.arange(starts[word], ends[word]) for word in words])
+            taken[order[0]] = True
+        return np.flatnonzero(np.repeat(taken, ends - starts))

@@ -83,8 +83,9 @@ class PairRows:
         start_a, end_a, start_b, end_b = self.pairs.spans[number].tolist()
         long_a, long_b = end_a - start_a, end_b - start_b
         spans = [slice(start_a, end_a), slice(start_b, end_b)]
-        ids = np.concatenate([self.corpus.ids[span] for span in spans]).astype(np.int64)
-        inside = np.concatenate([self.corpus.inside[span] for span in spans])
+        pieces, joins = np.asarray(self.corpus.ids), np.asarray(self.corpus.inside)  # memory maps are slow to slice
+        ids = np.concatenate([pieces[span] for span in spans], dtype=np.int64)
+        inside = np.concatenate([joins[span] for span in spans])
         inside[[0, long_a] if long_b else [0]] = False  # the rest of a word that was cut off is a word of its own
         replaced, chosen = self.masking(ids, inside, random)
         separator = self.special["[SEP]"]
