@@ -64,7 +64,7 @@ def test_rows_are_as_long_as_documents_and_time_allow(documents: list[int], toke
 
 
 def test_batches_grow_with_the_tokens() -> None:
-    assert [pick_batch(tokens) for tokens in (0, 1e6, 1e7, 1e9)] == [1024, 1024, 2048, 32_768]
+    assert [pick_batch(tokens) for tokens in (0, 1e6, 1e7, 1e9)] == [1024, 1024, 2048, 65_536]
 
 
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(16, 1, 4), (16, 8, 1), (2, 1, 1), (4, 8, 0)])
