@@ -3,7 +3,7 @@
 Trains sizes from nothing on the articles of wiki_en with the settings that a budget would choose, each for several
 numbers of tokens, and fits L / H = floor + a * parameters^-alpha + b * tokens^-beta (H is the cost of guessing by
 frequency; both in millions, and tokens read again worth less). Floor and alpha are taken as given: short runs of few
-sizes cannot tell them. The constants in `fusebert/training/budget.py` are of the runs in `pretrain_law.jsonl`, which
+sizes cannot tell them. The constants in `fusebert/training/loss_law.py` are of the runs in `pretrain_law.jsonl`, which
 `--points` adds to; some of them were whole budgets.
 """
 

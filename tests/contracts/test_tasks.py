@@ -16,7 +16,7 @@ from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
-from fusebert.tasks.classification.metrics import multi_label
+from fusebert.tasks.classification.metrics import multi_label, single_label
 from fusebert.types import ALL, Example, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 
@@ -61,6 +61,17 @@ def test_metrics_are_perfect_on_gold_and_at_chance_on_shuffled(name: str, column
         assert abs(shuffled["auroc"] - 0.5) < 0.15
     assert task.primary_metric in perfect
     assert set(task.metric_names) == set(perfect)
+
+
+def test_a_label_that_training_had_not_is_wrong_and_on_no_roc_curve() -> None:
+    random = np.random.default_rng(0)
+    targets = np.repeat([0, 1], 50)
+    shares = random.dirichlet([1, 1], 100)
+    known = single_label(shares, targets, ["a", "b"], few=True)["metrics"]
+    sure = np.tile([1.0, 0.0], (25, 1))
+    found = single_label(np.concatenate([shares, sure]), np.concatenate([targets, [-1] * 25]), ["a", "b"], few=True)
+    assert found["metrics"]["auroc"] == known["auroc"]
+    assert found["metrics"]["accuracy"] == pytest.approx(known["accuracy"] * 100 / 125)
 
 
 @pytest.mark.parametrize(("name", "column"), TASKS)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -391,6 +392,36 @@ def test_a_shard_ends_where_much_was_read_and_little_kept(
     report = prepare_corpus(source, tmp_path / "out", Settings(held_out=0.0))
     assert report["shards"] == {"train": 2}
     assert report["counts"]["train_documents"] == 2
+
+
+def test_a_run_that_has_kept_nothing_yet_goes_on_with_the_same_settings_only(
+    documents: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of texts that are too short and rows that cannot be read, much is passed before the first shard."""
+    source = write_jsonl(tmp_path / "a.jsonl", ["too short"] * 100)
+    with source.open("a") as file:
+        file.write("{\n" * 100)
+    before = source.stat()
+    real, commits = prepare._Run._commit, []
+
+    def stopping(run: Any) -> None:
+        real(run)
+        commits.append(run.counts["documents"] + run.counts["bad"])
+        if commits[-1] > 120:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "MOST_READ", 30 * 209)
+    monkeypatch.setattr(prepare._Run, "_commit", stopping)
+    given = {"held_out": 0.0, "bad_rows": "skip"}
+    with pytest.raises(KeyboardInterrupt):
+        prepare_corpus(source, tmp_path / "out", Settings(**given))
+    assert commits == [30, 60, 90, 121]
+    monkeypatch.setattr(prepare._Run, "_commit", real)
+    assert source.stat() == before
+    with pytest.raises(UsageError, match="begun with other inputs or settings"):
+        prepare_corpus(source, tmp_path / "out", Settings(**given, least_characters=5), resume=True)
+    with pytest.raises(DataError, match=r"no document is left to train on \(100 documents, 100 too short"):
+        prepare_corpus(source, tmp_path / "out", Settings(**given), resume=True)
 
 
 def test_what_to_do_about_a_bad_row_after_whole_shards_can_be_done(

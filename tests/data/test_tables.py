@@ -76,6 +76,20 @@ def test_hidden_pictures_are_no_rows(tmp_path: Path) -> None:
     assert [row.values for row in rows] == [{"image": "cat/a.png", "label": "cat"}]
 
 
+def test_what_is_no_picture_in_a_folder_of_pictures_is_a_bad_row(tmp_path: Path) -> None:
+    for name in ("bird/a.PNG", "cat/a.png", "cat/b.tiff", "cat/more/z.png", "dog/a.tif", "stray.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"")
+    rows = list(read_table(tmp_path))
+    assert [row.row for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row.values["label"] for row in rows if isinstance(row, Sample)] == ["bird", "cat"]
+    bad = [row.problem for row in rows if isinstance(row, RowError)]
+    assert bad[0].startswith("cat/b.tiff is no picture of a known kind (bmp, ")
+    assert bad[1] == "cat/more is a folder within that of a class; only pictures may lie there"
+    assert bad[2].startswith("dog/a.tif is no picture")
+    assert bad[3] == "the picture stray.png lies in no folder of a class"
+
+
 def test_a_table_of_pictures_is_read_a_few_at_a_time(tmp_path: Path) -> None:
     pictures = [bytes(2**20)] * 300
     parquet.write_table(pyarrow.table({"image": pictures}), tmp_path / "x.parquet", row_group_size=50)

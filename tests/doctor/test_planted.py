@@ -18,7 +18,6 @@ from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
 from fusebert.doctor.media import examine_sounds
-from fusebert.doctor.rows import _key
 from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
@@ -324,9 +323,3 @@ def test_low_tones_are_clean(rate: int, hertz: int, tmp_path: Path) -> None:
         rows = [Sample(tmp_path / "t.csv", 1, {"sound": f"{place}.wav"}, tmp_path)]
         clipped.append("clipped sound" in {one.fault for one in examine_sounds({"train": rows}, "sound")})
     assert clipped == [False, True]
-
-
-def test_embedded_media_are_compared_by_their_hash() -> None:
-    first, same, other = (_key({"bytes": data, "path": None}) for data in (b"x" * 10**6, b"x" * 10**6, b"y"))
-    assert first == same != other
-    assert len(first) < 100

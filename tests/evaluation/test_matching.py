@@ -7,7 +7,7 @@ import math
 import resource
 import shutil
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pyarrow import parquet
 
 from fusebert.cli import main
@@ -23,6 +24,7 @@ from fusebert.errors import FusebertError, ModelError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
 from fusebert.evaluation.predictor import Predictor, load
 from fusebert.evaluation.vectors import Index, _batches, embed, write_index, write_vectors
+from fusebert.modalities.values import content_key
 from fusebert.model.trunk import TrunkConfig
 from fusebert.storage import read_json
 from fusebert.tasks.matching.head import Head
@@ -431,6 +433,22 @@ def test_arrays_that_differ_in_the_middle_are_other_contents() -> None:
     found = [task.target([{"a": sound}, {"b": "x"}])[0] for sound in (one, other, one.copy())]
     assert found[0] != found[1]
     assert found[0] == found[2]
+
+
+def test_the_content_of_a_picture_is_what_it_shows(tmp_path: Path) -> None:
+    """Not where in memory it lies: pictures of a generator come and go."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    task = Task(Config(left=("a",), right=("b",)))
+    opened = [Image.open(tmp_path / "a.png"), Image.open(tmp_path / "a.png")]
+    made = (Image.new("RGB", (8, 8), (number, 0, 0)) for number in range(200))
+    same, again, *others = (task.target([{"a": picture}, {"b": "x"}])[0] for picture in chain(opened, made))
+    assert same == again
+    assert len(set(others)) == 200
+    other_shape, other_kind = Image.new("RGB", (4, 16), "red"), Image.new("L", (8, 24), 0)
+    assert same not in [task.target([{"a": picture}, {"b": "x"}])[0] for picture in (other_shape, other_kind)]
+    data = [{"bytes": b"x" * 10**6, "path": path} for path in ("a", "b")]
+    assert len({content_key(one) for one in data}) == 1
+    assert len(content_key(data[0])) < 100
 
 
 def test_values_beside_a_vector_are_json() -> None:

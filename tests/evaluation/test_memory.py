@@ -7,11 +7,12 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fusebert.evaluation.inference import WINDOW_BYTES, WINDOW_OUTPUTS, WINDOW_ROWS, windows
+from fusebert.evaluation.inference import LIST_BYTES, WINDOW_BYTES, WINDOW_OUTPUTS, WINDOW_ROWS, windows
 from fusebert.tasks.recommendation.task import Config, Task
 from fusebert.types import Example, Sample
 
@@ -92,8 +93,17 @@ def test_answers_are_those_of_a_sort_of_all_items(top: int, random: np.random.Ge
         assert [share for _, share in found] == pytest.approx(row[places])
 
 
-def test_media_in_the_rows_make_smaller_windows() -> None:
-    rows = [Sample(Path("rows.parquet"), n, {"image": {"bytes": bytes(2**22)}, "x": 1}, None) for n in range(100)]
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"bytes": bytes(2**22)},
+        {"array": [0.5] * (2**22 // LIST_BYTES), "sampling_rate": 16_000},
+        np.zeros(2**22, np.uint8),
+        ["x" * 2**21, "y" * (2**21 - 2 * LIST_BYTES)],
+    ],
+)
+def test_media_in_the_rows_make_smaller_windows(value: Any) -> None:
+    rows = [Sample(Path("rows.parquet"), n, {"image": value, "x": 1}, None) for n in range(100)]
     found = list(windows(rows, lambda _: None, sample_of=lambda row: row))
     fitting = WINDOW_BYTES // 2**22
     assert [len(window) for window in found] == [fitting, 100 - fitting]

@@ -22,6 +22,7 @@ from PIL import Image
 from fusebert.evaluation import plots
 from fusebert.evaluation.model_card import write_model_card
 from fusebert.evaluation.page import write_page
+from fusebert.evaluation.publish import CALIBRATED, SUBSETS
 
 HOSTILE = '<script>alert(1)</script> | "red" & [x](javascript:alert(1)) `code`\n---\n# head'
 METRICS = {"accuracy": 0.9, "f1_macro": 0.85, "expected_calibration_error": 0.02, "loss": 0.3}
@@ -116,7 +117,7 @@ def card(**changes: Any) -> dict[str, Any]:
         "target": "answer",
         "columns": {"question": "text", "image": "image"},
         "example": {"question": "which?", "image": "a.png"},
-        "data": {"train": {"file": "/d/train.csv", "rows": 1000}, "test": {"file": "/d/test.csv", "rows": 20}},
+        "data": {"train": {"file": "train.csv", "rows": 1000}, "test": {"file": "test.csv", "rows": 20}},
         "recipe": {"model.trunk": "mini", "training.epochs": 3},
         "parameters": 11_200_333,
         "training": {"epochs": 3, "steps": 60, "seconds": 75.2, "tokens_per_second": 51234.5, "hardware": "2 cores"},
@@ -124,6 +125,7 @@ def card(**changes: Any) -> dict[str, Any]:
         "ledger": LEDGER,
         "speed": {"1": {"p50_ms": 8.2, "p95_ms": 10.1}},
         "limits": ["Only toy pictures."],
+        "subsets": SUBSETS,
         "version": "0.1.0",
     } | changes
 
@@ -164,6 +166,17 @@ def test_the_card_leaves_out_what_there_is_not(tmp_path: Path) -> None:
     assert [result.metric_type for result in found.data.eval_results] == ["mae"]
     assert not any(head in found.text for head in ("## What each", "## Speed", "## Calibration", "## Limits"))
     assert "| R² | – |" in found.text
+
+
+def test_the_card_says_of_a_model_what_holds_of_it(trained: Path, tmp_path: Path) -> None:
+    whole = (trained / "README.md").read_text(encoding="utf-8")
+    assert SUBSETS in whole
+    assert CALIBRATED in whole
+    assert "| train.jsonl |" in whole
+    write_model_card(tmp_path / "README.md", card(task="matching", subsets=""))
+    matching = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert SUBSETS not in matching
+    assert "fusebert embed FOLDER data.jsonl --side left" in matching
 
 
 def test_the_card_tells_small_and_large_numbers(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusebert.modalities.text.processor import Config, Processor, encode, train_tokenizer
+from fusebert.modalities.text.processor import Config, Processor, _cut_longest, encode, train_tokenizer
 from fusebert.types import Sample
 
 
@@ -43,6 +43,17 @@ def test_the_share_is_kept_and_bounded(samples: list[Sample], tmp_path: Path) ->
     assert Processor.load_from(tmp_path).config.word_dropout == 0.3
     with pytest.raises(ValueError, match="word_dropout"):
         Config(word_dropout=1.0)
+
+
+@pytest.mark.parametrize("lengths", [(900, 900), (5, 900, 40), (901, 900, 899), (0, 3), (126,)])
+def test_long_parts_are_cut_as_one_id_after_the_other(lengths: tuple[int, ...]) -> None:
+    for budget in (0, 1, 125, 126):
+        wanted = list(lengths)
+        while sum(wanted) > budget:
+            wanted[wanted.index(max(wanted))] -= 1
+        parts = [list(range(length)) for length in lengths]
+        _cut_longest(parts, budget)
+        assert [len(part) for part in parts] == wanted
 
 
 def test_blanks_are_not_what_a_long_text_is_cut_to() -> None:

@@ -23,7 +23,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from fusebert.errors import ModelError, RecipeError
+from fusebert.errors import ModelError, RecipeError, UsageError
 from fusebert.evaluation.predictor import load
 from fusebert.modalities.image.encoders import VGG16_CHANNELS, hidden_states, prepare
 from fusebert.modalities.image.processor import Config
@@ -140,6 +140,11 @@ def test_a_vision_model_that_is_not_there_is_named(name: str, monkeypatch: pytes
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match=name):
         prepare(Config(encoder=name))
+
+
+def test_weights_that_nothing_reads_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"image\.weights is read by vgg16"):
+        prepare(Config(encoder="conv", weights=Path("vgg16.safetensors")))
 
 
 def test_pictures_that_do_not_divide_into_patches_are_refused() -> None:

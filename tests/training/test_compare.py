@@ -18,7 +18,7 @@ import yaml
 from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.errors import UsageError
-from fusebert.training.compare import _table_hashes, compare
+from fusebert.training.compare import FUSIONS, _table_hashes, compare
 
 BOUND_SECONDS = 60
 
@@ -73,6 +73,13 @@ def test_a_changed_catalogue_is_another_training(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text('{"item": "b"}\n')
     assert before.keys() == _table_hashes(recipe).keys() == {"the catalogue table"}
     assert before != _table_hashes(recipe)
+
+
+def test_a_recommender_has_nothing_to_fuse(tmp_path: Path) -> None:
+    recipe = tmp_path / "next.yaml"
+    recipe.write_text("task.name: recommendation\ndata.train: events.jsonl\n")
+    with pytest.raises(UsageError, match="with --fusion one_stream"):
+        compare(recipe, [], tmp_path / "compared", FUSIONS, 1, print)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -139,8 +139,8 @@ class _Run:
         self.bytes = self.read = 0
 
     def is_begun(self) -> bool:
-        """Whether there are shards to go on from."""
-        return bool(json.loads(self.saved.get("shards", "{}")))
+        """Whether there is a place to go on from: so much was read, be anything of it kept or not."""
+        return "position" in self.saved
 
     def begin(self) -> None:
         """Check that the folder is this run's, and remove what a kill left there that no commit speaks of."""
@@ -149,7 +149,9 @@ class _Run:
         if not self.saved and any(self.output.glob("*.parquet")):
             raise UsageError(f"{self.output} holds shards, but not the state of their run; choose another --output")
         if self.is_begun() and self.saved["identity"] != self.identity:
-            raise UsageError(f"{self.output} was begun with other inputs or settings; resume with the same ones")
+            raise UsageError(
+                f"{self.output} was begun with other inputs or settings; resume with the same ones, or remove it"
+            )
         whole = [path for part in PARTS for path in shard_paths(self.output, part, self.shards[part])]
         for path in whole:
             if not path.exists():
@@ -251,11 +253,12 @@ class _Run:
         if (one.source, one.row) != self.position[:2]:
             self.part = None
         self.position = (one.source, one.row, one.piece)
+        self.read += DOCUMENT_CHARACTERS
         if isinstance(one, Bad):
             self._list(one)
             return
         self.counts["documents"] += 1
-        self.read += DOCUMENT_CHARACTERS + len(one.text)
+        self.read += one.characters
         if not one.text:
             self.counts["too_short"] += 1
             return

@@ -59,12 +59,14 @@ class Processed:
     """A document as a shard holds it.
 
     Args:
+        characters: of the document as it was read.
         text: its sentences in UTF-8, one a line; empty when it was too short.
     """
 
     source: int
     row: int
     piece: int
+    characters: int
     language: str
     text: bytes
     found: Fingerprint
@@ -93,4 +95,4 @@ def _process(document: Document, settings: Settings) -> Processed:
     place = (document.source, document.row, document.piece)
     sentences = split(text, language) if len(text.strip()) >= settings.least_characters else []
     found = fingerprint(text, language, settings.near_duplicates) if sentences else Fingerprint(b"", b"")
-    return Processed(*place, language, "\n".join(sentences).encode(), found)
+    return Processed(*place, len(document.text), language, "\n".join(sentences).encode(), found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -20,13 +19,13 @@ from typing import Any, Self
 import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
+from fusebert.corpus.sentences import HAN
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.errors import DataError, ModelError, UsageError, how_to_install
 from fusebert.modalities.text.processor import vocabulary_size
 from fusebert.storage import MANIFEST, file_hash, verify, write_folder
 
 CHARACTERS_AT_ONCE = 2**16
-CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokeniz
                 texts = (sentence for document in some for sentence in document)
                 inside |= np.concatenate(
                     [
-                        inside_chinese(tokenizer, text) if CHINESE.search(text) else np.zeros(length, np.bool_)
+                        inside_chinese(tokenizer, text) if HAN.search(text) else np.zeros(length, np.bool_)
                         for text, length in zip(texts, lengths, strict=True)
                     ]
                 )
@@ -212,7 +211,7 @@ def inside_chinese(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """bool[T]: which pieces stand inside a Chinese word after its first character (Cui et al. 2019)."""
     starts = {start for _, start, _ in _jieba().tokenize(text)}
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
-    return np.array([start not in starts and CHINESE.match(text, start) is not None for start, _ in offsets], np.bool_)
+    return np.array([start not in starts and HAN.match(text, start) is not None for start, _ in offsets], np.bool_)
 
 
 def need_jieba() -> None:

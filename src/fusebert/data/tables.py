@@ -281,14 +281,22 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _read_folder(folder: Path) -> Rows:
-    """One row for each picture `CLASS/NAME.png`: its path and its label."""
-    row = 0
-    for kind in picture_folders(folder):
-        for picture in _pictures(kind):
-            row += 1
-            yield _sample(folder, row, {"image": f"{kind.name}/{picture.name}", "label": kind.name})
-    if row == 0:
+    """One row for each picture `CLASS/NAME.png`: its path and its label; what else lies there is a bad row."""
+    if not picture_folders(folder):
         raise DataError(f"{folder} has no folders with pictures in them; each class needs one")
+    classes = [path for path in sorted(folder.iterdir()) if path.is_dir() and not _is_hidden(path)]
+    inside = [path for kind in classes for path in sorted(kind.iterdir()) if not _is_hidden(path)]
+    for row, path in enumerate([*inside, *_pictures(folder)], 1):
+        kind, name = path.parent, str(path.relative_to(folder))
+        if kind == folder:
+            yield RowError(f"the picture {name} lies in no folder of a class", folder, row)
+        elif path.is_dir():
+            yield RowError(f"{name} is a folder within that of a class; only pictures may lie there", folder, row)
+        elif path.suffix.lower() not in PICTURE_SUFFIXES:
+            known = ", ".join(sorted(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES))
+            yield RowError(f"{name} is no picture of a known kind ({known})", folder, row)
+        else:
+            yield _sample(folder, row, {"image": f"{kind.name}/{path.name}", "label": kind.name})
 
 
 def rows_from_memory(rows: Any) -> Rows:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
+from fusebert.corpus.sentences import HAN
 from fusebert.doctor.finding import Finding, Splits
-from fusebert.modalities.values import is_missing
+from fusebert.modalities.values import content_key, is_missing
 from fusebert.types import Sample, is_given
 
 LEAST_ROWS = 20
@@ -35,14 +32,13 @@ MOST_LABELS = 1000
 PEOPLE = re.compile(
     r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?", re.I
 )
-CHINESE = re.compile("[一-鿿]")
 
 
 def constant_columns(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
     """Columns with the same value in every training row that has one."""
     train = next(iter(splits.values()))
     for column in columns:
-        values = [_key(row.values.get(column)) for row in train if not is_missing(row.values.get(column))]
+        values = [content_key(row.values.get(column)) for row in train if not is_missing(row.values.get(column))]
         if len(values) >= LEAST_ROWS and len(set(values)) == 1:
             yield Finding("constant column", column, f"always {values[0]!r:.60}; it can tell nothing")
 
@@ -76,7 +72,7 @@ def imbalance(splits: Splits, target: str) -> Iterator[Finding]:
 def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
     """Columns of names or numbers whose value comes with one label only."""
     train = [row for row in next(iter(splits.values())) if _labels(row, target)]
-    labels = [_key(row.values.get(target)) for row in train]
+    labels = [content_key(row.values.get(target)) for row in train]
     prevailing = max(Counter(labels).values(), default=0)
     if len(train) < LEAST_ROWS or prevailing > ONE_SIDED * len(train):
         return
@@ -84,7 +80,7 @@ def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[F
         by_value: dict[str, Counter[str]] = defaultdict(Counter)
         for row, label in zip(train, labels, strict=True):
             if not is_missing(row.values.get(column)):
-                by_value[_key(row.values.get(column))][label] += 1
+                by_value[content_key(row.values.get(column))][label] += 1
         known = sum(counts.total() for counts in by_value.values())
         pure = sum(counts.most_common(1)[0][1] for counts in by_value.values())
         surprising = known * (1 - prevailing / len(train)) >= LEAST_SURPRISING
@@ -124,11 +120,11 @@ def people_on_both_sides(splits: Splits, columns: Sequence[str]) -> Iterator[Fin
     """The same speaker, user or patient in the training rows and in others."""
     (_, train), *others = splits.items()
     for column in (column for column in columns if PEOPLE.fullmatch(column)):
-        trained = {_key(row.values.get(column)) for row in train if not is_missing(row.values.get(column))}
+        trained = {content_key(row.values.get(column)) for row in train if not is_missing(row.values.get(column))}
         for name, rows in others:
-            found = tuple(row for row in rows if _key(row.values.get(column)) in trained)
+            found = tuple(row for row in rows if content_key(row.values.get(column)) in trained)
             if found:
-                who = len({_key(row.values.get(column)) for row in found})
+                who = len({content_key(row.values.get(column)) for row in found})
                 said = f"{who} of those in the training rows are in {name} too; scores will say nothing of new ones"
                 yield Finding("same people", column, said, found)
 
@@ -140,7 +136,7 @@ def repeated_ids(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
             seen: set[str] = set()
             again = []
             for row in (row for row in rows if not is_missing(row.values.get(column))):
-                key = _key(row.values.get(column))
+                key = content_key(row.values.get(column))
                 again += [row] if key in seen else []
                 seen.add(key)
             if again:
@@ -219,30 +215,20 @@ def _labels(row: Sample, target: str) -> list[str]:
     """One, several, or none; what means a missing value among inputs, such as "none", may be a label."""
     raw = row.values.get(target)
     several = raw if isinstance(raw, list) else [raw] if is_given(raw) else []
-    return list(dict.fromkeys(map(_key, several)))
+    return list(dict.fromkeys(map(content_key, several)))
 
 
 def _inputs(row: Sample, columns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_key(row.values.get(column)) for column in columns)
+    return tuple(content_key(row.values.get(column)) for column in columns)
 
 
 def _fingerprint(row: Sample, columns: Sequence[str]) -> Fingerprint | None:
     text = "\n".join(str(row.values[column]) for column in columns if not is_missing(row.values.get(column)))
     if not text.strip():
         return None
-    return fingerprint(text, "zh" if CHINESE.search(text) else "en")
+    return fingerprint(text, "zh" if HAN.search(text) else "en")
 
 
 def _plain(value: Any) -> str:
     """Words in lower case with one space between; Chinese characters are words of their own."""
     return " ".join(re.findall(r"[一-鿿]|[^\W_一-鿿]+", str(value).casefold())) if value is not None else ""
-
-
-def _key(value: Any) -> str:
-    """A value in words, short also for a whole picture or recording as datasets holds it."""
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if isinstance(value, dict) and data is None and value.get("array") is not None:
-        data = np.asarray(value["array"]).tobytes()
-    if isinstance(data, bytes):
-        return hashlib.blake2b(data, digest_size=16).hexdigest()
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)

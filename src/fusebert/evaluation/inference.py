@@ -14,13 +14,15 @@ from fusebert.data.sampler import sorted_batches
 from fusebert.errors import DivergedError
 from fusebert.model.modeling import FusebertModel
 from fusebert.spill import Spill
-from fusebert.types import Example, Sample
+from fusebert.types import Example
 
 WINDOW_ROWS, WINDOW_BYTES = 2048, 256 * 2**20
 """Rows are sorted by length within a window of at most this many or this size: memory does not grow with the table."""
 WINDOW_OUTPUTS = 2**23
 """Logits of a window at most, so that a large catalogue makes small windows."""
 TOKENS_PER_BATCH = 3072
+LIST_BYTES = 32
+"""Of a number in a list."""
 
 Item = TypeVar("Item")
 
@@ -89,7 +91,7 @@ def windows(
     Args:
         example_of: the Example of an item; anything else counts nothing.
         outputs: logits of an item.
-        sample_of: the Sample that an item keeps, whose media may stand in the row itself.
+        sample_of: the Sample that an item keeps, whose texts and media may stand in the row itself.
     """
     most = min(WINDOW_ROWS, max(1, WINDOW_OUTPUTS // outputs))
     window: list[Item] = []
@@ -98,7 +100,7 @@ def windows(
         window.append(item)
         example = example_of(item)
         size += sum(array.nbytes for array in example.arrays()) if isinstance(example, Example) else 0
-        size += _media_bytes(sample_of(item)) if sample_of else 0
+        size += _bytes_in(getattr(sample_of(item), "values", None)) if sample_of else 0
         if len(window) == most or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
@@ -106,10 +108,16 @@ def windows(
         yield window
 
 
-def _media_bytes(sample: Any) -> int:
-    values = sample.values.values() if isinstance(sample, Sample) else ()
-    media = (value.get("bytes") if isinstance(value, Mapping) else value for value in values)
-    return sum(len(value) for value in media if isinstance(value, bytes))
+def _bytes_in(value: Any) -> int:
+    """About what a row's values take."""
+    if isinstance(value, bytes | str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_bytes_in, value.values()))
+    if isinstance(value, list | tuple):
+        numbers = bool(value) and isinstance(value[0], int | float)  # a decoded sound has a million
+        return LIST_BYTES * len(value) + (0 if numbers else sum(map(_bytes_in, value)))
+    return int(getattr(value, "nbytes", 0))
 
 
 def outputs(model: FusebertModel) -> int:

@@ -36,7 +36,7 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
         "How to use it": _usage(card),
         "Data": _table(
             ["split", "rows", "file"],
-            [[split, f"{data['rows']:,}", Path(str(data["file"])).name] for split, data in card["data"].items()],
+            [[split, f"{data['rows']:,}", data["file"]] for split, data in card["data"].items()],
         ),
         "Training": _training(card),
         "Results": _results(card["evaluations"]),
@@ -90,7 +90,7 @@ def _metadata(card: Mapping[str, Any]) -> ModelCardData:
         EvalResult(
             task_type=pipeline or card["task"],
             dataset_type="local",
-            dataset_name=_one_line(Path(str(card["data"].get(split, {}).get("file", split))).name),
+            dataset_name=_one_line(card["data"].get(split, {}).get("file", split)),
             dataset_split=split,
             metric_type=metric,
             metric_name=metric_name(metric),
@@ -114,13 +114,17 @@ def _purpose(card: Mapping[str, Any]) -> str:
     return (
         f"It reads {seen} and answers with **{_escaped(card['target'])}** ({card['task']}). "
         f"It has {card['parameters']:,} parameters and was made with fusebert {_escaped(card['version'])}. "
-        "A row may lack some of its modalities."
-    )
+        f"{card['subsets']}"
+    ).rstrip()
 
 
 def _usage(card: Mapping[str, Any]) -> str:
     line = json.dumps(card["example"], ensure_ascii=False)
     row = json.loads(line)  # Python writes true, null and numbers in its own way
+    searching = [
+        "Vectors of one side, and a search among them (`fusebert index`, `fusebert find`):",
+        _fenced("sh", ".venv/bin/fusebert embed FOLDER data.jsonl --side left --output vectors.parquet"),
+    ]
     return "\n\n".join(
         [
             "Put one row on each line of `data.jsonl`:",
@@ -130,6 +134,7 @@ def _usage(card: Mapping[str, Any]) -> str:
             _fenced("sh", ".venv/bin/fusebert predict FOLDER data.jsonl"),
             "Or in Python (`.venv/bin/python`):",
             _fenced("python", f'import fusebert\n\nmodel = fusebert.load("FOLDER")\nprint(model.predict([{row!r}]))'),
+            *(searching if card["task"] == "matching" else []),
         ]
     )
 

@@ -190,7 +190,7 @@ class Predictor:
 
     def _usable(self, rows: Rows, bad: list[RowError]) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""
-        preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=True)
+        preparer = Preparer(self.processors, self.task, self.target, self._sides)
         for row in rows:
             made = preparer(row)
             if isinstance(made, RowError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from datetime import UTC, date, datetime
 from typing import Any
+
+import numpy as np
 
 from fusebert.errors import InputError
 
@@ -22,6 +25,22 @@ def is_missing(raw: Any) -> bool:
         or (isinstance(raw, float) and math.isnan(raw))
         or (isinstance(raw, str) and raw.strip().casefold() in MISSING)
     )
+
+
+def content_key(raw: Any) -> str:
+    """What a value holds, in words; of a picture or a sound, however a program holds it, a digest."""
+    if isinstance(raw, dict) and raw.get("bytes") is not None:
+        return content_key(raw["bytes"])
+    if isinstance(raw, dict) and raw.get("array") is not None:
+        return f"{content_key(np.asarray(raw['array']))} {raw.get('sampling_rate')}"
+    if isinstance(raw, bytes):
+        return hashlib.blake2b(raw, digest_size=16).hexdigest()
+    if hasattr(raw, "tobytes") and not isinstance(raw, np.generic):  # an array, or Pillow's picture
+        shape = [getattr(raw, name, None) for name in ("mode", "size", "dtype", "shape")]
+        return content_key(repr(shape).encode() + raw.tobytes())
+    if isinstance(raw, list | tuple):
+        return repr([content_key(one) for one in raw])
+    return "" if raw is None or (isinstance(raw, float) and math.isnan(raw)) else str(raw)
 
 
 def are_few(different: int, values: int) -> bool:

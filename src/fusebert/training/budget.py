@@ -20,6 +20,7 @@ from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import autocast, to_device
 from fusebert.model.trunk import SIZES
+from fusebert.tasks.pretraining.task import MOST_ROUNDS
 from fusebert.training.build import build_model, pick_device, pick_precision
 from fusebert.training.clock import FORWARD_SPEED
 from fusebert.training.compilation import compile_for_training, pick_compile
@@ -142,8 +143,8 @@ def make_plan(
     """
     if budget.left < budget.seconds / 2:
         raise UsageError(
-            f"reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of {budget.seconds:.0f} s; "
-            "give more time, or start again (the corpus is kept as it was read)"
+            f"beginning and reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of "
+            f"{budget.seconds:.0f} s; give more time, or start again (a corpus is tokenized once)"
         )
     probes_end = budget.left * (1 - SHARE_TO_PROBE)
     probe_seconds = budget.left * SHARE_TO_PROBE
@@ -211,7 +212,7 @@ def make_plan(
     }
     schedule = {
         "task.passes": max(1, SPARE * plan.tokens) / (per_pass * len(corpus.ids)),
-        "task.rounds": SPARE * plan.rounds,
+        "task.rounds": min(MOST_ROUNDS, SPARE * plan.rounds),
     }
     return spared | chosen | schedule, plan
 

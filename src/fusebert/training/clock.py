@@ -59,7 +59,8 @@ class Clock:
         now = time.monotonic()
         self._looks += 1
         if self._round_ended is not None:  # its rows had to be drawn, and brought by new processes
-            self.seconds_to_begin_round, self._round_ended = now - self._round_ended, None
+            self.seconds_to_begin_round = max(self.seconds_to_begin_round, now - self._round_ended)
+            self._round_ended = None
         if self._since is None:
             if self._looks > WARM_UP_STEPS:
                 self._since = (now, state.tokens, state.progress)

@@ -44,7 +44,7 @@ class Prepared:
         columns: what each input column was taken for.
         target: the column to predict; of sides to match their names, in words.
         splits: `train`, `validation` and, where the recipe names one, `test`; each a `Split`, of a table a `Dataset`.
-        files: the table behind each split, as the recipe writes it.
+        files: the name of the table behind each split.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
         data_hash: of every value in the rows of training and validation, media files by name.
         warnings: what the data give away, in words.
@@ -95,7 +95,7 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         with lost_rows_first():  # on the whole table: a label may be so rare that all of it is held out
             guess, task = fit_task(recipe, target_column, samples)
         of_target = [guess]
-    files = {"train": str(data.train)}
+    files = {"train": table_name(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
     if isinstance(data.validation, float):
         with lost_rows_first():
@@ -103,11 +103,14 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         if target_column is not None and hasattr(task, "adjust"):
             task.adjust(readable(task, given_targets(samples, target_column)))
         splits["validation"] = held_out
-        files["validation"] = f"{data.validation:.0%} of {data.train}, held out"
+        files["validation"] = f"{data.validation:.0%} of {table_name(data.train)}, held out"
     else:
-        splits["validation"], files["validation"] = read_table(recipe.table(data.validation)), str(data.validation)
+        splits["validation"], files["validation"] = (
+            read_table(recipe.table(data.validation)),
+            table_name(data.validation),
+        )
     if data.test is not None:
-        splits["test"], files["test"] = read_table(recipe.table(data.test)), str(data.test)
+        splits["test"], files["test"] = read_table(recipe.table(data.test)), table_name(data.test)
     for guess in [*columns, *of_target]:
         progress.note(str(guess))
     if strict:
@@ -126,6 +129,11 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     for said in missing:
         progress.note(f"Warning: {said}")
     return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked), missing)
+
+
+def table_name(table: Any) -> str:
+    """What a model card calls it: not where on this machine it lies."""
+    return Path(str(table)).absolute().name
 
 
 def _hash(datasets: Mapping[str, Dataset]) -> str:

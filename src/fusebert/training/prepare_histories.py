@@ -32,7 +32,7 @@ from fusebert.tasks.recommendation.histories import (
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.task import Task
 from fusebert.training.catalogue import describe, read_catalogue
-from fusebert.training.prepare import BAD_ROWS, Prepared
+from fusebert.training.prepare import BAD_ROWS, Prepared, table_name
 from fusebert.training.progress import Progress
 
 EVENTS = "events"
@@ -58,10 +58,10 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     note = report_bad_rows(bad, len(bad) + sum(map(len, parts.values())), data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)
-    files = {name: str(table) for name, table in tables.items() if table is not None}
+    files = {name: table_name(table) for name, table in tables.items() if table is not None}
     if isinstance(data.validation, float):
         parts["train"], parts["validation"] = hold_out_newest(parts["train"], data.validation)
-        files["validation"] = f"the newest {data.validation:.0%} of {data.train}"
+        files["validation"] = f"the newest {data.validation:.0%} of {files['train']}"
         parts = {name: parts[name] for name in tables if name in parts}  # in the order of time
     for name in parts:
         if not parts[name]:

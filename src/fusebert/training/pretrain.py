@@ -110,7 +110,7 @@ def pretrain(
     is_first = join(recipe.training.device)
     progress = progress if is_first else Silence()
     look_into(folder, recipe, resume)
-    if budget is not None and not any((folder / CHECKPOINTS).glob("*")):
+    if budget is not None and not any((folder / CHECKPOINTS).glob("step-*")):
         kept = None  # no step is lost by a plan of what the machine can do now
     kept = _of_first(kept)
     trunk_folder = find_trunk(recipe.model.trunk)

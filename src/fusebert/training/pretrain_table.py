@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fusebert.config import Recipe
+from fusebert.corpus.sentences import HAN
 from fusebert.corpus.tokens import need_jieba
 from fusebert.data.collate import Collator
 from fusebert.data.columns import column_names
@@ -21,7 +22,7 @@ from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import plain_text
 from fusebert.model.cpu import prepare_to_train
 from fusebert.tasks.pretraining.masking import Masking
-from fusebert.tasks.pretraining.matching import CHINESE, TEXT, MatchingRows
+from fusebert.tasks.pretraining.matching import TEXT, MatchingRows
 from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model
@@ -166,7 +167,7 @@ def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dat
 def _need_jieba_for(rows: Dataset) -> None:
     columns = rows.preparer.processors[TEXT].columns
     chinese = any(
-        CHINESE.search(plain_text(value)) for sample in rows.samples for _, value in present(sample.values, columns)
+        HAN.search(plain_text(value)) for sample in rows.samples for _, value in present(sample.values, columns)
     )
     if chinese:
         need_jieba()

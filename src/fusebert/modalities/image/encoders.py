@@ -129,6 +129,8 @@ def build_encoder(config: Config, hidden_size: int) -> Any:
 
 def prepare(config: Config) -> Config:
     """Fill in what a vision model of transformers says of itself: architecture, picture size, normalisation, tokens."""
+    if config.weights is not None and config.encoder != "vgg16":
+        raise UsageError(f"image.weights is read by vgg16; {config.encoder!r} has no use for it")
     if config.encoder in ("patch", "conv", "vgg16"):
         if config.frozen and (config.encoder != "vgg16" or config.weights is None):
             raise UsageError(f"image.frozen=true, but the {config.encoder} encoder has nothing that was learnt before")

@@ -32,7 +32,9 @@ class Config(BaseModel):
     encoder: str = Field(
         "conv", description="conv, patch, vgg16, or a vision model of transformers: a Hub id or a folder"
     )
-    size_pixels: int = Field(64, ge=16, le=1024, description="pictures are resized to this height and width")
+    size_pixels: int = Field(
+        64, ge=16, le=1024, description="pictures are resized to this height and width, or to that of a published model"
+    )
     patch_pixels: int = Field(
         16, ge=2, le=128, description="side of the square that becomes one token (conv and patch)"
     )
@@ -40,8 +42,12 @@ class Config(BaseModel):
     weights: Path | None = Field(None, description="safetensors file with published weights (vgg16)")
     frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
     augment: bool = Field(False, description="in training, move and zoom pictures a little")
-    mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
-    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel")
+    mean: tuple[float, float, float] = Field(
+        (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; a published model has its own"
+    )
+    std: tuple[float, float, float] = Field(
+        (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; a published model has its own"
+    )
     backbone: dict[str, Any] = Field({}, json_schema_extra=FITTED, description="the vision model's own configuration")
 
     @property

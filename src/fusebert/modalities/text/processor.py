@@ -271,6 +271,8 @@ def _lowercase_rule(folder: Path) -> bool:
 
 def _cut_longest(parts: list[list[int]], budget: int) -> None:
     """Shorten the longest part until all parts together hold at most `budget` ids (BERT's own pair rule)."""
+    for part in parts:
+        del part[max(0, budget) :]  # at once: else two long parts would lose one id after the other
     excess = sum(map(len, parts)) - budget
     while excess > 0:
         longest = max(parts, key=len)

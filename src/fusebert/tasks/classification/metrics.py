@@ -25,7 +25,7 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
 
     Args:
         probabilities: float[B, C].
-        targets: int[B], -1 for a label that has no class.
+        targets: int[B], -1 for a label that has no class: its answer is wrong, and it is left out of the ROC curves.
         few: whether labels are so few that each has a curve and a place in the confusion table.
     """
     predicted = np.concatenate([probabilities[part].argmax(axis=1) for part in chunks(len(targets))])
@@ -41,7 +41,9 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
         else 0.0,
     }
     if few:
-        scores |= _auroc((probabilities[:, c], targets == c) for c in ([1] if len(labels) == 2 else classes))
+        known = targets >= 0
+        asked = [1] if len(labels) == 2 else classes
+        scores |= _auroc((probabilities[known, c], targets[known] == c) for c in asked)
     scores["expected_calibration_error"] = error
     return {
         "metrics": scores,

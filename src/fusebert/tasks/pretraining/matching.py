@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from fusebert.corpus.pairs import IS_NEXT, NOT_NEXT, RANDOM_SHARE
+from fusebert.corpus.sentences import HAN
 from fusebert.corpus.tokens import continuations, inside_chinese
 from fusebert.data.dataset import Dataset
 from fusebert.modalities.base import present
@@ -21,7 +21,6 @@ from fusebert.types import Example, Features, Sample
 TEXT = "text"
 MOST_DRAWS = 64
 """A row that so many draws find no other for keeps what is its own."""
-CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 class MatchingRows:
@@ -135,7 +134,7 @@ class MatchingRows:
             ends = np.flatnonzero(ids == self.text.special["[SEP]"])
             for end, (_, value) in zip(ends.tolist(), present(sample.values, self.text.columns), strict=True):
                 text = cut(plain_text(value), self.text.config.max_tokens)
-                if CHINESE.search(text):
+                if HAN.search(text):
                     inside[start:end] |= inside_chinese(self.text.tokenizer, text)[: end - start]
                 start = end + 1
         return np.asarray(inside)

@@ -16,6 +16,7 @@ from fusebert.types import Answer
 
 IGNORED = -100
 """Label where nothing is asked."""
+MOST_ROUNDS = 10_000
 STATISTICS = ("mlm_loss", "mlm_right", "masked", "next_sentence_loss", "next_sentence_right", "pairs")
 """What the head counts of each row, in this order."""
 
@@ -37,7 +38,7 @@ class Config(BaseModel):
         "table's text belong to what stands beside it",
     )
     next_sentence_weight: float = Field(1.0, gt=0, description="of its loss in training; BERT adds the two as they are")
-    rounds: int = Field(10, ge=1, le=10_000, description="validations, spread evenly over the run")
+    rounds: int = Field(10, ge=1, le=MOST_ROUNDS, description="validations, spread evenly over the run")
     passes: float = Field(10.0, gt=0, description="how often the corpus is read")
     held_out_tokens: int = Field(250_000, ge=1, description="of a corpus: about so many are scored in each round")
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fusebert.errors import row_in_words
-from fusebert.tasks.recommendation.config import HISTORY, NEXT
-from fusebert.tasks.recommendation.histories import UserEvent, questions
+from fusebert.tasks.recommendation.histories import UserEvent, by_user
 
 
 def leaks(parts: Mapping[str, Sequence[UserEvent]], repeats: bool) -> list[str]:
@@ -47,7 +46,13 @@ def leaks(parts: Mapping[str, Sequence[UserEvent]], repeats: bool) -> list[str]:
 
 
 def _again(train: Sequence[UserEvent], asked: Sequence[UserEvent]) -> float:
-    rows = questions(train, asked)
-    repeated = [any(event.item == row.values[NEXT] for event in row.values[HISTORY]) for row in rows]
+    wanted = {id(one) for one in asked}
+    repeated = []
+    for events in by_user([*train, *asked]).values():
+        seen: set[str] = set()
+        for one in events:
+            if id(one) in wanted:
+                repeated.append(one.event.item in seen)
+            seen.add(one.event.item)
     share = float(np.mean(repeated or [False]))
     return share if share >= 0.01 else 0.0
