@@ -196,7 +196,17 @@ def test_rows_that_evaluate_skips_are_listed_beside_no_model(
     (tmp_path / "one_bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.chdir(model)
     assert main(["evaluate", ".", "../one_bad.jsonl", "--bad-rows", "skip"]) == 0
-    assert json.loads(Path("one_bad.jsonl.bad_rows.jsonl").read_text())["row"] == 5
+    listed = Path("one_bad.jsonl.bad_rows.jsonl")
+    assert json.loads(listed.read_text())["row"] == 5
+    other = tmp_path / "other" / "one_bad.jsonl"
+    other.parent.mkdir()
+    other.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[-1]]))
+    assert main(["evaluate", ".", str(other), "--bad-rows", "skip"]) == 0
+    assert len(Path("one_bad.jsonl-2.bad_rows.jsonl").read_text().splitlines()) == 2
+    assert len(listed.read_text().splitlines()) == 1
+    (tmp_path / "one_bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
+    assert main(["evaluate", ".", "../one_bad.jsonl"]) == 0
+    assert not listed.exists()
     load(model)
 
 

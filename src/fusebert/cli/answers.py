@@ -6,6 +6,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
     if options.table.resolve() in [table.resolve() for table in options.known]:
         raise UsageError(f"{options.table} is what is scored; leave it out of --known")
-    listed_in = Path(f"{options.table.name}.bad_rows.jsonl")
+    listed_in = _list_of(options.table)
     found: dict[str, Any] = load_model(options.folder).evaluate(
         options.table,
         without=options.without,
@@ -62,6 +63,20 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     _warn_of_absent(found)
     _say_baselines(options.folder / "metrics.json")
     return found
+
+
+def _list_of(table: Path) -> Path:
+    """The file here that lists a table's bad rows: not one that lists another's of the same name, or anything else."""
+    names = (f"{table.name}{f'-{number}' if number > 1 else ''}.bad_rows.jsonl" for number in count(1))
+    return next(path for path in map(Path, names) if not path.exists() or _listed_table(path) == str(table))
+
+
+def _listed_table(path: Path) -> str | None:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return str(json.loads(file.readline())["table"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _warn_of_absent(found: dict[str, Any]) -> None:
