@@ -17,7 +17,7 @@ from fusebert.errors import InputError, UsageError
 from fusebert.modalities.audio.augment import COLOUR, colours, perturb, said
 from fusebert.modalities.audio.embedder import Embedder
 from fusebert.modalities.audio.processor import PACES, Config, Processor, matches
-from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, log_mel, to_rate
+from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, from_array, log_mel, to_rate
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
 
@@ -274,3 +274,12 @@ def test_decoded_sound_is_recognised_though_a_row_is_broken() -> None:
 def test_a_sound_of_one_sample_is_too_short() -> None:
     with pytest.raises(InputError, match="1 samples at 48,000 Hz"):
         decode(encoded(np.ones(1, dtype=np.float32) * 0.5, 48_000), 30)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8])
+def test_an_array_of_whole_numbers_is_as_loud_as_its_file(kind: type) -> None:
+    """scipy.io.wavfile gives samples so."""
+    wave = np.sin(np.arange(1600) / 9) * 0.5
+    half = 2.0 ** (8 * np.dtype(kind).itemsize - 1)
+    given = np.round(wave * half + (half if kind is np.uint8 else 0)).astype(kind)
+    np.testing.assert_allclose(from_array(given, RATE_HZ, 1.0), wave, atol=1.0 / half + 1e-6)

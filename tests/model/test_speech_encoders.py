@@ -116,6 +116,16 @@ def test_a_recording_is_heard_the_same_alone_and_beside_others(name: str, tmp_pa
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_positions_of_whisper_are_no_weights(frozen: bool, tmp_path: Path) -> None:
+    publish("whisper", tmp_path)
+    config = prepare(Config(encoder=str(tmp_path), max_seconds=2, frozen=frozen))
+    learning = {n: w.requires_grad for n, w in Embedder(config, 1, TrunkConfig.of_size("tiny", 5)).named_parameters()}
+    (positions,) = [name for name in learning if "embed_positions" in name]
+    assert not learning.pop(positions)
+    assert {on for name, on in learning.items() if name.startswith("encoder.")} == {not frozen}
+
+
 @pytest.mark.parametrize("name", ["wav2vec2", "whisper"])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_model_on_a_speech_encoder_trains_and_answers_again(name: str, frozen: bool, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class Embedder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder: Any = ConvEncoder(config.width) if config.encoder == "conv" else SpeechEncoder(config)
-        self.encoder.requires_grad_(not config.frozen)
+        if config.frozen:  # else as published: Whisper's positions, a fixed wave, do not learn
+            self.encoder.requires_grad_(False)
         self.projection = nn.Linear(self.encoder.width, trunk.hidden_size)
         self.positions = nn.Embedding(config.most_tokens, trunk.hidden_size)
         self.column_places = nn.Embedding(columns, trunk.hidden_size)

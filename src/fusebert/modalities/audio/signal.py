@@ -77,19 +77,29 @@ def library(name: str) -> Any:
 
 
 def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
-    """Decoded sound, float[N] or float[channels, N] as datasets gives it, -> float32 samples at RATE_HZ.
+    """Decoded sound, [N] or [channels, N] as datasets gives it, -> float32 samples at RATE_HZ.
 
     Raises:
         InputError: it is no sound within bounds.
     """
     try:
-        samples, hertz = np.atleast_2d(np.asarray(values, dtype=np.float32)), int(rate)
+        samples, hertz = np.atleast_2d(fractions(values)), int(rate)
     except (TypeError, ValueError, OverflowError):
         raise InputError("decoded sound needs numbers in `array` and a whole number in `sampling_rate`") from None
     if samples.ndim != 2 or samples.size == 0:
         raise InputError("the recording has no samples")
     _check(hertz, samples.shape[0], samples.shape[1], max_seconds)
     return to_rate(samples.mean(axis=0), hertz)
+
+
+def fractions(values: Any) -> np.ndarray:
+    """Samples in float32; an array of whole numbers (scipy reads a wav so) as fractions of the loudest, as files are
+    read. Raises TypeError or ValueError for what are no numbers."""
+    samples = np.asarray(values, dtype=np.float32)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu":
+        return samples
+    half = 2.0 ** (8 * values.dtype.itemsize - 1)
+    return np.asarray(samples / half - (values.dtype.kind == "u"), dtype=np.float32)
 
 
 def _check_whole(data: bytes) -> None:
