@@ -39,7 +39,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/all.py
 
 docs: $(READY)
-	$(BIN)/python -c "from fusebert.settings import page; print(page(), end='')" > docs/settings.md
+	$(BIN)/python -c "from fusebert.settings import page; print(page(), end='')" > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
 clean:
-	rm -rf .venv runs demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

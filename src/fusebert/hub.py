@@ -10,7 +10,6 @@ LONGEST = 200
 
 def hub_problem(error: BaseException) -> str:
     """What is wrong, and what to do, from an error of huggingface_hub, or of a library that calls it."""
-    from httpx import TransportError
     from huggingface_hub import constants, errors
 
     said = [*_causes(error)]
@@ -26,7 +25,7 @@ def hub_problem(error: BaseException) -> str:
         return "the Hub has nothing of that name, or it is private"
     if has(errors.OfflineModeIsEnabled) or (constants.HF_HUB_OFFLINE and has(errors.LocalEntryNotFoundError)):
         return "it is not on this machine, and HF_HUB_OFFLINE forbids to ask the Hub"
-    if has(errors.LocalEntryNotFoundError, ConnectionError, TransportError):
+    if has(errors.LocalEntryNotFoundError, ConnectionError) or is_of_http(error, "TransportError"):
         return "it is not on this machine, and the Hub cannot be reached; look at the network"
     if has(errors.EntryNotFoundError):
         return "the Hub has it, but not with the files that are needed"
@@ -35,6 +34,11 @@ def hub_problem(error: BaseException) -> str:
         return f"the Hub answered with error {answers[0]}; try again later"
     text = " ".join(str(error).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def is_of_http(error: BaseException, kind: str) -> bool:
+    """Whether it, or what it came from, is an error of the Hub's HTTP library: httpx, httpx2 in newer versions."""
+    return any(kind in (base.__name__ for base in type(one).__mro__) for one in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
@@ -46,6 +47,7 @@ WHY = {
     "gated": (lambda: answered(errors.GatedRepoError), "only to those who have asked for it"),
     "no files": (lambda: answered(errors.RemoteEntryNotFoundError), "but not with the files that are needed"),
     "down": (lambda: answered(HfHubHTTPError), "answered with error 503; try again later"),
+    "no answer": (lambda: httpx2.ConnectError("[Errno -2] Name or service not known"), "the Hub cannot be reached"),
     "no network": (unreachable, "the Hub cannot be reached; look at the network"),
     "offline": (lambda: errors.OfflineModeIsEnabled(NINE_LINES), "HF_HUB_OFFLINE forbids"),
     "no name": (lambda: errors.HFValidationError(NINE_LINES), "nothing on the Hub can have that name"),

@@ -137,7 +137,7 @@ def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
         table.add_column(escape(head), justify="right", overflow="fold")
     for name, line in lines.items():
         table.add_row(escape(name), *line)
-    Console(stderr=True).print(table)
+    Console(stderr=True, emoji=False).print(table)
 
 
 def number(value: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fusebert.data.tables import MAX_LINE_BYTES, decode_line, next_line, read_table
 from fusebert.errors import DataError, InputError, RowError, UsageError, how_to_install
-from fusebert.hub import hub_problem
+from fusebert.hub import hub_problem, is_of_http
 
 TEXT_SUFFIXES = (".txt", ".text")
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
@@ -218,7 +218,6 @@ def _from_hub(given: str, number: int, field: str) -> Iterator[Document | RowErr
         raise UsageError(f"hub:{given} is not of the form hub:NAME, hub:NAME:CONFIG or hub:NAME:CONFIG@REVISION")
     try:
         from datasets import load_dataset
-        from httpx import HTTPError
         from huggingface_hub.utils import logging as hub_logging
     except ImportError:
         raise UsageError(f"hub:{given} needs the library datasets; {how_to_install('corpus')}") from None
@@ -227,7 +226,9 @@ def _from_hub(given: str, number: int, field: str) -> Iterator[Document | RowErr
         rows = load_dataset(told["name"], told["config"], split="train", streaming=True, revision=told["revision"])
         for row, values in enumerate(rows, 1):
             yield from _cut(values.get(field), Path(given), number, row, field, list(values))
-    except (OSError, ValueError, HTTPError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | ValueError) and not is_of_http(error, "HTTPError"):
+            raise
         raise DataError(f"hub:{given} cannot be read: {hub_problem(error)}") from None
 
 

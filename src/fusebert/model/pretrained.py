@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusebert.errors import ModelError
-from fusebert.hub import hub_problem
+from fusebert.hub import hub_problem, is_of_http
 from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
 from fusebert.storage import MANIFEST, verify, write_folder, write_json
 
@@ -71,7 +71,9 @@ def _download(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (HFValidationError, OSError) as error:  # what else the Hub's library raises is an OSError
+    except Exception as error:
+        if not isinstance(error, HFValidationError | OSError) and not is_of_http(error, "HTTPError"):
+            raise
         raise ModelError(
             f"the BERT {name!r} cannot be loaded: {hub_problem(error)}. Name a size ({', '.join(SIZES)}), the folder "
             "of a BERT or of a model of yours, package:NAME, or a model of the Hub"

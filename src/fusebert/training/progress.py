@@ -47,7 +47,7 @@ class Terminal:
 
     def __init__(self, unit: str = "epoch") -> None:
         self.unit = unit
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),

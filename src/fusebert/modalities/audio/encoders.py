@@ -31,7 +31,7 @@ def prepare(config: Config) -> Config:
     from transformers import AutoConfig
 
     try:
-        settings = AutoConfig.from_pretrained(config.encoder).to_dict()
+        settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False).to_dict()
         scaled = _extractor(config.encoder).get("do_normalize", True)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(
@@ -84,7 +84,9 @@ class SpeechEncoder(nn.Module):
         from transformers import AutoModel
 
         try:
-            published: Any = AutoModel.from_pretrained(self.config.encoder, use_safetensors=True)
+            published: Any = AutoModel.from_pretrained(
+                self.config.encoder, use_safetensors=True, trust_remote_code=False
+            )
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise ModelError(
                 f"the weights of audio.encoder={self.config.encoder!r} cannot be read: {hub_problem(error)}"

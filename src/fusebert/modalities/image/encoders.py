@@ -103,7 +103,7 @@ class Backbone(nn.Module):
             if self.name.startswith("timm:"):
                 published = TimmBackbone.from_pretrained(self.name.removeprefix("timm:"))
             else:
-                published = AutoModel.from_pretrained(self.name, use_safetensors=True)
+                published = AutoModel.from_pretrained(self.name, use_safetensors=True, trust_remote_code=False)
             self.model.load_state_dict(published.state_dict())
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise ModelError(
@@ -149,7 +149,7 @@ def prepare(config: Config) -> Config:
             settings: Any = TimmBackboneConfig(backbone=config.encoder.removeprefix("timm:"))
             size, normal = config.size_pixels, {}
         else:
-            settings = AutoConfig.from_pretrained(config.encoder)
+            settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
             normal = _normalisation(config.encoder)
             size = int(getattr(settings, "image_size", config.size_pixels) or config.size_pixels)
         model = AutoModel.from_config(settings, dtype=torch.float32).eval()
