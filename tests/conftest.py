@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -60,6 +64,18 @@ class Stop(Notes):
     def step(self, state: State, _: float) -> None:
         if state.seconds > self.seconds:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Afterwards it is gone, with all that it began, also where the test has failed."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
+            process.wait()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""fusebert: any subset of modalities, any task, one trunk, from raw file to answer.
+"""fusebert: any subset of modalities, one trunk, from raw file to answer.
 
 `import fusebert` is light; torch is imported when the first function is used.
 """

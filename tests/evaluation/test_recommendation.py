@@ -413,9 +413,17 @@ def test_scores_of_items_are_exact_where_the_trunk_computes_in_bf16(trained: Pat
         torch.testing.assert_close(found, head(encoded))
 
 
+def test_equal_scores_stand_in_any_order() -> None:
+    scores = np.tile([2.0, 1.0, 1.0, 1.0, 0.0], (600, 1))
+    ranks = _ranks(scores, np.full(600, 3), np.random.default_rng(0))
+    assert np.bincount(ranks.astype(int), minlength=6)[2:5].min() > 150
+    assert set(ranks) == {2, 3, 4}
+    assert set(_ranks(scores, np.full(600, 1), np.random.default_rng(0))) == {1}
+
+
 def test_what_cannot_be_an_answer_is_found_by_no_cut_off() -> None:
     scores, right = np.array([[3.0, 2.0, 1.0], [3.0, -np.inf, 1.0], [3.0, 2.0, 1.0]]), np.array([3, 2, 0])
-    ranks = _ranks(scores, right)
+    ranks = _ranks(scores, right, np.random.default_rng(0))
     assert ranks.tolist() == [3, NEVER, NEVER]
     found = ranking_metrics(ranks, np.array([True, True, False]))
     assert found["recall_at_20"] == pytest.approx(1 / 3)

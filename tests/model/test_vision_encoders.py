@@ -115,6 +115,10 @@ def test_vgg16_takes_published_weights_and_computes_vgg16(tmp_path: Path) -> Non
     assert [name for name in weights if name.endswith("weight")][-1] == "features.28.weight"
     save_file(weights, tmp_path / "vgg16.safetensors")
     config = prepare(Config(encoder="vgg16", size_pixels=64, weights=tmp_path / "vgg16.safetensors"))
+    assert (config.mean[0], config.std[2]) == (0.485, 0.225)
+    own = Config(encoder="vgg16", size_pixels=64, weights=tmp_path / "vgg16.safetensors", mean=(0.0, 0.0, 0.0))
+    assert (prepare(own).mean[0], prepare(own).std[2]) == (0.0, 0.225)
+    assert prepare(Config(encoder="vgg16", size_pixels=64)).mean[0] == 0.5
     embedder: Any = model_with(config).eval().embedders["image"]
     embedder.load_pretrained()
     pixels = torch.randn(2, 3, 64, 64)

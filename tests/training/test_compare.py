@@ -19,6 +19,7 @@ from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.errors import UsageError
 from fusebert.training.compare import FUSIONS, _table_hashes, compare
+from tests.conftest import ended
 
 BOUND_SECONDS = 60
 
@@ -82,19 +83,20 @@ def test_a_recommender_has_nothing_to_fuse(tmp_path: Path) -> None:
         compare(recipe, [], tmp_path / "compared", FUSIONS, 1, print)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_run_that_is_on(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
     """To compare alone: it goes on to the run, which saves; both are gone."""
     command = [sys.executable, "-m", "fusebert.cli", "compare", str(recipe), "--fusion", "concat", "--seeds", "1"]
     command += ["--output", str(tmp_path / "compared"), "training.epochs=10000", "training.trackers=[]"]
     comparing = psutil.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_listen)
-    until = time.monotonic() + BOUND_SECONDS
-    while not [*(tmp_path / "compared").glob("concat-0/checkpoints/step-*")]:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    started = comparing.children()
-    os.kill(comparing.pid, number)
-    said = comparing.communicate(timeout=BOUND_SECONDS)[1]
+    with ended(comparing):
+        until = time.monotonic() + BOUND_SECONDS
+        while not [*(tmp_path / "compared").glob("concat-0/checkpoints/step-*")]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        started = comparing.children()
+        os.kill(comparing.pid, number)
+        said = comparing.communicate(timeout=BOUND_SECONDS)[1]
     assert comparing.returncode == 1
     assert "all is saved, go on with --resume" in said
     assert "fusebert: stopped; the same command goes on" in said
@@ -112,6 +114,9 @@ def _listen() -> None:
         (["--metric", "speed"], 2, "--metric: 'speed' is not one of accuracy, f1_macro, auroc"),
         (["--metric", "rmse"], 2, "'rmse' is not one of accuracy"),
         (["--seeds", "0"], 2, "--seeds must be at least 1"),
+        (["model.fusion=concat"], 2, "choose with --fusion"),
+        (["training.seed=7"], 2, "choose with --seeds"),
+        (["--time-limit", "9s", "training.time_limit=8"], 2, "name one of them"),
         (["--fusion", "concat", "--seeds", "1", "training.epochs=none"], 2, "training.epochs"),
         (["--fusion", "concat", "--seeds", "1", "data.target=nothing"], 1, "failed with exit code 2"),
     ],

@@ -210,3 +210,17 @@ def test_a_second_training_may_take_another_device() -> None:
     PartialState().device = torch.device("cuda")  # as if the first had taken it
     assert join("cpu")
     assert PartialState().device.type == "cpu"
+
+
+def test_a_tracker_that_cannot_begin_is_one_sentence_and_writes_no_run(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb where nobody has logged in."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    with pytest.raises(UsageError, match=r"\['wandb'\]: one of them cannot begin \(.*; log in to it"):
+        train(tiny | {"training.trackers": ["wandb"]}, tmp_path / "model")
+    assert not (tmp_path / "model" / "recipe.yaml").exists()
+    train(tiny | {"training.epochs": 1}, tmp_path / "model")

@@ -22,6 +22,7 @@ from fusebert.training import run
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
 from fusebert.training.trainer import StoppedError
+from tests.conftest import ended
 
 TRAIN = "import json, sys; from fusebert.training.run import train; train(json.loads(sys.argv[1]), sys.argv[2])"
 BOUND_SECONDS = 60
@@ -64,13 +65,14 @@ def test_an_interrupt_while_they_begin_is_a_clean_stop(tiny: dict[str, Any], tmp
     command = [sys.executable, "-m", "fusebert.cli", "train", "recipe.yaml", "--output", "model"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     training = psutil.Popen(command, cwd=tmp_path, start_new_session=True, preexec_fn=_listen, **pipes)
-    until = time.monotonic() + BOUND_SECONDS
-    while len(training.children()) < 2:  # one that counts semaphores, and one that imports to fork
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    time.sleep(0.5)
-    os.killpg(training.pid, signal.SIGINT)
-    said = "".join(training.communicate(timeout=BOUND_SECONDS))
+    with ended(training):
+        until = time.monotonic() + BOUND_SECONDS
+        while len(training.children()) < 2:  # one that counts semaphores, and one that imports to fork
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.killpg(training.pid, signal.SIGINT)
+        said = "".join(training.communicate(timeout=BOUND_SECONDS))
     assert training.returncode != 0
     assert "Traceback" not in said, said
     assert "stopped at step" in said or "interrupted" in said
@@ -81,12 +83,13 @@ def test_a_signal_to_all_processes_is_a_clean_stop(tiny: dict[str, Any], tmp_pat
     (tmp_path / "recipe.yaml").write_text(json.dumps(tiny | {"training.workers": 2, "training.epochs": 10_000}))
     command = [sys.executable, "-m", "fusebert.cli", "train", "recipe.yaml", "--output", "model"]
     training = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + BOUND_SECONDS
-    while not [*(tmp_path / "model").glob("checkpoints/step-*")]:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    os.killpg(training.pid, signal.SIGTERM)
-    said = training.communicate(timeout=BOUND_SECONDS)[1]
+    with ended(training):
+        until = time.monotonic() + BOUND_SECONDS
+        while not [*(tmp_path / "model").glob("checkpoints/step-*")]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.killpg(training.pid, signal.SIGTERM)
+        said = training.communicate(timeout=BOUND_SECONDS)[1]
     assert training.returncode == 1
     assert "Traceback" not in said, said
     assert "all is saved, go on with --resume" in said
@@ -97,15 +100,16 @@ def test_a_helper_that_is_killed_is_named(tiny: dict[str, Any], tmp_path: Path) 
     training = psutil.Popen(
         [sys.executable, "-c", TRAIN, json.dumps(settings), str(tmp_path / "model")], stderr=subprocess.PIPE, text=True
     )
-    until, killed = time.monotonic() + BOUND_SECONDS, False
-    while training.is_running() and training.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
-        with suppress(psutil.Error):
-            for process in training.children(recursive=True):
-                if process.ppid() != training.pid:
-                    process.kill()
-                    killed = True
-        time.sleep(0.01)
-    said = training.communicate(timeout=BOUND_SECONDS)[1]
+    with ended(training):
+        until, killed = time.monotonic() + BOUND_SECONDS, False
+        while training.is_running() and training.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+            with suppress(psutil.Error):
+                for process in training.children(recursive=True):
+                    if process.ppid() != training.pid:
+                        process.kill()
+                        killed = True
+            time.sleep(0.01)
+        said = training.communicate(timeout=BOUND_SECONDS)[1]
     assert killed
     assert "LostHelperError: a process that prepares rows was killed" in said, said
 

@@ -81,11 +81,18 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from fusebert.config import parse_overrides
     from fusebert.training.compare import FUSIONS, compare
 
     fusions = FUSIONS if options.fusion == "all" else tuple(options.fusion.split(","))
     if unknown := [name for name in fusions if name not in FUSIONS]:
         raise UsageError(f"--fusion: {unknown[0]!r} is not one of all, {', '.join(FUSIONS)}")
+    given = parse_overrides(no_flags(rest))
+    for key, option in (("model.fusion", "--fusion"), ("training.seed", "--seeds")):
+        if key in given:
+            raise UsageError(f"{key} is what is compared: choose with {option}")
+    if options.time_limit and "training.time_limit" in given:
+        raise UsageError("--time-limit and training.time_limit: name one of them")
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
     output = options.output or run_folder(options.source, "-compare")

@@ -155,13 +155,19 @@ def fit(
     device, trackers = pick_device(settings.device), pick_trackers(settings.trackers, progress)
     accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
     accelerator.wait_for_everyone()  # all processes have looked into the folder
+    try:
+        accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
+    except Exception as error:  # each has errors of its own
+        raise UsageError(
+            f"training.trackers={trackers}: one of them cannot begin ({' '.join(str(error).split())[:200]}); "
+            "log in to it, or leave it out"
+        ) from None
     if accelerator.is_main_process:
         lock(folder)
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())
     else:
         torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
-    accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
     spent, validation = time.monotonic() - started, prepared.splits["validation"]
     state = State(steps=0, precision=precision, data_hash=prepared.data_hash, seconds_before=spent)
     clock = Clock(settings.time_limit, spent, tokens)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in a run: the first asks for a clean stop."""
+"""SIGINT, SIGTERM and SIGHUP in a run: the first asks for a clean stop."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from types import FrameType
 from typing import Any
 
 
+def stopping() -> list[int]:
+    """The signals that ask to stop; that of a closed terminal not where it is ignored (nohup)."""
+    hung_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
 class Signals:
-    """Within it, the first SIGINT or SIGTERM asks for a stop; a second one acts as before."""
+    """Within it, the first signal that asks to stop asks for a clean one; a second one acts as before."""
 
     def __init__(self, ask: Callable[[], None]) -> None:
         self.ask = ask
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stopping():
             try:
                 self.before[number] = signal.signal(number, self._handle)
             except ValueError:  # not in the main thread: the caller keeps its own handlers
@@ -59,6 +65,5 @@ def passing_on(process: int) -> Iterator[list[int]]:
         with suppress(ProcessLookupError):
             os.kill(process, number)
 
-    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with handled([one for one in stopping if signal.getsignal(one) != signal.SIG_IGN], pass_on):
+    with handled([one for one in stopping() if signal.getsignal(one) != signal.SIG_IGN], pass_on):
         yield came

@@ -15,6 +15,8 @@ from fusebert.errors import ModelError, RecipeError, UsageError
 from fusebert.hub import hub_problem
 from fusebert.modalities.image.processor import Config
 
+TORCHVISION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Of the pictures that its published weights were trained on (ImageNet), by channel."""
 VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -139,7 +141,9 @@ def prepare(config: Config) -> Config:
                 f"image.size_pixels={config.size_pixels} is not a multiple of {config.cell_pixels}, "
                 f"the side of the square that {config.encoder} makes one token of"
             )
-        return config
+        if config.weights is None:
+            return config
+        return config.model_copy(update={k: v for k, v in TORCHVISION.items() if k not in config.model_fields_set})
     from transformers import AutoConfig, AutoModel
 
     try:

@@ -26,7 +26,7 @@ def baselines(
     rules.
 
     Items are alike by the cosine of who had them in the training part (Sarwar et al. 2001); equal scores are told apart
-    by popularity.
+    by popularity, and then stand in a random order: rare items are often as alike as others.
 
     Args:
         task: Recommendation, which knows the items.
@@ -49,6 +49,7 @@ def _metrics(
     task: Any, scorers: Mapping[str, Scorer], counts: np.ndarray, asked: Sequence[Sample], processor: Any
 ) -> dict[str, Any]:
     """Of each scorer, on the questions of one split."""
+    random = np.random.default_rng(0)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     right = np.array([int(task.target(sample.values[NEXT])) for sample in asked])
     tie = 1e-9 * counts / max(1.0, counts.max())
@@ -61,7 +62,7 @@ def _metrics(
             if not task.config.repeats:
                 for row, seen in zip(scores, codes, strict=True):
                     row[seen - 1] = -np.inf
-            ranks[name].append(_ranks(scores, wanted))
+            ranks[name].append(_ranks(scores, wanted, random))
     trained = (right > 0) & (right <= task.trained)
     return {name: ranking_metrics(np.concatenate(found), trained) for name, found in ranks.items()}
 
@@ -114,8 +115,8 @@ def _blocks(entries: np.ndarray) -> Iterator[slice]:
         yield slice(int(start), int(stop))
 
 
-def _ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """float[B] from 1; what scores as high counts as above, and what cannot be an answer is never found."""
+def _ranks(scores: np.ndarray, right: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """float[B] from 1, a random one among equals; what cannot be an answer is never found."""
     own = np.take_along_axis(scores, np.maximum(right - 1, 0)[:, None], axis=1)
-    ranks = (scores >= own).sum(axis=1).astype(np.float64)
+    ranks = random.integers((scores > own).sum(axis=1), (scores >= own).sum(axis=1)) + 1.0
     return np.asarray(np.where((right > 0) & np.isfinite(own[:, 0]), ranks, NEVER))
