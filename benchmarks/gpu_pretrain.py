@@ -119,7 +119,7 @@ def measure(length: int, corpus: Path, device: torch.device, best: float, given:
     )
     prepared = prepare_rows(recipe, read_corpus(recipe, None), None)
     rows, collator = prepared.splits["train"], Collator(prepared.processors, prepared.task.collate)
-    count = (QUICK_TOKENS if given.quick else TOKENS_PER_BATCH) // length
+    count = (QUICK_TOKENS if given.quick else given.tokens_per_batch) // length
     groups = [range(start * count, (start + 1) * count) for start in range(QUICK_BATCHES if given.quick else BATCHES)]
     ready = torch.Tensor.pin_memory if device.type == "cuda" else torch.Tensor.contiguous
     ours = [_each(collator([rows[number] for number in group]), ready) for group in groups]
@@ -200,6 +200,7 @@ def main() -> None:
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options.add_argument("--corpus", type=Path, help="prepared already, with its vocabulary; else wiki_en is prepared")
     options.add_argument("--lengths", type=int, nargs="*", help="tokens of a full row; 128 and 512")
+    options.add_argument("--tokens-per-batch", type=int, default=TOKENS_PER_BATCH, help="131,072 as in BERT's own")
     options.add_argument("--minutes", type=float, help="then train the best model of so many minutes")
     given = options.parse_args()
     common.prepare_process()
