@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,14 +19,17 @@ from fusebert.errors import DataError
 from fusebert.evaluation.ledger import beaten, ledger, warnings
 from fusebert.evaluation.predictor import load
 from fusebert.storage import read_json
+from fusebert.tasks.classification.task import Config as ClassificationConfig
+from fusebert.tasks.classification.task import Task as Classification
 from fusebert.training.run import train
 
-ROWS = 400
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def ledger_of(metric: str = "accuracy", **scores: float) -> dict[str, dict[str, float]]:
-    labels = {name.replace("_", " "): {metric: score, "loss": 1.0} for name, score in scores.items()}
+def ledger_of(metric: str = "accuracy", error: float = 0.015, **scores: float) -> dict[str, dict[str, float]]:
+    labels = {
+        name.replace("_", " "): {metric: score, "loss": 1.0, "standard_error": error} for name, score in scores.items()
+    }
     return {"all": labels.pop("all")} | labels
 
 
@@ -53,13 +57,13 @@ def ledger_of(metric: str = "accuracy", **scores: float) -> dict[str, dict[str, 
             ["text misleads"],
         ),
         (
-            {"all": 0.7, "without_text": 0.74, "text_shuffled": 0.6, "image_shuffled": 0.1, "table_shuffled": 0.1},
+            {"all": 0.7, "without_text": 0.72, "text_shuffled": 0.6, "image_shuffled": 0.1, "table_shuffled": 0.1},
             [],
         ),
     ],
 )
 def test_warnings(scores: dict[str, float], wanted: list[str]) -> None:
-    said = warnings(ledger_of(**scores), ROWS, higher_is_better=True)
+    said = warnings(ledger_of(**scores), higher_is_better=True)
     assert len(said) == len(wanted)
     assert all(line.startswith(start) for line, start in zip(said, wanted, strict=True))
 
@@ -67,10 +71,52 @@ def test_warnings(scores: dict[str, float], wanted: list[str]) -> None:
 @pytest.mark.parametrize("unit", [1.0, 0.1])
 def test_an_error_is_better_when_it_is_lower(unit: float) -> None:
     scores = {"all": 5.0 * unit, "image_shuffled": 5.02 * unit, "table_shuffled": 5.2 * unit}
-    said = warnings(ledger_of("mae", **scores), ROWS, higher_is_better=False)
+    said = warnings(ledger_of("mae", 0.025 * unit, **scores), higher_is_better=False)
     assert [line.split()[0] for line in said] == ["image"]
-    said = warnings(ledger_of("mae", **scores, without_table=4.5 * unit), ROWS, higher_is_better=False)
+    said = warnings(ledger_of("mae", 0.025 * unit, **scores, without_table=4.5 * unit), higher_is_better=False)
     assert any(line.startswith("table misleads") for line in said)
+
+
+def test_of_few_rows_no_worse_is_as_good_and_nothing_misleads() -> None:
+    found = ledger_of(all=0.9, without_text=1.0, text_shuffled=0.89, image_shuffled=0.9, table_shuffled=0.1)
+    for scores in found.values():
+        del scores["standard_error"]
+    assert [line.split(":")[0] for line in warnings(found, higher_is_better=True)] == ["image is not used"]
+
+
+@pytest.mark.parametrize("rows", [100, 900, 5000])
+def test_the_error_is_that_of_the_paired_difference(rows: int) -> None:
+    """Two models that mostly err on the same rows differ by less than either differs from the truth."""
+    random = np.random.default_rng(0)
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    targets = random.integers(0, 2, rows)
+    wrong = random.random(rows) < 0.3
+    also_wrong = np.where(random.random(rows) < 0.05, ~wrong, wrong)
+    errors = []
+    for _ in range(20):
+        order = random.permutation(rows)
+        whole, other = (
+            [
+                [1.0, 0.0] if bad == truth else [0.0, 1.0]
+                for bad, truth in zip(mistakes[order], targets[order], strict=True)
+            ]
+            for mistakes in (wrong, also_wrong)
+        )
+        model = Pretending(task, np.array(other), targets[order])
+        errors.append(ledger(model, None, np.array(whole), targets[order])["image shuffled"]["standard_error"])
+    expected = np.std(wrong.astype(float) - also_wrong) / math.sqrt(rows)
+    assert np.mean(errors) == pytest.approx(expected, rel=0.15)
+    assert expected < 0.8 * math.sqrt(0.3 * 0.7 / rows)
+
+
+class Pretending:
+    """A model of one modality whose outputs are given."""
+
+    def __init__(self, task: Classification, logits: np.ndarray, targets: np.ndarray) -> None:
+        self.task, self.processors, self.given = task, {"image": None}, (logits, targets, {})
+
+    def outputs(self, *_: Any, **__: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        return self.given
 
 
 def test_blank_pictures_are_noticed(
@@ -137,7 +183,9 @@ def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
     sparse = [row | {"image": None} if number % 3 else row | {"question": ""} for number, row in enumerate(rows)]
     for change in ({}, {"without": ["image"]}, {"without": ["text"]}, {"shuffle": ["image"]}):
         assert model.evaluate(sparse, **change)["rows"] == len(rows)
-    found = ledger(model, sparse, model.evaluate(sparse)["metrics"])
+    logits, targets, _ = model.outputs(sparse)
+    found = ledger(model, sparse, logits, targets)
+    assert found["all"] == model.evaluate(sparse)["metrics"]
     assert set(found) == {"all", "without image", "image shuffled", "without text", "text shuffled"}
     with pytest.raises(DataError, match="nothing to read"):
         model.evaluate([row | {"image": None, "question": ""} for row in rows])

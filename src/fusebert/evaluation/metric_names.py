@@ -10,6 +10,8 @@ METRIC_NAMES = {
     "f1_micro": "F1, micro", "f1_macro": "F1, macro", "auroc": "AUROC", "mae": "mean absolute error",
     "rmse": "root mean squared error", "r2": "R²", "pearson": "Pearson's r",
 }  # fmt: skip
+STANDARD_ERROR = "standard_error"
+"""Beside the metrics of a variant of the ledger: of its primary metric's difference from that of the whole."""
 LOWER_IS_BETTER = {"mae", "rmse", "loss", "expected_calibration_error"}
 
 

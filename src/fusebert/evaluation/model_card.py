@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fusebert.evaluation.metric_names import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import LOWER_IS_BETTER, STANDARD_ERROR, metric_name, metric_text, primary_metric
 from fusebert.modalities.events.history import Event, read_history
 from fusebert.modalities.values import is_missing
 from fusebert.storage import write_atomically
@@ -179,7 +179,8 @@ def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
         [name, *(metric_text(metrics.get(metric)) for metric in shown), _change(metrics, ledger["all"], best)]
         for name, metrics in ledger.items()
     ]
-    heads = ["the model sees", *map(_name, shown), f"change in {metric_name(best)}"]
+    error = " ± two standard errors" if any(STANDARD_ERROR in metrics for metrics in ledger.values()) else ""
+    heads = ["the model sees", *map(_name, shown), f"change in {metric_name(best)}{error}"]
     said = "The same rows, scored again with modalities hidden, or one swapped between rows:"
     return f"{said}\n\n{_table(heads, rows)}"
 
@@ -188,7 +189,8 @@ def _change(metrics: Mapping[str, float], whole: Mapping[str, float], metric: st
     score, reference = metrics.get(metric), whole.get(metric)
     if metrics is whole or score is None or reference is None:
         return ""
-    return ("-" if score < reference else "+") + metric_text(abs(score - reference))
+    error = f" ± {metric_text(2 * metrics[STANDARD_ERROR])}" if STANDARD_ERROR in metrics else ""
+    return ("-" if score < reference else "+") + metric_text(abs(score - reference)) + error
 
 
 def _speed(speed: Mapping[str, Mapping[str, float]]) -> str:

@@ -19,7 +19,7 @@ from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer, report_bad_rows
 from fusebert.data.tables import Rows, read_table, rows_from_memory, track_absent_columns
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
-from fusebert.evaluation.inference import infer, multiplies_bf16, outputs, score, windows
+from fusebert.evaluation.inference import infer, infer_all, multiplies_bf16, outputs, windows
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
@@ -153,6 +153,21 @@ class Predictor:
             `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped; `absent_columns` if no row had
             some that the model reads.
         """
+        given = {"without": without, "shuffle": shuffle, "known": known, "bad_rows": bad_rows, "listed_in": listed_in}
+        logits, targets, noted = self.outputs(table, **given)
+        return {"rows": len(targets), **self.task.evaluate(logits, targets)} | noted
+
+    def outputs(
+        self,
+        table: Any,
+        *,
+        without: str | Sequence[str] = (),
+        shuffle: str | Sequence[str] = (),
+        known: Any = (),
+        bad_rows: str = "refuse",
+        listed_in: Path | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """What `evaluate` scores: logits and targets as the task's `evaluate` takes them, and what else it tells."""
         rows = _read(table)
         without, shuffle, known = map(_several, (without, shuffle, known))
         if bad_rows not in ("refuse", "skip"):
@@ -184,9 +199,10 @@ class Predictor:
         if first is None:
             report_bad_rows(bad, len(bad), bad_rows, listed_in)
             raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
-        found = score(self.model, self.task, chain([first], examples), self.collator, self.precision)
-        report_bad_rows(bad, found["rows"] + len(bad), bad_rows, listed_in)
-        return found | ({"bad_rows": len(bad)} if bad else {}) | ({"absent_columns": sorted(absent)} if absent else {})
+        logits, targets = infer_all(self.model, chain([first], examples), self.collator, self.precision)
+        report_bad_rows(bad, len(targets) + len(bad), bad_rows, listed_in)
+        noted: dict[str, Any] = {"bad_rows": len(bad)} if bad else {}
+        return logits, targets, noted | ({"absent_columns": sorted(absent)} if absent else {})
 
     def _usable(self, rows: Rows, bad: list[RowError]) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""

@@ -15,7 +15,7 @@ from fusebert import __version__
 from fusebert.data.dataset import Dataset
 from fusebert.errors import RowError
 from fusebert.evaluation import plots
-from fusebert.evaluation.inference import score
+from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.ledger import beaten, ledger, warnings
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
@@ -54,10 +54,14 @@ def publish(
     """
     folder = predictor.folder
     predictor.save()
-    evaluations = {
-        name: score(predictor.model, predictor.task, iter(splits[name]), predictor.collator, predictor.precision)
+    outputs = {
+        name: infer_all(predictor.model, iter(splits[name]), predictor.collator, predictor.precision)
         for name in ("validation", "test")
         if name in splits
+    }
+    evaluations = {
+        name: {"rows": len(targets), **predictor.task.evaluate(logits, targets)}
+        for name, (logits, targets) in outputs.items()
     }
     if hasattr(predictor.task, "baselines"):
         asked = {name: splits[name].samples for name in evaluations}
@@ -73,8 +77,8 @@ def publish(
             evaluation["bad_rows"] = skipped
             said.append(f"rows of {name} that cannot be used, and so are not scored: {skipped}")
     if len(predictor.processors) > 1:
-        worth = ledger(predictor, splits[shown].samples, evaluations[shown]["metrics"])
-        said += warnings(worth, evaluations[shown]["rows"], predictor.task.higher_is_better)
+        worth = ledger(predictor, splits[shown].samples, *outputs[shown])
+        said += warnings(worth, predictor.task.higher_is_better)
     if "baselines" in evaluations[shown]:
         said += beaten(evaluations[shown], predictor.task.primary_metric)
     metrics = {
