@@ -89,9 +89,11 @@ class TrainingSettings(Section):
     epochs: int = Field(5, ge=1, le=10_000, description="passes over the training rows")
     tokens_per_batch: int = Field(2048, ge=1, description="tokens of the trunk's sequence in one batch")
     gradient_accumulation: int = Field(1, ge=1, description="batches summed up before a step")
-    learning_rate: float = Field(3e-4, gt=0, description="peak, for the trunk's last layer and all that is new")
+    learning_rate: float = Field(
+        3e-4, gt=0, description="peak, for the trunk's last layer, published encoders, and all that is new"
+    )
     new_learning_rate: float | None = Field(
-        None, gt=0, description="peak for head and embedders, where it should differ"
+        None, gt=0, description="peak for head and embedders but published encoders, where it should differ"
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="each lower trunk layer learns this much slower")
     weight_decay: float = Field(0.01, ge=0, description="of weight matrices; biases and scales have none")

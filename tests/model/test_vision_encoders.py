@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,33 @@ def test_training_on_a_published_vision_model(
     rows = [{"image": Image.new("RGB", (9, 9), colour), "question": "which shape?"} for colour in ("red", "blue")]
     answers = load(tmp_path / "model").predict(rows)
     assert [answer.value for answer in answers] == [answer.value for answer in trained.predict(rows)]
+
+
+@pytest.mark.parametrize(
+    ("says", "normalisation"),
+    [({"do_normalize": False}, ((0.0,) * 3, (1.0,) * 3)), ({"image_std": [0.25] * 3}, (tuple(MEAN), (0.25,) * 3))],
+)
+def test_pixels_are_those_that_the_model_was_trained_on(
+    says: dict[str, Any], normalisation: tuple[tuple[float, ...], ...], tmp_path: Path
+) -> None:
+    publish("vit", tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | says))
+    config = prepare(Config(encoder=str(tmp_path), size_pixels=32))
+    assert (config.mean, config.std) == normalisation
+    assert prepare(Config(encoder=str(tmp_path), size_pixels=32, mean=(0.1, 0.2, 0.3))).mean == (0.1, 0.2, 0.3)
+
+
+def test_blue_comes_first_where_the_model_says_so(tmp_path: Path) -> None:
+    published: Any = publish("vit", tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_flip_channel_order": True, "do_normalize": False}))
+    embedder: Any = model_with(prepare(Config(encoder=str(tmp_path), size_pixels=32))).eval().embedders["image"]
+    embedder.load_pretrained()
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        wanted = published(pixel_values=pixels[:, [2, 1, 0]]).last_hidden_state
+        torch.testing.assert_close(embedder.encoder(pixels), wanted)
 
 
 def torchvision_vgg16() -> dict[str, torch.Tensor]:

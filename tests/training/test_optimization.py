@@ -15,6 +15,8 @@ from fusebert.config import Recipe
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.errors import UsageError
+from fusebert.modalities.image.encoders import prepare
+from fusebert.modalities.image.processor import Config
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.build import build_model
@@ -28,6 +30,7 @@ from fusebert.types import Example, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 from tests.contracts.test_tasks import task_of
 from tests.corpus.conftest import corpus, documents  # noqa: F401
+from tests.model.test_vision_encoders import model_with, publish
 from tests.training.test_ranks import PRETRAINING
 
 
@@ -49,6 +52,15 @@ def test_lower_layers_learn_slower(model: Any) -> None:
     assert found["trunk.encoder.layer.0.output.dense.weight"] == 5e-4
     assert found["trunk.embeddings.word_embeddings.weight"] == 2.5e-4
     assert found["head.classifier.weight"] == found["embedders.image.projection.weight"] == 1e-2
+
+
+def test_what_was_published_learns_as_slowly_as_the_trunk(tmp_path: Path) -> None:
+    publish("vit", tmp_path)
+    model = model_with(prepare(Config(encoder=str(tmp_path), size_pixels=32)))
+    found = rates(model, learning_rate=1e-3, new_learning_rate=1e-2)
+    encoder = {peak for name, peak in found.items() if name.startswith("embedders.image.encoder.")}
+    assert encoder == {1e-3}
+    assert found["embedders.image.projection.weight"] == 1e-2
 
 
 @pytest.mark.parametrize("part", ["trunk", "image", "head"])

@@ -59,8 +59,8 @@ class Embedder(Protocol):
     """Collated features -> tokens: an `nn.Module`, made as `Embedder(config, number of columns, trunk_config)`.
 
     Its class may have `LEARNING_SETTINGS`, names of settings that say how it learns and not what its weights mean;
-    `load_pretrained()`, called once, which reads published weights; its module `prepare(config)`, which fills in what
-    those say of themselves.
+    `load_pretrained()`, called once, which reads published weights into its module `published`, None where it has none;
+    beside the class, `prepare(config)`, which fills in what those say of themselves.
     """
 
     def __call__(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:

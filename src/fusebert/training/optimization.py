@@ -17,16 +17,22 @@ from fusebert.model.zero import ZeroEmbedding
 def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2017) with layer-wise decay of the learning rate (Howard & Ruder 2018).
 
-    Biases and normalisations are not decayed, as in BERT, nor what starts at zero. Each group keeps its peak rate under
-    `peak`.
+    What begins with published weights has the rate of the trunk's last layer, what is new a rate of its own. Biases and
+    normalisations are not decayed, as in BERT, nor what starts at zero. Each group keeps its peak rate under `peak`.
     """
     _freeze(model, settings.freeze)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     layers = len(model.trunk.encoder.layer)
+    published = {
+        id(weight)
+        for embedder in model.embedders.values()
+        if (encoder := getattr(embedder, "published", None)) is not None
+        for weight in encoder.parameters()
+    }
     from_zero = {id(module.weight) for module in model.modules() if isinstance(module, ZeroEmbedding)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            peak = _peak(name, layers, settings)
+            peak = settings.learning_rate if id(parameter) in published else _peak(name, layers, settings)
             decay = 0.0 if parameter.ndim < 2 or id(parameter) in from_zero else settings.weight_decay
             groups.setdefault((peak, decay), []).append(parameter)
     if not groups:

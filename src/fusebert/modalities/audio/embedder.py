@@ -42,6 +42,11 @@ class Embedder(nn.Module):
         self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
 
+    @property
+    def published(self) -> nn.Module | None:
+        """What begins with published weights, and so learns as slowly as a pretrained trunk."""
+        return self.encoder if self.config.backbone else None
+
     def load_pretrained(self) -> None:
         """Read the speech encoder's published weights, where there is one."""
         if self.config.encoder != "conv":

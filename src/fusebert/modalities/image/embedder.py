@@ -44,6 +44,11 @@ class Embedder(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
 
+    @property
+    def published(self) -> nn.Module | None:
+        """What begins with published weights, and so learns as slowly as a pretrained trunk."""
+        return self.encoder if self.config.backbone or self.config.weights else None
+
     def load_pretrained(self) -> None:
         """Read published weights into the encoder, where it has any."""
         if hasattr(self.encoder, "load_pretrained"):

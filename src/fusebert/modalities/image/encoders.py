@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,8 @@ from fusebert.modalities.image.processor import Config
 
 TORCHVISION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Of the pictures that its published weights were trained on (ImageNet), by channel."""
+UNCHANGED = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+"""Pixels in [0, 1] as they are."""
 VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -97,6 +100,7 @@ class Backbone(nn.Module):
         # published in half precision or not, they learn as all else does
         self.model: Any = AutoModel.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
         self.width = int(config.backbone["fusebert_width"])
+        self.blue_first = bool(config.backbone.get("fusebert_blue_first"))
 
     def load_pretrained(self) -> None:
         from transformers import AutoModel, TimmBackbone
@@ -113,7 +117,7 @@ class Backbone(nn.Module):
             ) from None
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return hidden_states(self.model(pixel_values=pixels))
+        return hidden_states(self.model(pixel_values=pixels.flip(1) if self.blue_first else pixels))
 
 
 def build_encoder(config: Config, hidden_size: int) -> Any:
@@ -141,20 +145,19 @@ def prepare(config: Config) -> Config:
                 f"image.size_pixels={config.size_pixels} is not a multiple of {config.cell_pixels}, "
                 f"the side of the square that {config.encoder} makes one token of"
             )
-        if config.weights is None:
-            return config
-        return config.model_copy(update={k: v for k, v in TORCHVISION.items() if k not in config.model_fields_set})
+        return config if config.weights is None else _completed(config, TORCHVISION)
     from transformers import AutoConfig, AutoModel
 
     try:
         if config.encoder.startswith("timm:"):
             from transformers import TimmBackboneConfig
 
-            settings: Any = TimmBackboneConfig(backbone=config.encoder.removeprefix("timm:"))
-            size, normal = config.size_pixels, {}
+            name = config.encoder.removeprefix("timm:")
+            settings: Any = TimmBackboneConfig(backbone=name)
+            size, published = config.size_pixels, _published_by_timm(name)
         else:
             settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
-            normal = _normalisation(config.encoder)
+            published = _published(config.encoder)
             size = int(getattr(settings, "image_size", config.size_pixels) or config.size_pixels)
         model = AutoModel.from_config(settings, dtype=torch.float32).eval()
         with torch.inference_mode():
@@ -164,14 +167,33 @@ def prepare(config: Config) -> Config:
             f"image.encoder={config.encoder!r} cannot be used as a vision model: {hub_problem(error)}"
         ) from None
     backbone = settings.to_dict() | {"fusebert_tokens": tokens.shape[1], "fusebert_width": tokens.shape[2]}
-    return config.model_copy(update={"backbone": backbone, "size_pixels": size} | normal)
+    backbone["fusebert_blue_first"] = published.pop("blue_first", False)
+    return _completed(config, published).model_copy(update={"backbone": backbone, "size_pixels": size})
 
 
-def _normalisation(name: str) -> dict[str, tuple[float, ...]]:
+def _completed(config: Config, published: Mapping[str, Any]) -> Config:
+    """With what was published where the user says nothing else."""
+    return config.model_copy(update={k: v for k, v in published.items() if k not in config.model_fields_set})
+
+
+def _published(name: str) -> dict[str, Any]:
+    """Which pixels a model of transformers was trained on: `mean`, `std`, and whether blue comes first."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     found, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    return {new: tuple(found[old]) for new, old in (("mean", "image_mean"), ("std", "image_std")) if found.get(old)}
+    order = {"blue_first": bool(found.get("do_flip_channel_order", False))}
+    if not found.get("do_normalize", True):
+        return order | UNCHANGED
+    named = (("mean", "image_mean"), ("std", "image_std"))
+    return order | {new: tuple(found[old]) for new, old in named if found.get(old)}
+
+
+def _published_by_timm(name: str) -> dict[str, Any]:
+    """The same of a model of timm; nothing where it publishes no weights."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name)
+    return {"mean": tuple(found.mean), "std": tuple(found.std)} if found else {}
 
 
 def hidden_states(output: Any) -> Tensor:

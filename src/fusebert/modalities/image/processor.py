@@ -43,10 +43,10 @@ class Config(BaseModel):
     frozen: bool = Field(False, description="keep the encoder's weights as they are; its projection still learns")
     augment: bool = Field(False, description="in training, move and zoom pictures a little")
     mean: tuple[float, float, float] = Field(
-        (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; a published model has its own"
+        (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; where not set, a published model's own"
     )
     std: tuple[float, float, float] = Field(
-        (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; a published model has its own"
+        (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; where not set, a published model's own"
     )
     backbone: dict[str, Any] = Field({}, json_schema_extra=FITTED, description="the vision model's own configuration")
 
