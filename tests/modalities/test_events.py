@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+import torch
 from pyarrow import parquet
+from torch import nn
 
 from fusebert.cli import main
 from fusebert.data.columns import guess_columns
@@ -20,6 +22,8 @@ from fusebert.errors import InputError, UsageError
 from fusebert.evaluation.predictor import load as load_model
 from fusebert.modalities.events.history import read_event, read_history
 from fusebert.modalities.events.processor import MOST_PIECES, UNKNOWN, Config, Processor
+from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.trunk import TrunkConfig
 from fusebert.training.run import train
 from fusebert.types import Sample
 from tests.conftest import Notes
@@ -72,6 +76,21 @@ def test_old_events_are_left_out_and_new_items_have_one_code() -> None:
     assert found["items"].tolist() == [7, UNKNOWN, UNKNOWN]  # 6 has its code, 9 is too rare, 11 was never seen
     assert found["gaps"].tolist() == [2, 3, 2]  # the first gap is to the event that was left out
     assert found["ages"].tolist() == [2, 1, 0]
+
+
+def test_what_training_does_not_know_says_nothing() -> None:
+    """Also after steps that met unknown items, as they do where a catalogue is larger than `max_items`."""
+    processor = fitted(HISTORY, config=Config(max_items=1))
+    trunk = TrunkConfig.of_size("tiny", 5)
+    modalities = {"events": {"columns": 1, "config": processor.config.model_dump(mode="json")}}
+    embedder: Any = FusebertModel(FusebertConfig(trunk=trunk.model_dump(), modalities=modalities)).embedders["events"]
+    batch = {name: torch.from_numpy(array) for name, array in processor.collate([load(processor, HISTORY)]).items()}
+    assert UNKNOWN in batch["items"]
+    embedder(batch, nn.Module()).sum().backward()
+    for table in (embedder.items, embedder.types):
+        assert not table.weight[UNKNOWN].any()
+        assert not table.weight.grad[UNKNOWN].any()
+        assert table.weight[1].any()
 
 
 def test_rows_without_events() -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusebert.modalities.events.processor import GAPS, Config
+from fusebert.modalities.events.processor import GAPS, UNKNOWN, Config
 
 OWN_HIDDEN = 0.2
 """Share of items that have only their description in a step of training, so that it learns to stand alone (DropoutNet,
@@ -27,11 +27,14 @@ class Embedder(nn.Module):
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
         width = trunk.hidden_size
-        self.items = nn.Embedding(1 + (config.own_vectors if config.content_size else config.items), width)
+        # as a rule the training rows have no unknown ones, so they say nothing; one to be guessed has a learned vector
+        nothing = None if config.asks_next else UNKNOWN
+        vectors = config.own_vectors if config.content_size else config.items
+        self.items = nn.Embedding(1 + vectors, width, padding_idx=nothing)
         if config.content_size:
             self.content = nn.Buffer(torch.zeros(1 + config.items, config.content_size))
             self.description = nn.Linear(config.content_size, width, bias=False)
-        self.types = nn.Embedding(1 + config.types, width)
+        self.types = nn.Embedding(1 + config.types, width, padding_idx=nothing)
         self.gaps = nn.Embedding(GAPS, width)
         self.values = nn.Linear(2, width, bias=False)
         self.ages = nn.Embedding(config.max_events, width)
@@ -56,7 +59,8 @@ class Embedder(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
         """int64[E] each, float32[E, 2] values, and int64 pieces of text, of all rows' events -> float[E, D]."""
-        done = F.embedding(features["items"], self.item_vectors()) + self.types(features["types"])
+        items = F.embedding(features["items"], self.item_vectors(), padding_idx=self.items.padding_idx)
+        done = items + self.types(features["types"])
         when = self.gaps(features["gaps"]) + self.ages(features["ages"]) + self.column_places(features["place"])
         value = self.values(features["values"].to(self.values.weight.dtype))
         found = done + when + value
