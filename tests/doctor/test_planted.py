@@ -17,7 +17,8 @@ from PIL import Image
 from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
-from fusebert.doctor.media import examine_sounds
+from fusebert.doctor.media import _clipped, examine_sounds
+from fusebert.doctor.rows import copied_texts
 from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
@@ -253,6 +254,26 @@ def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [
         row["row"] for finding in again if finding["fault"] == "near-duplicate text" for row in finding["rows"]
     ] == [5, 10]
+
+
+def test_texts_that_training_rows_share_tell_no_row_beside_others() -> None:
+    def rows(*texts: str) -> list[Sample]:
+        return [Sample(Path("t.jsonl"), n, {"text": text, "age": n}, None) for n, text in enumerate(texts, 1)]
+
+    splits = {
+        "train": rows("love it", "Love  it", "the hem came undone"),
+        "test": rows("love it", "the hem came undone"),
+    }
+    found = {alone: [*copied_texts(splits, ["text"], text_alone=alone)] for alone in (True, False)}
+    assert [row.row for row in found[True][0].rows] == [1, 2]
+    assert [row.row for row in found[False][0].rows] == [2]
+
+
+def test_every_sample_of_a_flat_top_counts() -> None:
+    """A sine of twice full scale stands above it for two thirds of the time."""
+    wave = np.sin(2 * np.pi * 100 * np.arange(16_000) / 16_000)[:, None]
+    assert _clipped(np.clip(2 * wave, -1, 1), 16_000) == pytest.approx(2 / 3, abs=0.02)
+    assert _clipped(wave, 16_000) == 0
 
 
 def test_copies_of_names_and_numbers_count_where_rows_differ(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def _examine(
     for column in modalities.get("audio", []):
         yield from media.examine_sounds(splits, column)
     if texts and not {"image", "audio", "events"} & set(modalities):  # else the same question may be asked of others
-        yield from rows.copied_texts(splits, texts)
+        yield from rows.copied_texts(splits, texts, text_alone=set(modalities) == {"text"})
     yield from rows.copied_rows(splits, inputs, table_alone=set(modalities) == {"table"})
     yield from rows.people_on_both_sides(splits, every)
     if target is not None:

@@ -123,8 +123,10 @@ def _clipped(samples: np.ndarray, rate: int) -> float:
     if peak < LEAST_PEAK or len(samples) < run:
         return 0.0
     flat = np.abs(samples) >= FLAT_SHARE * peak
-    runs = np.lib.stride_tricks.sliding_window_view(flat, run, axis=0).all(axis=-1)
-    return float(runs.sum() / flat.size)
+    starts = np.lib.stride_tricks.sliding_window_view(flat, run, axis=0).all(axis=-1)
+    starts = np.pad(starts, ((run - 1, run - 1), (0, 0)))
+    inside = np.lib.stride_tricks.sliding_window_view(starts, run, axis=0).any(axis=-1)
+    return float(inside.mean())
 
 
 def _spectrogram(samples: np.ndarray) -> np.ndarray:

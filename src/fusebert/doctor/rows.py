@@ -143,14 +143,19 @@ def repeated_ids(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
                 yield Finding("repeated id", column, f"{len(again)} rows of {name} repeat an id", tuple(again))
 
 
-def copied_texts(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
-    """Rows of other splits whose texts are nearly those of a training row."""
+def copied_texts(splits: Splits, columns: Sequence[str], text_alone: bool) -> Iterator[Finding]:
+    """Rows of other splits whose texts are nearly those of a training row.
+
+    Args:
+        text_alone: there are no other inputs; beside others, texts that training rows share tell no row.
+    """
     (_, train), *others = splits.items()
+    trained = [(found, row) for row in train if (found := _fingerprint(row, columns)) is not None] if others else []
+    shared = Counter(found.exact for found, _ in trained)
     exact: dict[bytes, Sample] = {}
     bands: dict[bytes, list[tuple[Fingerprint, Sample]]] = defaultdict(list)
-    for row in train if others else ():
-        found = _fingerprint(row, columns)
-        if found is not None:
+    for found, row in trained:
+        if text_alone or shared[found.exact] == 1:
             exact.setdefault(found.exact, row)
             for band in found.bands():
                 bands[band].append((found, row))
