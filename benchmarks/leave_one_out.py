@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from fusebert.config import Recipe, parse_overrides
+from fusebert.config import parse_overrides, read_recipe
 from fusebert.data.tables import read_table
 from fusebert.storage import read_json
 from fusebert.training.run import train
@@ -43,7 +43,7 @@ def main() -> None:
     given = options.parse_args()
     common.prepare_process()
     root = common.data_folder()
-    recipe = Recipe.read(given.recipe, {"data.root": str(root), **parse_overrides(given.overrides)})
+    recipe = read_recipe(given.recipe, {"data.root": str(root), **parse_overrides(given.overrides)})
     assert recipe.data.train is not None
     table = recipe.table(recipe.data.train)
     rows = [row for row in read_table(table) if isinstance(row, Sample)]

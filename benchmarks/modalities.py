@@ -25,7 +25,7 @@ from torch.utils.data import dataloader
 from transformers import ASTFeatureExtractor, ViTImageProcessorPil
 
 import common
-from fusebert.config import Recipe
+from fusebert.config import read_recipe
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
@@ -127,7 +127,7 @@ def busy(recipe: Path, seconds: float) -> dict[str, float]:
     try:
         settings = {"data.root": str(common.data_folder()), "training.time_limit": seconds, "training.trackers": []}
         with tempfile.TemporaryDirectory() as folder:
-            train(Recipe.read(recipe, settings), Path(folder) / "model")
+            train(read_recipe(recipe, settings), Path(folder) / "model")
     finally:
         for one in undo:
             one()

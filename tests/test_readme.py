@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusebert.cli import main
-from fusebert.config import Recipe, one_or_more
+from fusebert.config import one_or_more, read_recipe
 from fusebert.data.toyworld import write_toyworld
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def test_the_page_of_the_data_names_every_column_that_a_recipe_reads() -> None:
     listed = {row[1]: row[3] for line in page.splitlines() if len(row := line.split("|")) > 5}
     columns = {name.strip(" `"): set(re.findall(r"`(\w+)`", cell)) for name, cell in listed.items()}
     for path in (ROOT / "recipes").glob("*.yaml"):
-        recipe = Recipe.read(path)
+        recipe = read_recipe(path)
         assert recipe.data.train is not None
         read = {name for name, kind in recipe.data.columns.items() if kind != "ignore"} | {recipe.data.target} - {None}
         read |= {name for side in ("left", "right") for name in one_or_more(recipe.task.get(side, ()))}
@@ -89,7 +89,7 @@ def test_every_recipe_it_names_is_valid() -> None:
     recipes = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
     assert sorted(set(re.findall(r"recipes/(\w+\.yaml)", README))) == recipes
     for name in recipes:
-        Recipe.read(ROOT / "recipes" / name)
+        read_recipe(ROOT / "recipes" / name)
 
 
 def test_the_house_has_all_rooms_and_no_others() -> None:

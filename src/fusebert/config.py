@@ -35,7 +35,35 @@ def seconds(value: Any) -> Any:
 
 def one_or_more(value: Any) -> Any:
     """A list, also where one name stands for it."""
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str | int | float) else value
+
+
+def column_name(value: Any) -> Any:
+    """A column's name, which YAML may take for a number."""
+    if isinstance(value, bool):
+        raise ValueError("YAML reads some words, such as no and on, as true or false; put it in quotes, as in '\"no\"'")
+    return str(value) if isinstance(value, int | float) else value
+
+
+def share_or_table(value: Any) -> Any:
+    """What is held out: of numbers only a share."""
+    if isinstance(value, int | float) and not 0 < value < 1:
+        raise ValueError("it must be a table or a share between 0 and 1")
+    return value
+
+
+Column = Annotated[str, BeforeValidator(column_name)]
+
+
+OTHER_NAMES = {
+    "training.lr": "training.learning_rate",
+    "training.batch_size": "training.tokens_per_batch",
+    "model.size": "model.trunk",
+    "text.max_length": "text.max_tokens",
+    "image.size": "image.size_pixels",
+    "image.resolution": "image.size_pixels",
+}
+"""What settings are called elsewhere."""
 
 
 class Section(BaseModel):
@@ -50,12 +78,14 @@ class DataSettings(Section):
     train: Path | None = Field(
         None, description="table of training rows: csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
     )
-    validation: float | Path = Field(0.1, description="a table, or the share of the training rows held out")
-    validation_group: str | None = Field(
+    validation: Annotated[float | Path, BeforeValidator(share_or_table)] = Field(
+        0.1, description="a table, or the share of the training rows held out"
+    )
+    validation_group: Column | None = Field(
         None, description="rows with the same value here stay on one side of the split"
     )
     test: Path | None = Field(None, description="table that is scored once, at the end")
-    target: str | None = Field(None, description="column to predict")
+    target: Column | None = Field(None, description="column to predict")
     columns: dict[str, str] = Field({}, description="column -> modality, or `ignore`; inferred where not given")
     root: Path | None = Field(
         None, description="folder the table paths are relative to; else $FUSEBERT_DATA if it has them, else here"
@@ -134,11 +164,6 @@ class Recipe(Section):
     modalities: dict[str, dict[str, Any]] = Field({}, description="settings of each modality")
 
     @classmethod
-    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-        """A recipe file with dotted overrides. Raises RecipeError with the nearest known key."""
-        return cls.from_flat(read_settings(path) | dict(overrides or {}), str(path))
-
-    @classmethod
     def from_flat(cls, flat: Mapping[str, Any], source: str = "settings") -> Recipe:
         """A recipe of dotted keys, such as {"training.epochs": 3}."""
         fields = _known_keys()
@@ -170,13 +195,7 @@ class Recipe(Section):
             section = "task."
             recipe.task_config()
         except ValidationError as error:
-            first = error.errors()[0]
-            named = 1 if section else 3 if first["loc"][:2] == ("data", "columns") else 2
-            place = section + ".".join(map(str, first["loc"][:named]))  # then come the kinds that it might have been
-            if first["type"] == "missing":
-                raise RecipeError(f"{source}: {place} is not set, and has to be") from None
-            given = " ".join(repr(first.get("input")).split())
-            raise RecipeError(f"{source}: {place}={given:.80} will not do: {first['msg']}") from None
+            raise RecipeError(f"{source}: {wrong_setting(error, section)}") from None
         return recipe
 
     def is_same_run(self, other: Recipe) -> bool:
@@ -252,11 +271,39 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_recipe(source: Path, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe of a file, or of a table of training rows. Raises RecipeError."""
+def settings_of(source: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted settings of a recipe file, or of a table of training rows. Raises RecipeError."""
     if source.suffix in (".yaml", ".yml"):
-        return Recipe.read(source, overrides)
-    return Recipe.from_flat({"data.train": str(source.absolute())} | dict(overrides))
+        return read_settings(source) | dict(overrides)
+    if "data.train" in overrides:
+        raise UsageError(f"{source} and data.train={overrides['data.train']}: name one of them")
+    return {"data.train": str(source.absolute())} | dict(overrides)
+
+
+def read_recipe(source: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a file, or of a table of training rows. Raises RecipeError."""
+    is_file = source.suffix in (".yaml", ".yml")
+    return Recipe.from_flat(settings_of(source, overrides or {}), str(source) if is_file else "settings")
+
+
+def wrong_setting(error: ValidationError, section: str) -> str:
+    """What is wrong with the first of the settings.
+
+    Args:
+        section: such as `task.`, whose own fields the error names; empty where it names sections.
+    """
+    first = error.errors()[0]
+    named = 1 if section else 3 if first["loc"][:2] == ("data", "columns") else 2
+    key = section + ".".join(map(str, first["loc"][:named]))  # then come the kinds that it might have been
+    said = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return said
+    if first["type"] == "missing":
+        return f"{key} is not set, and has to be"
+    if first["type"] == "extra_forbidden":  # unknown ones are told before
+        return f"{key} is a setting of another task"
+    given = " ".join(repr(first.get("input")).split())
+    return f"{key}={given:.80} will not do: {said}"
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -300,7 +347,12 @@ def _known_keys() -> list[str]:
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not close:
-        close = [name for name in known if name.split(".")[-1] == key.split(".")[-1]][:1]
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """By the last part, as keys that share their section are all alike: the same elsewhere, else a like one there."""
+    section, _, last = key.rpartition(".")
+    if key in OTHER_NAMES:
+        return f"; did you mean {OTHER_NAMES[key]!r}?"
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    there = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    close = elsewhere or [there[name] for name in difflib.get_close_matches(last, there, n=1)]
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    return f"; did you mean {close[0]!r}?" if close else "; docs/settings.md lists them all"

@@ -88,6 +88,31 @@ def test_gold_decodes_to_the_raw_target(name: str, column: str, samples: list[Sa
             assert answer.value == wanted
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "auroc"])
+@pytest.mark.parametrize("column", TARGETS["classification"])
+def test_the_quick_score_is_the_primary_metric(column: str, metric: str, samples: list[Sample]) -> None:
+    half = plugins.load("tasks", "classification", "task")
+    task = half.Task.fit(half.Config(metric=metric), [sample.values[column] for sample in samples])
+    targets = np.stack([task.target(sample.values[column]) for sample in samples])
+    logits = np.random.default_rng(0).normal(size=(len(targets), task.head_config["outputs"]))
+    assert task.score(logits, targets) == task.evaluate(logits, targets)["metrics"][metric]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_mean_of_all_tokens_may_stand_for_a_row(name: str, samples: list[Sample]) -> None:
+    column = TARGETS[name][0]
+    half = plugins.load("tasks", name, "task")
+    task = half.Task.fit(half.Config(pooling="mean"), [sample.values[column] for sample in samples])
+    processors = {modality: processor_of(modality, samples) for modality in ("text", "image")}
+    model = model_of(processors, task.head_config)
+    assert not any(weight.requires_grad for weight in model.trunk.pooler.parameters())
+    preparer = Preparer(processors, task, column)
+    examples = [example for sample in samples[:6] if isinstance(example := preparer(sample), Example)]
+    model(**Collator(processors, task.collate)(examples))["loss"].backward()
+    last = model.trunk.encoder.layer[-1].output.dense.weight.grad
+    assert last.any()
+
+
 @pytest.mark.parametrize("fusion", ["one_stream", "concat", "two_stream"])
 @pytest.mark.parametrize(("name", "column"), TASKS)
 def test_what_a_head_does_not_read_changes_nothing(

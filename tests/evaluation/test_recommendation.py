@@ -17,7 +17,7 @@ import fusebert
 from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, RowError, UsageError
+from fusebert.errors import DataError, RecipeError, RowError, UsageError
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.baselines import _ranks
@@ -274,12 +274,12 @@ def test_leaks_are_named(tmp_path: Path) -> None:
     old = events("a.jsonl", [("u", "x", 1), ("u", "y", 2), ("v", "x", 3)])
     new = events("b.jsonl", [("u", "z", 11), ("v", "z", 12)])
     assert leaks({"train": old, "validation": new}, repeats=False) == []
-    assert "newer than half of the validation events" in leaks({"train": [*old, *new], "validation": old}, True)[1]
+    assert "newer than half of the validation events" in leaks({"train": [*old, *new], "validation": old}, True)[1][1]
     place = f"{tmp_path / 'c.jsonl'}, row 1"
     said = leaks({"train": old, "validation": [*new, *events("c.jsonl", [("u", "x", 1)])]}, repeats=True)
-    assert said == [f"leak: 1 of 3 validation events are training events, too (the first is {place})"]
+    assert said == [(True, f"1 of 3 validation events are training events, too (the first is {place})")]
     again = events("d.jsonl", [("u", "x", 20)])
-    assert "100% of the validation events repeat" in leaks({"train": old, "validation": again}, repeats=False)[0]
+    assert "100% of the validation events repeat" in leaks({"train": old, "validation": again}, repeats=False)[0][1]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_leaks_are_named(tmp_path: Path) -> None:
         ({"data.target": "item"}, UsageError, "data.target is set"),
         ({"model.fusion": "concat"}, UsageError, "reads events alone"),
         ({"image.size_pixels": 32}, UsageError, "settings of image are given"),
-        ({"data.validation": 2.0}, UsageError, "a share between 0 and 1"),
+        ({"data.validation": 2.0}, RecipeError, "a share between 0 and 1"),
         ({"data.train": None}, UsageError, "data.train is not set"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -125,10 +126,11 @@ def test_pictures_as_arrays_are_pictures(trained: Path, world: Path) -> None:
     [
         (3, 1, "a dict, a list of dicts, a DataFrame or a path expected, found int"),
         (pd.DataFrame([["x", "y"]], columns=["question", "question"]), 1, "'question' more than once"),
+        (pyarrow.table({"question": ["x"]}), 1, r"found Table; give its to_pylist\(\)"),
         ({"question": "x"}, 2.5, "top=2.5"),
         ({"question": "x"}, 0, "top=0"),
     ],
-    ids=["number", "doubled", "half", "none"],
+    ids=["number", "doubled", "arrow", "half", "none"],
 )
 def test_what_cannot_be_predicted_is_said(trained: Path, rows: Any, top: Any, said: str) -> None:
     with pytest.raises(fusebert.FusebertError, match=said):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
 from fusebert.evaluation.predictor import load
-from fusebert.model.fusion import CrossAttention
+from fusebert.model.fusion import CrossAttention, Padding
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.run import train
@@ -122,7 +123,7 @@ def test_what_the_trunk_sees_beside_it_is_dropped_out_too() -> None:
     trunk = TrunkConfig.of_size("tiny", 9).model_copy(update={"hidden_dropout_prob": 0.5})
     attention = CrossAttention(trunk)
     torch.nn.init.ones_(attention.gate.weight)
-    hidden, lengths = torch.randn(6, 128), torch.tensor([2, 4])
-    seen = [attention.train(learning)(hidden, lengths, hidden, lengths) for learning in (True, True, False, False)]
+    hidden, rows = torch.randn(6, 128), Padding(np.array([2, 4]), torch.device("cpu"))
+    seen = [attention.train(learning)(hidden, rows, hidden, rows) for learning in (True, True, False, False)]
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[2], seen[3])

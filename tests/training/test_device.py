@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from fusebert.errors import UsageError
 from fusebert.evaluation.inference import autocast
 from fusebert.model.cpu import linear
 from fusebert.model.cross_entropy import cross_entropy_sum
+from fusebert.model.fusion import CrossAttention, Padding
 from fusebert.model.packed import attention, padded_attention
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.tasks.pretraining import head
@@ -108,6 +110,15 @@ def test_padded_attention_waits_for_nothing() -> None:
     qkv = torch.randn(10, 3, 2, 64, requires_grad=True)
     with Refusing():
         found = padded_attention(qkv, Layout(torch.tensor([0, 4, 10], dtype=torch.int32), (4, 6)), dropout=0.1)
+        found.sum().backward()
+    assert found.shape == (10, 128)
+
+
+def test_attention_to_what_stands_beside_waits_for_nothing() -> None:
+    layer = CrossAttention(TrunkConfig.of_size("tiny", 9))
+    ours, theirs = (Padding(np.array(lengths), torch.device("cpu")) for lengths in ([4, 6], [0, 3]))
+    with Refusing():
+        found = layer(torch.randn(10, 128), ours, torch.randn(3, 128), theirs)
         found.sum().backward()
     assert found.shape == (10, 128)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fusebert.config import Recipe
+from fusebert.config import Recipe, read_recipe
 from fusebert.errors import DataError, RecipeError, UsageError
 from fusebert.evaluation.predictor import load
 from fusebert.storage import read_json, seal
@@ -41,7 +41,7 @@ def settings(folder: Path, targets: list[Any], **more: Any) -> dict[str, Any]:
 def learnt(folder: Path, targets: list[Any], **more: Any) -> tuple[dict[str, Any], np.ndarray]:
     """The task's file, and the targets of the rows that were not held out."""
     model = train(settings(folder, targets, **more), folder / "model")
-    recipe = Recipe.read(folder / "model" / "recipe.yaml")
+    recipe = read_recipe(folder / "model" / "recipe.yaml")
     prepared = prepare(recipe, folder, strict=False, progress=Silence())
     kept = [sample.values["y"] for sample in prepared.splits["train"].samples]
     assert len(kept) < len(targets)
@@ -134,6 +134,50 @@ def test_a_pooler_that_the_trunk_does_not_bring_is_not_frozen(
 def test_what_a_catalogue_says_has_zeros_and_no_missing_values() -> None:
     row = {"title": "film", "price": 0, "year": float("nan"), "old": False, "tags": ["a", "b"], "other": [], "of": None}
     assert _text(row) == "film. 0. False. a, b"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("training.lr", "training.learning_rate"),
+        ("training.batch_size", "training.tokens_per_batch"),
+        ("training.dropout", "model.dropout"),
+        ("training.epoch", "training.epochs"),
+        ("image.size", "image.size_pixels"),
+    ],
+)
+def test_the_setting_that_was_meant_is_named(key: str, meant: str) -> None:
+    with pytest.raises(RecipeError, match=f"did you mean '{meant}'"):
+        Recipe.from_flat({key: 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"task.name": "matching", "task.left": "a", "task.right": "a"},
+            "settings: task.left and task.right both name a",
+        ),
+        ({"task.name": "regression", "task.class_weights": "none"}, "task.class_weights is a setting of another task"),
+        ({"training.time_limit": "abc"}, "training.time_limit='abc' will not do: not a time"),
+        ({"data.validation": 1.5}, "data.validation=1.5 will not do: it must be a table or a share"),
+        ({"data.target": False}, "data.target=False will not do: YAML reads some words"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_read(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Recipe.from_flat(settings)
+
+
+def test_a_column_may_be_called_by_a_number() -> None:
+    recipe = Recipe.from_flat({"data.target": 2020, "task.name": "matching", "task.left": 1, "task.right": [2, "b"]})
+    assert (recipe.data.target, recipe.task_config().left, recipe.task_config().right) == ("2020", ("1",), ("2", "b"))
+
+
+def test_a_table_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name one of them"):
+        read_recipe(tmp_path / "rows.csv", {"data.train": "other.csv"})
+    assert read_recipe(tmp_path / "rows.csv").data.train == tmp_path / "rows.csv"
 
 
 def test_a_wrong_value_of_several_kinds_is_called_by_its_setting() -> None:

@@ -107,15 +107,9 @@ def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.config import Recipe, parse_overrides, read_settings, seconds
+    from fusebert.config import Recipe, parse_overrides, seconds, settings_of
 
-    overrides = parse_overrides(no_flags(rest))
-    if options.source.suffix in (".yaml", ".yml"):
-        settings = read_settings(options.source) | overrides
-    else:
-        if "data.train" in overrides:
-            raise UsageError(f"{options.source} and data.train={overrides['data.train']}: name one of them")
-        settings = {"data.train": str(options.source.absolute())} | overrides
+    settings = settings_of(options.source, parse_overrides(no_flags(rest)))
     output = options.output or run_folder(options.source)
     options.json = options.json and speaks()
     try:

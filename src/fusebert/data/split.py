@@ -21,8 +21,6 @@ def hold_out(samples: Sequence[Sample], share: float, group: str | None) -> tupl
         group: rows with the same value in this column stay on one side (all questions about one picture, say); a row
             without one is a group of its own.
     """
-    if not 0 < share < 1:
-        raise UsageError(f"data.validation={share} must be a table or a share between 0 and 1")
     if group is not None and not any(group in sample.values for sample in samples):
         raise UsageError(f"data.validation_group={group!r} is not a column of {samples[0].table}")
     groups = [sample.values.get(group) if group else None for sample in samples]

@@ -25,11 +25,14 @@ from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
 MAX_LINE_BYTES = 8 * 2**20
-"""Of a parquet file; each may hold a picture."""
+"""Of a text table; a longer line is a bad row."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
+
+TO_DICTS = ("to_dicts", "to_pylist")
+"""How tables of polars and pyarrow become lists of dicts."""
 
 Rows = Iterator[Sample | RowError]
 
@@ -305,14 +308,15 @@ def rows_from_memory(rows: Any) -> Rows:
     Media paths of dicts may lie anywhere. NaN, NaT and NA are missing values, as pandas has them. Raises DataError for
     what is no row.
     """
-    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+    if hasattr(getattr(rows, "columns", None), "is_unique"):
         if not rows.columns.is_unique:
             raise DataError(
                 f"{GIVEN_TABLE} has the column {rows.columns[rows.columns.duplicated()][0]!r} more than once"
             )
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    if not isinstance(rows, Iterable):
-        raise DataError(f"a dict, a list of dicts, a DataFrame or a path expected, found {type(rows).__name__}")
+    hint = next((f"; give its {name}()" for name in TO_DICTS if hasattr(rows, name)), "")
+    if hint or not isinstance(rows, Iterable):
+        raise DataError(f"a dict, a list of dicts, a DataFrame or a path expected, found {type(rows).__name__}{hint}")
     table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
     for number, values in enumerate(rows, 1):
         if not isinstance(values, Mapping | Sample):

@@ -15,7 +15,6 @@ from fusebert.tasks.recommendation.histories import UserEvent, read_events
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.types import Sample
 
-LEAK = "leak: "
 NEW_ITEMS = 0.01
 """Share of the events that are scored, from which items that no training event has are worth a word."""
 START = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,9 +65,8 @@ def _columns(names: Sequence[str], train: Sequence[UserEvent], config: Config) -
 
 
 def _leaks(parts: Parts, config: Config) -> Iterator[Finding]:
-    for said in leaks(parts, config.repeats):
-        leaked = said.startswith(LEAK)
-        yield Finding("leak" if leaked else "repeated items", config.item, said.removeprefix(LEAK))
+    for is_leak, said in leaks(parts, config.repeats):
+        yield Finding("leak" if is_leak else "repeated items", config.item, said)
 
 
 def _repeated(parts: Parts, config: Config) -> Iterator[Finding]:

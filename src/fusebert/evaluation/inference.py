@@ -120,7 +120,7 @@ def _bytes_in(value: Any) -> int:
     return int(getattr(value, "nbytes", 0))
 
 
-def outputs(model: FusebertModel) -> int:
+def outputs_per_row(model: FusebertModel) -> int:
     """Logits of a row, also where the head makes statistics of them."""
     return int(model.config.task.get("outputs", 1))
 
@@ -138,7 +138,7 @@ def infer_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `infer` gives for any number of examples, and their targets, on disk; no targets beside statistics."""
     logits, targets = Spill(), Spill()
-    for window in windows(examples, lambda example: example, outputs(model)):
+    for window in windows(examples, lambda example: example, outputs_per_row(model)):
         logits.append(infer(model, window, collator, precision))
         counted = hasattr(model.head, "statistics")
         targets.append(np.zeros(len(window)) if counted else np.stack([example.target for example in window]))

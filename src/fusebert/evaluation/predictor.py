@@ -19,7 +19,7 @@ from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer, report_bad_rows
 from fusebert.data.tables import Rows, read_table, rows_from_memory, track_absent_columns
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
-from fusebert.evaluation.inference import infer, infer_all, multiplies_bf16, outputs, windows
+from fusebert.evaluation.inference import infer, infer_all, multiplies_bf16, outputs_per_row, windows
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
@@ -112,7 +112,7 @@ class Predictor:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
         preparer = Preparer(self.processors, sides=self._sides)
         pairs = ((row, preparer(self._foreign_refused(row))) for row in rows)
-        for window in windows(pairs, lambda pair: pair[1], outputs(self.model), lambda pair: pair[0]):
+        for window in windows(pairs, lambda pair: pair[1], outputs_per_row(self.model), lambda pair: pair[0]):
             good = [example for _, example in window if isinstance(example, Example)]
             decoded = iter(
                 self.task.decode(infer(self.model, good, self.collator, self.precision), top) if good else []

@@ -148,7 +148,7 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
         fields = {c: _shown(values.get(c)) for c, name in predictor.columns.items() if name != "image"}
         found.append(
             {
-                "image": samples[0].root / picture if isinstance(picture, str) and samples[0].root else None,
+                "image": sample.root / picture if isinstance(picture, str) and sample.root else None,
                 "fields": fields,
                 "target": values.get(predictor.target),
                 "right": predictor.task.is_right(values.get(predictor.target), answer.value),

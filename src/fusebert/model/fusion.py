@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +49,9 @@ class Concat(nn.Module):
             missing = self.absent.weight[number].expand_as(pooled)
             if name in tokens:
                 lengths = counts[name]
-                rows = torch.arange(len(lengths), device=pooled.device).repeat_interleave(lengths)
+                rows = torch.arange(len(lengths), device=pooled.device).repeat_interleave(
+                    lengths, output_size=len(tokens[name])
+                )
                 sums = torch.zeros_like(pooled, dtype=torch.float32).index_add(0, rows, tokens[name].float())
                 means = (sums / lengths.clamp(min=1)[:, None]).to(pooled.dtype)
                 missing = torch.where(lengths[:, None] > 0, means, missing)
@@ -80,30 +83,41 @@ class CrossAttention(nn.Module):
         self.gate = ZeroEmbedding(1, 1)
         self.dropout, self.attention_dropout = Dropout(trunk.hidden_dropout_prob), trunk.attention_probs_dropout_prob
 
-    def forward(self, hidden: Tensor, lengths: Tensor, other: Tensor, other_lengths: Tensor) -> Tensor:
-        """float[N, D] tokens of the trunk and float[N', D] others, int64[B] their number a row -> float[N, D]."""
-        ours, theirs = _real(lengths), _real(other_lengths)
-        query = self._heads(_padded(self.query(hidden), ours))
-        key, value = (self._heads(_padded(part(other), theirs)) for part in (self.key, self.value))
-        nothing = ~theirs.any(dim=1)  # such a row looks at zeros, and what comes of it is dropped
-        mask = (theirs | nothing[:, None])[:, None, None]
+    def forward(self, hidden: Tensor, ours: Padding, other: Tensor, theirs: Padding) -> Tensor:
+        """float[N, D] tokens of the trunk and float[N', D] others, and where those of each row are -> float[N, D]."""
+        query = self._heads(ours.pad(self.query(hidden)))
+        key, value = (self._heads(theirs.pad(part(other))) for part in (self.key, self.value))
+        nothing = ~theirs.real.any(dim=1, keepdim=True)  # such a row looks at any, and what comes of it is dropped
+        mask = (theirs.real | nothing)[:, None, None]
         dropped = self.attention_dropout if self.training else 0.0
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropped)
-        seen = seen.transpose(1, 2).flatten(2)
-        sees = ~nothing.repeat_interleave(lengths)[:, None]
-        return hidden + torch.tanh(self.gate.weight[0]) * self.dropout(self.output(seen[ours])) * sees  # type: ignore[no-any-return]
+        sees = ours.pack((~nothing).expand_as(ours.real)[..., None])
+        seen = self.output(ours.pack(seen.transpose(1, 2).flatten(2)))
+        return hidden + torch.tanh(self.gate.weight[0]) * self.dropout(seen) * sees  # type: ignore[no-any-return]
 
     def _heads(self, padded: Tensor) -> Tensor:
         return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-def _real(lengths: Tensor) -> Tensor:
-    """bool[B, longest], True where a row has a token; at least one place a row."""
-    longest = max(1, int(lengths.max()))
-    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+class Padding:
+    """Between packed tokens and one line a row, known on the host, so that no layer waits for a device.
 
+    Args:
+        lengths: int[B], tokens of each row.
 
-def _padded(packed: Tensor, real: Tensor) -> Tensor:
-    out = packed.new_zeros(*real.shape, packed.shape[1])
-    out[real] = packed
-    return out
+    `real` is bool[B, longest], True where a row has a token; there is one place a row at least.
+    """
+
+    def __init__(self, lengths: np.ndarray, device: torch.device) -> None:
+        real = np.arange(max(1, lengths.max())) < lengths[:, None]
+        places = np.maximum(0, real.cumsum() - 1).reshape(real.shape)  # behind a row's end, its last token again
+        found = (real, places, np.flatnonzero(real))
+        self.real, self._places, self._kept = (torch.from_numpy(array).to(device, non_blocking=True) for array in found)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """float[N, D] -> float[B, longest, D], with another token where `real` is False."""
+        return F.embedding(self._places, packed)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, longest, K] -> [N, K]."""
+        return padded.flatten(0, 1).index_select(0, self._kept)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from fusebert import plugins
 from fusebert.data.collate import interleave
-from fusebert.model.fusion import Concat, TwoStream, one_stream
+from fusebert.model.fusion import Concat, Padding, TwoStream, one_stream
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.types import ALL, FIRST, Encoded, Layout
@@ -154,9 +154,9 @@ class FusebertModel(PreTrainedModel):
             return replace(encoded, join=functools.partial(self.fusion, tokens=others, counts=numbers))
         if not others:
             return self.trunk(read, layout, places=places)  # type: ignore[no-any-return]
-        order, found = interleave([np.array(counts[name]) for name in others])
-        beside = one_stream(list(others.values()), torch.from_numpy(order).to(device))
-        given = (torch.from_numpy(lengths).to(device), beside, torch.from_numpy(found).to(device))
+        other_order, other_lengths = interleave([np.array(counts[name]) for name in others])
+        beside = one_stream(list(others.values()), torch.from_numpy(other_order).to(device))
+        given = Padding(lengths, device), beside, Padding(other_lengths, device)
         between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]
         return self.trunk(read, layout, between, places)  # type: ignore[no-any-return]
 
@@ -202,9 +202,8 @@ class FusebertModel(PreTrainedModel):
         return self.head.statistics(encoded, labels)  # type: ignore[no-any-return]
 
 
-def _cross(layer: nn.Module, given: tuple[Tensor, Tensor, Tensor], hidden: Tensor) -> Tensor:
-    lengths, beside, numbers = given
-    return layer(hidden, lengths, beside, numbers)  # type: ignore[no-any-return]
+def _cross(layer: nn.Module, given: tuple[Padding, Tensor, Padding], hidden: Tensor) -> Tensor:
+    return layer(hidden, *given)  # type: ignore[no-any-return]
 
 
 AutoConfig.register(FusebertConfig.model_type, FusebertConfig)

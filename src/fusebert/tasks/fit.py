@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusebert import plugins
-from fusebert.config import Recipe
+from fusebert.config import Recipe, wrong_setting
 from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_task
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table
@@ -110,12 +110,8 @@ def fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[Co
     try:
         return guess, fitted.fit(recipe.task_config(guess.kind), good)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["task", *map(str, first["loc"])])
-        raise RecipeError(
-            f"{key}={first.get('input')!r} will not do for {guess.kind}, which the target {target!r} was taken for: "
-            f"{first['msg']}"
-        ) from None
+        said = wrong_setting(error, "task.")
+        raise RecipeError(f"{said}; the target {target!r} was taken for one of {guess.kind}") from None
     except DataError as error:
         raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
 

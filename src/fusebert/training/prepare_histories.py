@@ -77,7 +77,7 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     }
     if "test" in parts:
         splits["test"] = _asked(preparer, [*parts["train"], *parts["validation"]], parts["test"], len(wrong["test"]))
-    warnings = leaks(parts, config.repeats)
+    warnings = [f"leak: {said}" if is_leak else said for is_leak, said in leaks(parts, config.repeats)]
     users, items = len(trained), len(task.items)
     progress.note(f"{len(parts['train']):,} training events of {users:,} users; {items:,} items can be recommended")
     columns = [ColumnGuess(HISTORY, EVENTS, f"what a {config.user} did before")]

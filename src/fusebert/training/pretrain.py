@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
-from fusebert.config import FREE, Recipe, read_settings
+from fusebert.config import FREE, Recipe, read_recipe, read_settings
 from fusebert.corpus.shards import corpus_report
 from fusebert.corpus.tokens import Tokens, need_jieba, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
@@ -210,7 +210,7 @@ def _kept_plan(folder: Path, settings: Mapping[str, Any], budget: float | None) 
     if kept is not None and not (isinstance(kept, dict) and {"plan", "budget", "settings"} <= set(kept)):
         raise ModelError(f"{folder / PLAN} is damaged; start again in another folder")
     if budget is None:
-        if kept is not None and not pretraining_recipe(settings).is_same_run(Recipe.read(folder / RECIPE)):
+        if kept is not None and not pretraining_recipe(settings).is_same_run(read_recipe(folder / RECIPE)):
             raise UsageError(f"{folder} was begun with a budget; resume it with --budget {kept['budget']:g}s")
         return kept
     if kept is None:

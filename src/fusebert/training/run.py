@@ -13,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 
-from fusebert.config import Recipe, TrainingSettings
+from fusebert.config import Recipe, TrainingSettings, read_recipe
 from fusebert.data.collate import Collator
 from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
@@ -71,7 +71,7 @@ def train(
     progress = progress or Silence()
     folder = Path(output)
     if not isinstance(recipe, Recipe):
-        recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else Recipe.read(Path(recipe))
+        recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else read_recipe(Path(recipe))
     if recipe.task.get("name") == "pretraining":
         raise UsageError("task.name=pretraining is what `fusebert pretrain` does; choose another task to train")
     settings = recipe.training
@@ -191,7 +191,7 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
     if resume and written.is_file():
-        if not recipe.is_same_run(Recipe.read(written)):
+        if not recipe.is_same_run(read_recipe(written)):
             raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
     elif folder.exists() and any(
         path.name not in (BAD_ROWS, PLAN) and path.suffix != ".part" for path in folder.iterdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,16 +35,9 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
     bins = _calibration(confidence, right)
     error = sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / len(targets)
     seen = np.unique(targets[targets >= 0])
-    scores = {
-        "accuracy": float(right.mean()),
-        "f1_macro": float(f1_score(targets, predicted, labels=seen, average="macro", zero_division=0))
-        if len(seen)
-        else 0.0,
-    }
+    scores = {"accuracy": float(right.mean()), "f1_macro": _f1_macro(targets, predicted)}
     if few:
-        known = targets >= 0
-        asked = [1] if len(labels) == 2 else classes
-        scores |= _auroc((probabilities[known, c], targets[known] == c) for c in asked)
+        scores |= _auroc_of_one(probabilities, targets)
     scores["expected_calibration_error"] = error
     return {
         "metrics": scores,
@@ -53,6 +47,14 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
         else None,
         "calibration": bins,
     }
+
+
+def single_label_score(metric: str, probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """One of the metrics of `single_label` alone; NaN where the rows have none."""
+    if metric == "auroc":
+        return _auroc_of_one(probabilities, targets).get(metric, math.nan)
+    predicted = probabilities.argmax(axis=1)
+    return _f1_macro(targets, predicted) if metric == "f1_macro" else float((predicted == targets).mean())
 
 
 def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any], few: bool) -> dict[str, Any]:
@@ -87,6 +89,17 @@ def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole > 0))
+
+
+def _f1_macro(targets: np.ndarray, predicted: np.ndarray) -> float:
+    seen = np.unique(targets[targets >= 0])
+    return float(f1_score(targets, predicted, labels=seen, average="macro", zero_division=0)) if len(seen) else 0.0
+
+
+def _auroc_of_one(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    known, labels = targets >= 0, probabilities.shape[1]
+    asked = [1] if labels == 2 else range(labels)
+    return _auroc((probabilities[known, label], targets[known] == label) for label in asked)
 
 
 def _auroc(classes: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fusebert.config import one_or_more
+from fusebert.config import Column, one_or_more
 from fusebert.modalities.base import present
 from fusebert.modalities.values import content_key
 from fusebert.storage import read_json, write_json
@@ -24,7 +24,7 @@ AMONG = 100
 QUERIES_AT_ONCE = 256
 
 
-Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
+Columns = Annotated[tuple[Column, ...], BeforeValidator(one_or_more)]
 """One or several, `image` or `[image, caption]`."""
 
 
@@ -35,7 +35,7 @@ class Config(BaseModel):
 
     left: Columns = Field(min_length=1, description="columns of one side, such as a picture")
     right: Columns = Field(min_length=1, description="columns of the other side, such as its name")
-    hard_negative: str | None = Field(
+    hard_negative: Column | None = Field(
         None, description="column with what looks like the right side of its row and does not belong to it"
     )
     vector_size: int = Field(128, ge=2, le=4096, description="numbers in a vector")

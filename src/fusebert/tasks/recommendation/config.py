@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from fusebert.config import Column
+
 HISTORY, NEXT = "history", "next"
 """Columns of the rows that a trained model reads and is scored on."""
 
@@ -17,11 +19,13 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    user: str = Field("user", description="column of the one who did it")
-    item: str = Field("item", description="column of what it was done with")
-    time: str | None = Field(None, description="column of when; else events are in order of the rows")
-    type: str | None = Field(None, description="column of what was done: click, browse, comment, share, rate, buy, ...")
-    value: str | None = Field(None, description="column of a number that belongs to it, such as a rating or a price")
+    user: Column = Field("user", description="column of the one who did it")
+    item: Column = Field("item", description="column of what it was done with")
+    time: Column | None = Field(None, description="column of when; else events are in order of the rows")
+    type: Column | None = Field(
+        None, description="column of what was done: click, browse, comment, share, rate, buy, ..."
+    )
+    value: Column | None = Field(None, description="column of a number that belongs to it, such as a rating or a price")
     catalogue: Path | None = Field(
         None, description="table of the items, each once under the same column name; its other columns describe them"
     )

@@ -96,8 +96,6 @@ def by_user(done: Iterable[UserEvent]) -> dict[str, list[UserEvent]]:
 def hold_out_newest(done: Sequence[UserEvent], share: float) -> tuple[list[UserEvent], list[UserEvent]]:
     """Older and newer events. Those of all users are cut at one moment, so that nobody's future is known; without
     times, each user's last ones are held out, of two or more at least the newest."""
-    if not 0 < share < 1:
-        raise UsageError(f"data.validation={share} must be a table or a share between 0 and 1")
     if all(one.event.seconds is not None for one in done):
         ordered = sorted(done, key=lambda one: one.seconds)
         cut = round(len(ordered) * (1 - share))

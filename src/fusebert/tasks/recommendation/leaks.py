@@ -10,8 +10,8 @@ from fusebert.errors import row_in_words
 from fusebert.tasks.recommendation.histories import UserEvent, by_user
 
 
-def leaks(parts: Mapping[str, Sequence[UserEvent]], repeats: bool) -> list[str]:
-    """What makes scores better, or worse, than they will be in use; in words.
+def leaks(parts: Mapping[str, Sequence[UserEvent]], repeats: bool) -> list[tuple[bool, str]]:
+    """What makes scores better, or worse, than they will be in use: whether it is a leak, and what it is in words.
 
     Args:
         parts: events by name of the part, the training part first.
@@ -24,24 +24,27 @@ def leaks(parts: Mapping[str, Sequence[UserEvent]], repeats: bool) -> list[str]:
         doubled = [one for one in asked if one.event.seconds is not None and (one.user, one.event) in known]
         if doubled:
             first = doubled[0]
-            said.append(
-                f"leak: {len(doubled):,} of {len(asked):,} {name} events are training events, too (the first is "
+            what = (
+                f"{len(doubled):,} of {len(asked):,} {name} events are training events, too (the first is "
                 f"{first.table}, {row_in_words(first.row, first.line)})"
             )
+            said.append((True, what))
         if asked and all(one.event.seconds is not None for one in (*train, *asked)):
             middle = float(np.median([one.seconds for one in asked]))
             later = float(np.mean([one.seconds > middle for one in train]))
             if later > 0.01:
-                said.append(
-                    f"leak: {later:.0%} of the training events are newer than half of the {name} events: what others "
+                what = (
+                    f"{later:.0%} of the training events are newer than half of the {name} events: what others "
                     "did later is known; cut all users at one moment for scores that hold in use"
                 )
+                said.append((True, what))
     for name, asked in others[: 0 if repeats else 1]:
         if again := _again(train, asked):
-            said.append(
+            what = (
                 f"{again:.0%} of the {name} events repeat an item of their history, which is never recommended; "
                 "task.repeats=true allows it"
             )
+            said.append((False, what))
     return said
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fusebert.errors import DataError, InputError
 from fusebert.modalities.values import as_number
@@ -19,9 +19,13 @@ SCATTER_POINTS = 2000
 
 
 class Config(BaseModel):
-    """Regression has nothing to set."""
+    """How numbers are learnt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pooling: Literal["first", "mean"] = Field(
+        "first", description="what stands for a row: BERT's pooler over [CLS], or the mean of all its tokens"
+    )
 
 
 class Task:
@@ -59,7 +63,7 @@ class Task:
 
     @property
     def head_config(self) -> dict[str, Any]:
-        return {"name": self.name, "outputs": 1}
+        return {"name": self.name, "outputs": 1, "pooling": self.config.pooling}
 
     def target(self, raw: Any) -> np.ndarray:
         """float32[], on the common scale. Raises InputError for what is no number there."""
@@ -102,8 +106,10 @@ class Task:
         return {"metrics": scores, "scatter": pairs.tolist()}
 
     def save(self, folder: Path) -> None:
-        write_json(folder / "task.json", {"mean": self.mean, "std": self.std})
+        saved = {"config": self.config.model_dump(), "mean": self.mean, "std": self.std}
+        write_json(folder / "task.json", saved)
 
     @classmethod
     def load_from(cls, folder: Path) -> Self:
-        return cls(Config(), **read_json(folder / "task.json"))
+        saved = read_json(folder / "task.json")
+        return cls(Config(**saved.pop("config")), **saved)
