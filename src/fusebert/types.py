@@ -1,7 +1,8 @@
 """The few shapes of data that travel through fusebert, from raw row to answer.
 
-Axis letters, everywhere: B rows, N packed tokens, T text tokens, P patches of a picture, U different pictures of a
-batch, D hidden size, V vocabulary, C classes, H and W pixels.
+Axis letters: B rows, N packed tokens, M of them that are read, T text tokens, P patches of a picture, U different
+pictures and R recordings of a batch, E events, D hidden size, V vocabulary, C classes, H and W pixels, K what is named
+beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from fusebert.errors import RowError
 if TYPE_CHECKING:
     from torch import Tensor
 
+TEXT = "text"
+"""The modality that the trunk embeds itself."""
 ALL, FIRST = "all", "first"
 """What a head may say that it reads, instead of naming tokens: the last states of all, or of the first of each row."""
 Features = Mapping[str, np.ndarray]

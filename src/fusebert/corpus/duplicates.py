@@ -31,9 +31,11 @@ INVERSE = np.uint64(pow(int(BASE), -1, 2**64))
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Args:
-    exact: 16 bytes, equal for texts that differ in case and spaces only.
-    signature: uint32[PERMUTATIONS] as bytes; empty for a short text.
+    """What tells one text from others.
+
+    Args:
+        exact: 16 bytes, equal for texts that differ in case and spaces only.
+        signature: uint32[PERMUTATIONS] as bytes; empty for a short text.
     """
 
     exact: bytes

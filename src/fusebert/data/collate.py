@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fusebert.modalities.base import Processor
-from fusebert.types import Example
+from fusebert.types import TEXT, Example
 
 
 class Collator:
@@ -57,7 +57,7 @@ class Collator:
         targets = [example.target for example in examples if example.target is not None]
         if len(targets) == len(examples):
             if self.text_alone:
-                starts = np.concatenate([[0], np.cumsum([1 + self._length("text", one) for one in packed])])
+                starts = np.concatenate([[0], np.cumsum([1 + self._length(TEXT, one) for one in packed])])
             labels = self.collate_targets(targets, starts[:-1])
             if isinstance(labels, Mapping):
                 batch["labels"] = {name: torch.from_numpy(array) for name, array in labels.items()}

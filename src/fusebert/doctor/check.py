@@ -17,7 +17,7 @@ from fusebert.doctor.folder import find_tables
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.tasks.fit import fit_task, only_sides, pick_target, preparers, refuse_ambiguous, without_target
 from fusebert.tasks.recommendation.config import Config as EventConfig
-from fusebert.types import Sample
+from fusebert.types import TEXT, Sample
 
 PROBLEMS_LISTED = 1000
 RECOMMENDATION = "recommendation"
@@ -142,13 +142,13 @@ def _examine(
     inputs = [column for columns in modalities.values() for column in columns]
     every = [guess.column for guess in guesses if guess.column != target]
     task = guesses[-1].kind if target is not None else None
-    texts = modalities.get("text", [])
+    texts = modalities.get(TEXT, [])
     for column in modalities.get("image", []):
         yield from media.examine_pictures(splits, column)
     for column in modalities.get("audio", []):
         yield from media.examine_sounds(splits, column)
     if texts and not {"image", "audio", "events"} & set(modalities):  # else the same question may be asked of others
-        yield from rows.copied_texts(splits, texts, text_alone=set(modalities) == {"text"})
+        yield from rows.copied_texts(splits, texts, text_alone=set(modalities) == {TEXT})
     yield from rows.copied_rows(splits, inputs, table_alone=set(modalities) == {"table"})
     yield from rows.people_on_both_sides(splits, every)
     if target is not None:

@@ -16,11 +16,13 @@ Splits = Mapping[str, Sequence[Sample]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Args:
-    fault: its kind, in a word or two.
-    column: that it is about.
-    said: one sentence; what it is and why it matters.
-    rows: it is about; none where it is about the whole column.
+    """One thing that may be wrong with the data.
+
+    Args:
+        fault: its kind, in a word or two.
+        column: that it is about.
+        said: one sentence; what it is and why it matters.
+        rows: it is about; none where it is about the whole column.
     """
 
     fault: str

@@ -26,7 +26,7 @@ from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import save_trunk
 from fusebert.storage import check_finished, naming_failures, read_json, verify, write_json
 from fusebert.tasks.base import Task
-from fusebert.types import Answer, Example, Sample
+from fusebert.types import TEXT, Answer, Example, Sample
 
 PREDICTOR = "predictor.json"
 NAMED = 5
@@ -228,7 +228,7 @@ class Predictor:
         """
         if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
             raise UsageError(f"{folder} is not empty; choose another folder for the trunk")
-        text: Any = self.processors.get("text")
+        text: Any = self.processors.get(TEXT)
         save_trunk(self.model.trunk, Path(folder), text.save_tokenizer if text else None)
 
     def save(self) -> None:

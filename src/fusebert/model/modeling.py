@@ -17,9 +17,7 @@ from fusebert.data.collate import interleave
 from fusebert.model.fusion import Concat, Padding, TwoStream, one_stream
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.model.zero import ZeroEmbedding
-from fusebert.types import ALL, FIRST, Encoded, Layout
-
-TEXT = "text"
+from fusebert.types import ALL, FIRST, TEXT, Encoded, Layout
 
 
 class FusebertConfig(PreTrainedConfig):

@@ -20,8 +20,8 @@ from fusebert import plugins
 from fusebert.errors import ModelError
 from fusebert.model.pretrained import is_own_model, read_json_config
 from fusebert.storage import naming_failures, read_json, write_json
+from fusebert.types import TEXT
 
-TEXT = "text"
 WEIGHTS, INDEX = "modalities.safetensors", "modalities.json"
 
 

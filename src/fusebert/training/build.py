@@ -19,6 +19,7 @@ from fusebert.model.pretrained_modalities import take_over
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.prepare import Prepared
 from fusebert.training.progress import Progress
+from fusebert.types import TEXT
 
 BF16_PAYS_FROM_HIDDEN_SIZE = 128
 """Below this the casts cost a CPU more than bf16 products save."""
@@ -58,7 +59,7 @@ def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> Fuseb
 
 def _cls_token_id(prepared: Prepared) -> int:
     """Where [CLS] stands in the vocabulary that the trunk's word embeddings belong to."""
-    if (text := prepared.processors.get("text")) is not None:
+    if (text := prepared.processors.get(TEXT)) is not None:
         return int(text.special["[CLS]"])
     if prepared.trunk_folder is not None:
         own = read_json_config(prepared.trunk_folder)
@@ -76,7 +77,7 @@ def _never_read(trunk: TrunkConfig) -> bool:
 
 
 def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
-    text = prepared.processors.get("text")
+    text = prepared.processors.get(TEXT)
     if prepared.trunk_folder is None:
         size = text.vocabulary_size if text else len(SPECIAL_TOKENS)
         trunk = TrunkConfig.of_size(recipe.model.trunk, size)

@@ -38,15 +38,15 @@ class Clock:
         self._since: tuple[float, int, float] | None = None
 
     def spend(self, seconds: float) -> None:
-        """So many of them are gone too: an interrupted run's."""
+        """Count the seconds that an interrupted run of this one took."""
         self.deadline -= seconds
 
     def expect(self, validation_tokens: int, checkpoint_bytes: int) -> None:
-        """What a validation and a save take, until one has been `timed`."""
+        """Say how much a validation scores and a checkpoint holds: what they take until they are `timed`."""
         self.validation_tokens, self.seconds_per_save = validation_tokens, checkpoint_bytes / BYTES_PER_SECOND
 
     def timed(self, validation_seconds: float, save_seconds: float) -> None:
-        """What they took; the next round begins now."""
+        """Take note of how long the last validation and checkpoint took; the next round begins now."""
         self._round_ended = time.monotonic()
         self.seconds_per_scored_token = validation_seconds / max(1, self.validation_tokens)
         self.seconds_per_save = save_seconds

@@ -12,6 +12,7 @@ from torch import nn
 from fusebert.config import TrainingSettings
 from fusebert.errors import UsageError
 from fusebert.model.zero import ZeroEmbedding
+from fusebert.types import TEXT
 
 
 def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW:
@@ -51,7 +52,7 @@ def _freeze(model: Any, parts: tuple[str, ...]) -> None:
         if not any(True for _ in modules[part].parameters()):
             raise UsageError(f"training.freeze names {part!r}, which has no weights of its own; freeze the trunk")
         modules[part].requires_grad_(False)
-    if parts and not set(model.embedders) - {"text", *parts}:  # all that would learn of them is what tells them apart
+    if parts and not set(model.embedders) - {TEXT, *parts}:  # all that would learn of them is what tells them apart
         model.modality_embeddings.requires_grad_(False)
 
 

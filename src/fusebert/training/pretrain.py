@@ -39,6 +39,7 @@ from fusebert.training.pretrain_recipe import check_for_corpus, pretraining_reci
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import naming_lost_workers
 from fusebert.training.run import PLAN, RECIPE, fit, join, look_into
+from fusebert.types import TEXT
 
 Value = TypeVar("Value")
 COUNTED_AT_ONCE = 2**24
@@ -310,6 +311,6 @@ def prepare_rows(recipe: Recipe, corpus: Corpus, trunk_folder: Path | None) -> P
         if not len(rows):
             more = "lower task.rounds or raise task.passes" if part == "train" else "raise task.held_out_tokens"
             raise DataError(f"{recipe.data.train}: a round has no {part} rows; {more}")
-    text = recipe.modality_config("text").model_copy(update={"max_tokens": config.length - 1})
-    processors = {"text": Processor(text, ["text"], corpus.tokenizer)}
+    text = recipe.modality_config(TEXT).model_copy(update={"max_tokens": config.length - 1})
+    processors = {TEXT: Processor(text, ["text"], corpus.tokenizer)}
     return Prepared([], "", task, processors, splits, {}, trunk_folder, corpus.data_hash)  # type: ignore[arg-type]  # rows bring their targets

@@ -8,6 +8,7 @@ from typing import Any
 from fusebert.config import Recipe
 from fusebert.errors import UsageError
 from fusebert.model.trunk import SIZES
+from fusebert.types import TEXT
 
 DEFAULTS: dict[str, Any] = {
     "task.name": "pretraining",
@@ -33,7 +34,7 @@ def pretraining_recipe(settings: Mapping[str, Any]) -> Recipe:
         raise UsageError("data.train is not set: name the folder of a prepared corpus")
     if "training.epochs" in settings:
         raise UsageError("pre-training counts task.passes over the corpus, with task.rounds validations; not epochs")
-    if recipe.modalities.get("text", {}).get("word_dropout"):
+    if recipe.modalities.get(TEXT, {}).get("word_dropout"):
         raise UsageError("text.word_dropout would mask what pre-training asks for; set task.mask_rate instead")
     follows: dict[str, Any] = {"epochs": recipe.task_config().rounds}
     if "training.learning_rate" not in settings:

@@ -22,7 +22,7 @@ from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import plain_text
 from fusebert.model.cpu import prepare_to_train
 from fusebert.tasks.pretraining.masking import Masking
-from fusebert.tasks.pretraining.matching import TEXT, MatchingRows
+from fusebert.tasks.pretraining.matching import MatchingRows
 from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.build import build_model
@@ -39,6 +39,7 @@ from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import naming_lost_workers
 from fusebert.training.run import fit, join, look_into
+from fusebert.types import TEXT
 
 DEFAULTS: dict[str, Any] = {"task.next_sentence": "matching", "training.tokens_per_batch": 2048}
 """Where they differ from those for a corpus."""

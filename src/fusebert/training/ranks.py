@@ -72,7 +72,7 @@ class Ranks:
         return found.tolist()
 
     def any(self, value: bool) -> bool:
-        """Whether it holds in some process."""
+        """Whether any process gives True."""
         return self.sum([value])[0] > 0
 
     def of_first(self, value: Value) -> Value:

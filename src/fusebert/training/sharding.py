@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fusebert.model.fusion import TwoStream
-from fusebert.model.modeling import TEXT
+from fusebert.types import TEXT
 
 
 def shard(model: Any, processes: int) -> Any:

@@ -41,7 +41,7 @@ class Signals:
 
 @contextmanager
 def handled(numbers: Iterable[int], handler: Any) -> Iterator[None]:
-    """Within it, signals are handled so, also by processes that begin there if they are ignored."""
+    """Within it, `handler` takes these signals. Where it is SIG_IGN, processes that begin there ignore them, too."""
     before: dict[int, Any] = {}
     try:
         for number in numbers:

@@ -23,10 +23,12 @@ ANY, MISSING = 0, 1
 
 @dataclass(frozen=True)
 class Column:
-    """Args:
-    kind: of its values.
-    edges: of a number's (or a date's days') bins, rising; the encoding is piecewise linear between them.
-    values: categories with a code of their own, the most frequent first.
+    """What the training rows say of a column.
+
+    Args:
+        kind: of its values.
+        edges: of a number's (or a date's days') bins, rising; the encoding is piecewise linear between them.
+        values: categories with a code of their own, the most frequent first.
     """
 
     kind: Kind

@@ -16,9 +16,8 @@ from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import Processor, cut, plain_text
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import IGNORED, Target
-from fusebert.types import Example, Features, Sample
+from fusebert.types import TEXT, Example, Features, Sample
 
-TEXT = "text"
 MOST_DRAWS = 64
 """A row that so many draws find no other for keeps what is its own."""
 

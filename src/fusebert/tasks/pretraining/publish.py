@@ -16,6 +16,7 @@ from fusebert.errors import ModelError
 from fusebert.model.pretrained import OLD_NAMES
 from fusebert.model.pretrained_modalities import save_modalities
 from fusebert.storage import finish, naming_failures, write_atomically, write_json
+from fusebert.types import TEXT
 
 TRANSFORM = "cls.predictions.transform"
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -91,7 +92,7 @@ def _card(name: str, model: Any, recipe: Mapping[str, Any], metrics: Mapping[str
     scores = metrics["evaluations"]["held_out"]["metrics"]
     training = metrics["training"]
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in scores.items())
-    others = ", ".join(name for name in model.config.modalities if name != "text")
+    others = ", ".join(name for name in model.config.modalities if name != TEXT)
     beside = (
         f"\nIts text stood beside {others}; what was learnt of that is in modalities.safetensors.\n" if others else ""
     )

@@ -11,7 +11,7 @@ from fusebert.corpus.pairs import NextSentence, Pairs, draw_pairs
 from fusebert.corpus.tokens import Tokens
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import IGNORED, Target
-from fusebert.types import Example
+from fusebert.types import TEXT, Example
 
 
 class PairRows:
@@ -96,4 +96,4 @@ class PairRows:
         features = {"input_ids": text, "token_type_ids": types, "position_ids": np.arange(1, len(text) + 1)}
         places = 1 + chosen + (chosen >= long_a)
         label = int(self.pairs.labels[number]) if self.kind != "off" else IGNORED
-        return Example({"text": features}, Target(places, ids[chosen], label), len(text) + 1)
+        return Example({TEXT: features}, Target(places, ids[chosen], label), len(text) + 1)
