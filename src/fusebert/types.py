@@ -29,8 +29,8 @@ Features = Mapping[str, np.ndarray]
 
 
 def is_given(value: Any) -> bool:
-    """Whether a cell holds something: neither None nor empty text."""
-    return value is not None and not (isinstance(value, str) and not value)
+    """Whether a cell holds something: neither None nor blank text."""
+    return value is not None and not (isinstance(value, str) and not value.strip())
 
 
 @dataclass(frozen=True, slots=True)

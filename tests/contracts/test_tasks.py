@@ -13,11 +13,12 @@ import torch.nn.functional as F
 
 from fusebert import plugins
 from fusebert.data.collate import Collator
+from fusebert.data.columns import guess_task
 from fusebert.data.dataset import Preparer
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.tasks.classification.metrics import multi_label, single_label
-from fusebert.types import ALL, Example, Sample
+from fusebert.types import ALL, Encoded, Example, Layout, Sample
 from tests.contracts.test_modalities import model_of, processor_of
 
 TARGETS = {"classification": ["answer", "colours"], "regression": ["shapes"]}
@@ -196,6 +197,68 @@ def test_the_temperature_is_of_rows_from_the_whole_table(monkeypatch: pytest.Mon
     logits = 4 * np.eye(2)[np.where(np.arange(1000) < 500, targets, 0)]
     task.calibrate(logits, targets)
     assert task.temperature > 2
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_smoothing_does_not_make_a_rare_label_the_answer_to_all(lists: bool) -> None:
+    """Weights make both as heavy, so a head without inputs has no reason to prefer one."""
+    answers = ["common"] * 98 + ["rare"] * 2
+    targets: list[Any] = [[one] for one in answers] if lists else answers
+    half = plugins.load("tasks", "classification", "task")
+    task = half.Task.fit(half.Config(class_weights="balanced", label_smoothing=0.1), targets)
+    head = plugins.load("tasks", "classification", "head").Head(task.head_config, TrunkConfig.of_size("tiny", 5))
+    labels = torch.from_numpy(np.stack([task.target(target) for target in targets]))
+    nothing = Encoded(torch.zeros(100, 128), torch.zeros(100, 128), Layout(torch.arange(101), (1,) * 100))
+    torch.nn.init.zeros_(head.classifier.bias)
+    head.loss(nothing, labels)["loss"].backward()
+    assert head.classifier.bias.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("learnt", "asked"),
+    [
+        (["0", "1"], [0, 1]),
+        ([0, 1], ["0", "1"]),
+        (["True", "False"], [True, False]),
+        ([True, False], ["true", "FALSE"]),
+    ],
+)
+def test_a_label_is_known_by_its_spelling_where_a_table_has_no_kinds(learnt: list[Any], asked: list[Any]) -> None:
+    half = plugins.load("tasks", "classification", "task")
+    task = half.Task.fit(half.Config(), learnt)
+    assert [task.target(label).item() for label in asked] == [task.target(label).item() for label in learnt]
+    assert task.is_right(asked[0], learnt[0])
+    assert not task.is_right(asked[0], learnt[1])
+
+
+def test_outer_spaces_make_no_other_label() -> None:
+    half = plugins.load("tasks", "classification", "task")
+    assert half.Task.fit(half.Config(), ["yes", " yes", "no ", "yes "]).labels == ["no", "yes"]
+
+
+def test_lists_of_labels_may_be_json_in_a_cell() -> None:
+    half = plugins.load("tasks", "classification", "task")
+    targets = ['["a", "b"]', '["a"]', "[]"]
+    assert guess_task("labels", targets).why == "lists of labels"
+    task = half.Task.fit(half.Config(), targets)
+    assert task.multi_label
+    assert task.labels == ["a", "b"]
+    assert task.target('["b"]').tolist() == task.target(["b"]).tolist()
+
+
+def test_balanced_labels_are_chosen_by_all_of_them_and_shift_probabilities() -> None:
+    half = plugins.load("tasks", "classification", "task")
+    usual, balanced = (half.Task.fit(half.Config(class_weights=how), ["a", "b"]) for how in ("none", "balanced"))
+    assert (usual.primary_metric, balanced.primary_metric) == ("accuracy", "f1_macro")
+    assert "calibrated" in usual.limits[0]
+    assert "equally frequent" in balanced.limits[0]
+
+
+def test_sure_answers_do_not_tie_on_the_roc_curve() -> None:
+    half = plugins.load("tasks", "classification", "task")
+    task = half.Task.fit(half.Config(), ["a", "b"])
+    logits = np.stack([np.zeros(4), [20.0, 21.0, 22.0, 23.0]], axis=1)
+    assert task.evaluate(logits, np.array([0, 0, 1, 1]))["metrics"]["auroc"] == 1
 
 
 def test_of_lists_balanced_weighs_the_rows_with_a_label_as_those_without() -> None:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from fusebert.data.columns import guess_columns, guess_task
+from fusebert.data.columns import guess_column, guess_columns, guess_task
 from fusebert.data.split import hold_out
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.image.processor import Config, Processor
@@ -92,6 +92,26 @@ def test_dates_of_another_order_are_called_so() -> None:
     when, _ = guess_columns(rows, None, {})
     assert when.kind == "ignore"
     assert "look like dates" in when.why
+
+
+@pytest.mark.parametrize("name", ["__index_level_0__", "Unnamed: 0", "level_0"])
+def test_the_numbers_of_a_frames_rows_are_no_input(name: str) -> None:
+    """Also where two frames were joined, so that numbers come twice."""
+    rows = [sample(n, **{name: n % 40, "x": n * 0.5}) for n in range(80)]
+    assert {guess.column: guess.kind for guess in guess_columns(rows, None, {})} == {name: "ignore", "x": "table"}
+
+
+@pytest.mark.parametrize("written", ["{:,}", "{}.5%", "{} %", "€{}", "{},5", "−{}", "{} kg"])
+def test_numbers_that_are_not_read_are_called_so(written: str) -> None:
+    values = [written.format(1000 + 7 * n) for n in range(300)]
+    assert "look like numbers, of which only those like 1234.5 are read" in guess_task("price", values).why
+    price = guess_column("price", [sample(n, price=value) for n, value in enumerate(values)])
+    assert ("look like numbers" in price.why) == (written != "{} kg")  # that is text
+
+
+def test_a_script_without_spaces_is_text() -> None:
+    rows = [sample(n, said=f"ฉันต้องการคืนสินค้าที่ซื้อเมื่อวานนี้{n}") for n in range(40)]
+    assert guess_column("said", rows).kind == "text"
 
 
 def test_a_label_for_nearly_each_row_is_doubtful() -> None:

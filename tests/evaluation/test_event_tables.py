@@ -102,6 +102,8 @@ def test_eight_digits_are_a_day_or_refused() -> None:
     assert day == same
     assert read_event({"item": "a", "time": 86_400_000}).seconds == 86_400_000
     assert read_event({"item": "a", "time": "12345678.0"}).seconds == 12_345_678
+    with pytest.raises(InputError, match="20240531 may be a day or seconds"):
+        read_event({"item": "a", "time": 20240531})
     for text in ("12345678", "10000101"):
         with pytest.raises(InputError, match=f"{text} has eight digits.*{text}.0"):
             read_event({"item": "a", "time": text})

@@ -19,11 +19,16 @@ from PIL import Image
 from pyarrow import parquet
 
 from fusebert.cli import main
+from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import FusebertError, ModelError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
 from fusebert.evaluation.predictor import Predictor, load
 from fusebert.evaluation.vectors import Index, _batches, embed, write_index, write_vectors
+from fusebert.modalities.table.processor import Config as TableConfig
+from fusebert.modalities.table.processor import Processor as TableProcessor
+from fusebert.modalities.text.processor import Config as TextConfig
+from fusebert.modalities.text.processor import Processor as TextProcessor
 from fusebert.modalities.values import content_key
 from fusebert.model.trunk import TrunkConfig
 from fusebert.storage import read_json
@@ -424,6 +429,19 @@ def test_contents_of_sides_with_nothing() -> None:
     assert len({int(one[0]) for one in targets}) == 3
     assert targets[0][0] == targets[2][0]
     assert targets[0][1] == targets[2][1] != targets[1][1]
+
+
+def test_texts_that_the_model_reads_alike_belong_together() -> None:
+    texts = ["a red Circle", "A red  circle", "a red square"]
+    samples = [Sample(Path("t"), n, {"a": text, "b": n}, None) for n, text in enumerate(texts)]
+    processors = {
+        "text": TextProcessor.fit(TextConfig(vocabulary_size=100), ["a"], samples, None),
+        "table": TableProcessor.fit(TableConfig(), ["b"], samples, None),
+    }
+    task = Task(Config(left=("a",), right=("b",)))
+    found = [Preparer(processors, task, sides=task.sides).belonging(sample)[0] for sample in samples]
+    assert found[0] == found[1]
+    assert found[0] != found[2]
 
 
 def test_arrays_that_differ_in_the_middle_are_other_contents() -> None:

@@ -24,6 +24,7 @@ from fusebert.modalities.image.processor import decode
 from fusebert.storage import MANIFEST, seal
 from fusebert.tasks.regression.task import Config as RegressionConfig
 from fusebert.tasks.regression.task import Task as Regression
+from fusebert.training.run import train
 from fusebert.types import Sample
 
 
@@ -109,6 +110,31 @@ def test_missing_values_of_pandas_are_missing(trained: Path, world: Path) -> Non
     for missing in (float("nan"), np.float32("nan"), pd.NaT, pd.NA, None):
         assert model.predict({"question": "what colour is it?", "image": missing}) == wanted
         assert model.predict({"question": missing, "image": picture}) == model.predict({"image": picture})
+
+
+def test_values_of_numpy_are_those_of_a_file(trained: Path, world: Path) -> None:
+    model, picture = load(trained), str(world / "images" / "test_0000.png")
+    wanted = model.predict({"question": ["what", "colour", 3]})
+    for given in (("what", "colour", 3), np.array(["what", "colour", 3], object), ["what", "colour", np.int64(3)]):
+        assert model.predict({"question": given}) == wanted
+    assert model.predict({"question": np.float64(2.5), "image": picture}).value is not None
+    beside = {"question": "what is it?", "image": {"path": picture, "bytes": None}}
+    assert model.predict(beside) == model.predict(beside | {"image": picture})
+    with pytest.raises(RowError, match="nothing to read"):
+        model.predict({"question": " \u00a0"})
+
+
+def test_categories_that_training_did_not_have_are_warned_of(tmp_path: Path) -> None:
+    rows = [{"member": bool(n % 2), "colour": "rb"[n % 3 % 2], "y": ["no", "yes"][n % 2]} for n in range(60)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"data.train": str(tmp_path / "train.jsonl"), "data.target": "y", "model.trunk": "tiny"}
+    model = train(settings | {"training.epochs": 1, "training.trackers": []}, tmp_path / "model")
+    assert "unknown_columns" not in model.evaluate([row | {"member": int(row["member"])} for row in rows])
+    strange = [row | {"member": "ja", "colour": None} for row in rows]
+    assert model.evaluate(strange)["unknown_columns"] == ["member"]
+    with pytest.warns(UserWarning, match="nearly all values of member are unknown to the model"):
+        model.predict(strange)
 
 
 def test_pictures_as_arrays_are_pictures(trained: Path, world: Path) -> None:
@@ -204,6 +230,7 @@ def test_greys_with_fractions_are_read_over_the_range_they_use() -> None:
         assert (pixels.min(), pixels.max()) == (0, 255)
     sixteen = Image.fromarray((values * 65535 / 2).astype(np.uint16))
     assert 120 <= decode(sixteen, 8).max() <= 128
+    assert decode(Image.fromarray((values * 4095).astype(np.uint16)), 8).max() == 255
     values[0, 0] = np.nan
     with pytest.raises(InputError, match="not finite"):
         decode(Image.fromarray(values), 8)

@@ -22,7 +22,7 @@ from PIL import Image
 from fusebert.evaluation import plots
 from fusebert.evaluation.model_card import write_model_card
 from fusebert.evaluation.page import write_page
-from fusebert.evaluation.publish import CALIBRATED, SUBSETS
+from fusebert.evaluation.publish import SUBSETS
 
 HOSTILE = '<script>alert(1)</script> | "red" & [x](javascript:alert(1)) `code`\n---\n# head'
 METRICS = {"accuracy": 0.9, "f1_macro": 0.85, "expected_calibration_error": 0.02, "loss": 0.3}
@@ -171,7 +171,7 @@ def test_the_card_leaves_out_what_there_is_not(tmp_path: Path) -> None:
 def test_the_card_says_of_a_model_what_holds_of_it(trained: Path, tmp_path: Path) -> None:
     whole = (trained / "README.md").read_text(encoding="utf-8")
     assert SUBSETS in whole
-    assert CALIBRATED in whole
+    assert "A probability is calibrated on the validation rows" in whole
     assert "| train.jsonl |" in whole
     write_model_card(tmp_path / "README.md", card(task="matching", subsets=""))
     matching = (tmp_path / "README.md").read_text(encoding="utf-8")

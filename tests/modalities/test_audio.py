@@ -283,3 +283,16 @@ def test_an_array_of_whole_numbers_is_as_loud_as_its_file(kind: type) -> None:
     half = 2.0 ** (8 * np.dtype(kind).itemsize - 1)
     given = np.round(wave * half + (half if kind is np.uint8 else 0)).astype(kind)
     np.testing.assert_allclose(from_array(given, RATE_HZ, 1.0), wave, atol=1.0 / half + 1e-6)
+
+
+def test_wider_arrays_of_whole_numbers_are_heard_too() -> None:
+    """As pandas and lists give 16-bit samples."""
+    wave = np.round(np.sin(np.arange(1600) / 9) * 16_000)
+    as_16 = from_array(wave.astype(np.int16), RATE_HZ, 1.0)
+    np.testing.assert_allclose(from_array(wave.astype(np.int32), RATE_HZ, 1.0), as_16, atol=1e-6)
+    np.testing.assert_allclose(from_array(wave.astype(np.int64), RATE_HZ, 1.0), as_16 * 2**15, rtol=1e-4, atol=0.1)
+
+
+def test_channels_may_come_last() -> None:
+    stereo = np.random.default_rng(0).normal(size=(2, 1600)).astype(np.float32)
+    np.testing.assert_array_equal(from_array(stereo.T, RATE_HZ, 1.0), from_array(stereo, RATE_HZ, 1.0))

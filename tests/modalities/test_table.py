@@ -80,12 +80,31 @@ def test_numbers_may_be_names() -> None:
         fitted(Config(categories=("city",)), region=[1, 2])
 
 
-def test_dates_know_the_season_and_the_day_of_the_week() -> None:
+def test_dates_know_the_season_the_day_of_the_week_and_the_hour() -> None:
     processor = fitted(Config(bins=4), day=[f"2024-{month:02}-15" for month in range(1, 13)])
     summer, winter = (load(processor, day=day)["encoded"][0] for day in ("2024-06-21", "2023-12-21"))
-    assert summer[-2] == pytest.approx(-1, abs=0.02)  # the cosine of the year's phase
-    assert winter[-2] == pytest.approx(1, abs=0.03)
+    assert summer[-3] == pytest.approx(-1, abs=0.02)  # the cosine of the year's phase
+    assert winter[-3] == pytest.approx(1, abs=0.03)
     assert winter[:4].sum() == 0
+    noon, night = (load(processor, day=f"2024-06-21T{hour}:00")["encoded"][0] for hour in (12, 24 - 1))
+    assert noon[-1] == pytest.approx(-1)
+    assert night[-1] > 0.9
+
+
+def test_a_number_that_is_mostly_one_value_keeps_the_others_apart() -> None:
+    """Also beside one that is a million times larger."""
+    column = fit_column([0.0] * 950 + [float(number) for number in range(1, 50)] + [1e6], 16, 10, False)
+    assert len(column.edges) <= 17
+    found = [column.read(value, 22)[1].sum() for value in (0.0, 1.0, 10.0, 25.0, 45.0)]
+    assert np.diff(found).min() > 0.2
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, "true", "TRUE", "1"])
+def test_one_is_true_in_a_column_of_true_and_false(value: Any) -> None:
+    column = fit_column([True, False, True], 16, 10, False)
+    assert column.read(value, 22)[0] == column.read(True, 22)[0]
+    assert column.is_known(value)
+    assert not column.is_known("yes")
 
 
 @pytest.mark.parametrize("value", ["abc", float("inf"), "1e999", [1], {"a": 1}])

@@ -324,7 +324,8 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     ("scores", "losses", "best", "worse"),
     [
         ([0.5, 0.9, 0.7], [1.0, 1.0, 0.1], 2, 1),
-        ([0.9, 0.9, 0.9], [3.0, 1.0, 2.0], 2, 2),  # the least loss, and not the latest
+        ([0.9, 0.9, 0.9], [3.0, 1.0, 2.0], 2, 1),  # the least loss, and not the latest
+        ([0.9, 0.9, 0.9], [3.0, 2.0, 1.0], 3, 0),  # a loss that still falls is progress
         ([0.9, 0.9, 0.9], None, 3, 2),
         ([0.9, 0.8, 0.9], [1.0, 0.1, 1.0], 3, 2),
     ],

@@ -60,7 +60,9 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         say(f"Warning: {bad} more rows cannot be used and are skipped; they are listed in {listed_in}")
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
         say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
-    _warn_of_absent(found)
+    if unseen := found.get("unseen_labels"):
+        say(f"Warning: {unseen} labels do not occur in the training rows; answers to them count as wrong")
+    _warn_of_columns(found)
     _say_baselines(options.folder / "metrics.json")
     return found
 
@@ -79,9 +81,12 @@ def _listed_table(path: Path) -> str | None:
         return None
 
 
-def _warn_of_absent(found: dict[str, Any]) -> None:
+def _warn_of_columns(found: dict[str, Any]) -> None:
     from fusebert.evaluation.predictor import no_such_columns
+    from fusebert.evaluation.unfamiliar import only_unknown
 
+    if unknown := found.get("unknown_columns"):
+        say(f"Warning: {only_unknown(unknown)}")
     if absent := found.get("absent_columns"):
         say(f"Warning: {no_such_columns(absent)}; it answered without")
 
@@ -151,9 +156,12 @@ def _answers(
 ) -> Iterator[dict[str, Any]]:
     """Of each row of a table, in order; rows are counted as they come."""
     from fusebert.data.tables import read_table, track_absent_columns
+    from fusebert.evaluation.unfamiliar import Unfamiliar
 
     absent, strange, first = set(predictor.columns), 0, ""
-    for row, answer in predictor.answers(track_absent_columns(read_table(table), absent), options.top):
+    unfamiliar = Unfamiliar(predictor.processors)
+    rows = unfamiliar.watch(track_absent_columns(read_table(table), absent))
+    for row, answer in predictor.answers(rows, options.top):
         counts["rows"] += 1
         place = {"row": row.row}
         if isinstance(answer, RowError):
@@ -169,9 +177,9 @@ def _answers(
         yield place | own | answer.to_json()
     if strange:
         say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
-    if absent:
-        counts["absent_columns"] = sorted(absent)
-        _warn_of_absent(counts)
+    columns = {"absent_columns": sorted(absent), "unknown_columns": unfamiliar.columns}
+    counts |= {name: found for name, found in columns.items() if found}
+    _warn_of_columns(counts)
 
 
 def _plain(value: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusebert import plugins
 from fusebert.errors import DataError, UsageError
-from fusebert.modalities.values import is_missing
+from fusebert.modalities.values import as_list, is_missing, looks_like_number
 from fusebert.types import Evidence, Sample, is_given
 
 IGNORE = "ignore"
@@ -18,6 +19,8 @@ ROWS_LOOKED_AT = 1000
 """Of the rows that have a value, at random, always the same."""
 CLEAR_LEAD = 0.25
 """A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
+PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|level_0")
+"""How pandas names rows' numbers in files, which may well follow the order of the labels."""
 FEW = 20
 FEW_WORDS = 0.05
 """Share of a target's values that are words, up to which its numbers decide."""
@@ -76,6 +79,8 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
     values = random.Random(0).sample(
         values, min(len(values), ROWS_LOOKED_AT)
     )  # every n-th would see periodic rows alike
+    if PANDAS_INDEX.fullmatch(name):
+        return ColumnGuess(name, IGNORE, "the numbers of a data frame's rows")
     if name.lower() in ("id", "index", "row_id") and len(set(map(str, values))) == len(values):
         return ColumnGuess(name, IGNORE, "a different value in every row: an identifier")
     weighed: list[tuple[float, str, str]] = []
@@ -97,10 +102,12 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     numbers = [number for number in read if number is not None and math.isfinite(number)]
     words = sum(number is None and not is_missing(target) for number, target in zip(read, targets, strict=True))
     if not numbers or words > FEW_WORDS * len(targets):
-        if any(isinstance(target, list) for target in targets):
+        if any(as_list(target) is not None for target in targets):
             return ColumnGuess(name, "classification", "lists of labels")
         if different > max(FEW, len(targets) / 2):
             why = f"{different} labels in {len(targets)} rows, so a classifier can learn little"
+            if sum(map(looks_like_number, targets)) > len(targets) / 2:
+                why = f"they look like numbers, of which only those like 1234.5 are read; {why}"
             return ColumnGuess(name, "classification", why, ambiguous=True)
         return ColumnGuess(name, "classification", f"{different} labels")
     others = len(targets) - len(numbers)

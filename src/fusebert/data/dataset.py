@@ -87,7 +87,16 @@ class Preparer:
         """What the task, if there is one, makes of a row whose sides belong together."""
         if self.task is None:
             return None
-        return self.task.target([{c: sample.values.get(source) for c, source in side.items()} for side in self.sides])
+        sides = [
+            {column: self._content(column, sample.values.get(source)) for column, source in side.items()}
+            for side in self.sides
+        ]
+        return self.task.target(sides)
+
+    def _content(self, column: str, value: Any) -> Any:
+        """What counts of a value where equal ones belong together."""
+        reader: Any = next((one for one in self.processors.values() if column in one.columns), None)
+        return reader.content(value) if hasattr(reader, "content") and is_given(value) else value
 
     def length(self, features: Mapping[str, Features]) -> int:
         """Tokens of the trunk's sequence, [CLS] included."""

@@ -31,8 +31,8 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
-TO_DICTS = ("to_dicts", "to_pylist")
-"""How tables of polars and pyarrow become lists of dicts."""
+TO_DICTS = ("to_dicts", "to_pylist", "to_dict")
+"""How tables of polars and pyarrow, and a row of pandas, become dicts."""
 
 Rows = Iterator[Sample | RowError]
 
@@ -322,9 +322,18 @@ def rows_from_memory(rows: Any) -> Rows:
         if not isinstance(values, Mapping | Sample):
             raise DataError(f"{table}, row {number}: a dict expected, found {type(values).__name__}")
         if isinstance(values, Mapping):
-            given = {name: None if _is_missing(value) else value for name, value in values.items()}
+            given = {name: _plain(value) for name, value in values.items()}
             values = Sample(table, number, given, None)
         yield values
+
+
+def _plain(value: Any) -> Any:
+    """As a file gives it: None for a missing value, a list for a tuple or a row of an array, a number of Python's."""
+    if _is_missing(value):
+        return None
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        value = value.tolist()
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _is_missing(value: Any) -> bool:

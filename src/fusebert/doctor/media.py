@@ -19,6 +19,7 @@ from fusebert.errors import InputError
 from fusebert.modalities.audio.signal import MAX_FILE_BYTES, fractions, from_array, library, log_mel
 from fusebert.modalities.audio.signal import decode as decode_sound
 from fusebert.modalities.base import media_path
+from fusebert.modalities.files import media_of
 from fusebert.modalities.image.processor import decode as decode_picture
 from fusebert.types import Sample, is_given
 
@@ -161,8 +162,7 @@ def _look(sample: Sample, column: str) -> np.ndarray | None:
 
 def _bytes(value: Any, sample: Sample) -> bytes | None:
     """Of a media file, or as datasets holds them; None where there is none to read."""
-    if isinstance(value, dict):
-        value = value.get("bytes")
+    value = media_of(value)
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str) or not value:

@@ -10,7 +10,7 @@ from typing import Any
 from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
 from fusebert.corpus.sentences import HAN
 from fusebert.doctor.finding import Finding, Splits
-from fusebert.modalities.values import content_key, is_missing
+from fusebert.modalities.values import as_list, content_key, is_missing
 from fusebert.types import Sample, is_given
 
 LEAST_ROWS = 20
@@ -219,7 +219,8 @@ def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Itera
 def _labels(row: Sample, target: str) -> list[str]:
     """One, several, or none; what means a missing value among inputs, such as "none", may be a label."""
     raw = row.values.get(target)
-    several = raw if isinstance(raw, list) else [raw] if is_given(raw) else []
+    labels = as_list(raw)
+    several = labels if labels is not None else [raw] if is_given(raw) else []
     return list(dict.fromkeys(map(content_key, several)))
 
 

@@ -20,6 +20,7 @@ from fusebert.data.dataset import Preparer, report_bad_rows
 from fusebert.data.tables import Rows, read_table, rows_from_memory, track_absent_columns
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import infer, infer_all, multiplies_bf16, outputs_per_row, windows
+from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
@@ -78,14 +79,15 @@ class Predictor:
             UsageError: `top` is no number of labels.
             RowError: a row cannot be read; or a recommender knows nothing in the history of the one dict.
 
-        Warns of items in histories that a recommender does not know, and of columns that a table lacks.
+        Warns of items in histories that a recommender does not know, of columns whose categories the training rows do
+        not have, and of columns that a table lacks.
         """
         if not isinstance(top, int) or top < 1:
             raise UsageError(f"top={top!r} will not do: a whole number from 1 on")
         answers = []
         strange: dict[str, None] = {}
-        absent = set(self.columns)
-        for row, answer in self.answers(track_absent_columns(_read(rows), absent), top):
+        absent, unfamiliar = set(self.columns), Unfamiliar(self.processors)
+        for row, answer in self.answers(unfamiliar.watch(track_absent_columns(_read(rows), absent)), top):
             if isinstance(answer, RowError):
                 raise answer
             unknown, of = self.unknown_items(row)
@@ -98,6 +100,8 @@ class Predictor:
             warnings.warn(f"items that the model does not know: {_named([*strange])}", stacklevel=2)
         if absent and isinstance(rows, str | Path):
             warnings.warn(f"{no_such_columns(absent)}; it answered without", stacklevel=2)
+        if unfamiliar.columns:
+            warnings.warn(only_unknown(unfamiliar.columns), stacklevel=2)
         return answers[0] if isinstance(rows, Mapping) else answers
 
     def unknown_items(self, row: Sample | RowError) -> tuple[list[str], int]:
@@ -151,7 +155,7 @@ class Predictor:
 
         Returns:
             `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped; `absent_columns` if no row had
-            some that the model reads.
+            some that the model reads; `unknown_columns` if nearly all categories of some are unknown to it.
         """
         given = {"without": without, "shuffle": shuffle, "known": known, "bad_rows": bad_rows, "listed_in": listed_in}
         logits, targets, noted = self.outputs(table, **given)
@@ -183,8 +187,8 @@ class Predictor:
             rows = self.task.questions(rows, [_read(one) for one in known])
         elif known:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
-        absent = set(self.columns)
-        rows = track_absent_columns(rows, absent)
+        absent, unfamiliar = set(self.columns), Unfamiliar(self.processors)
+        rows = unfamiliar.watch(track_absent_columns(rows, absent))
         bad: list[RowError] = []
         if without or shuffle:
             rows = self._usable(rows, bad)
@@ -201,8 +205,8 @@ class Predictor:
             raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
         logits, targets = infer_all(self.model, chain([first], examples), self.collator, self.precision)
         report_bad_rows(bad, len(targets) + len(bad), bad_rows, listed_in)
-        noted: dict[str, Any] = {"bad_rows": len(bad)} if bad else {}
-        return logits, targets, noted | ({"absent_columns": sorted(absent)} if absent else {})
+        noted = {"bad_rows": len(bad), "absent_columns": sorted(absent), "unknown_columns": unfamiliar.columns}
+        return logits, targets, {name: what for name, what in noted.items() if what}
 
     def _usable(self, rows: Rows, bad: list[RowError]) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""

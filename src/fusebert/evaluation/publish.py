@@ -28,7 +28,6 @@ EXAMPLES = 12
 SHOWN_EVENTS, SHOWN_CHARACTERS = 20, 500
 """The newest events and the first characters of an example's values."""
 LIMIT = "The scores hold for rows like those it was tested on, and for no others."
-CALIBRATED = "A probability is calibrated on the validation rows; on other data it may be too sure."
 SUBSETS = "A row may lack some of its modalities."
 
 
@@ -199,7 +198,7 @@ def _card(
         "ledger": metrics["ledger"],
         "warnings": metrics["warnings"],
         "speed": metrics["speed"],
-        "limits": [LIMIT, *([CALIBRATED] if hasattr(predictor.task, "calibrate") else [])],
+        "limits": [LIMIT, *getattr(predictor.task, "limits", ())],
         "subsets": SUBSETS if len(predictor.processors) > 1 and not hasattr(predictor.task, "sides") else "",
         "version": __version__,
     }

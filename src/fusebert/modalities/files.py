@@ -19,6 +19,13 @@ SOUND_STARTS = re.compile(rb"RIFF....WAVE|FORM....AIF|fLaC|OggS|ID3|\xff[\xe2-\x
 CACHE_BYTES = 512 * 2**20
 
 
+def media_of(value: Any) -> Any:
+    """The bytes, or else the path, of `{"bytes": ..., "path": ...}`, as datasets has a file; others as they are."""
+    if not isinstance(value, Mapping) or not value.keys() & {"bytes", "path"}:
+        return value
+    return value.get("path") if value.get("bytes") is None else value["bytes"]
+
+
 def encoded_media(values: Sequence[Any]) -> list[bytes]:
     """The files that stand in a column itself, as bytes or as `{"bytes": ...}`, if it is a column of such."""
     if not all(isinstance(value, bytes) or (isinstance(value, Mapping) and "bytes" in value) for value in values):

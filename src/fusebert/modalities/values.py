@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -16,6 +18,8 @@ MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
 MAX_MAGNITUDE = 1e100
 LONGEST_CATEGORY = 200
 FEW_SHARE = 0.05
+LIST = re.compile(r"\s*\[.*\]\s*", re.S)
+NUMBER_LIKE = re.compile(r"[-+−]?\s*[$€£¥]?\s*[-+−]?\d[\d.,' \u00a0\u202f]*(\s*[%$€£¥]|\s[a-zA-Z]{1,3})?")
 
 
 def is_missing(raw: Any) -> bool:
@@ -46,6 +50,22 @@ def content_key(raw: Any) -> str:
 def are_few(different: int, values: int) -> bool:
     """Whether so few of a column's values differ that they are rather names of a few things than texts."""
     return different <= max(2, FEW_SHARE * values)
+
+
+def as_list(raw: Any) -> list[Any] | None:
+    """A list, or that which JSON text spells, as a csv holds one; None for anything else."""
+    if isinstance(raw, str) and LIST.fullmatch(raw):
+        try:
+            found = json.loads(raw)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, list) else None
+    return raw if isinstance(raw, list) else None
+
+
+def looks_like_number(raw: Any) -> bool:
+    """Whether text says a number in a way that `as_number` does not read, such as 1,234 or 12 % or €5."""
+    return isinstance(raw, str) and NUMBER_LIKE.fullmatch(raw.strip()) is not None
 
 
 def as_number(raw: Any) -> float:

@@ -25,6 +25,7 @@ class Task(Protocol):
         needs_target = False: it asks for no target column;
         score(logits, targets): the primary metric alone, where `evaluate` is much more work; NaN where there is none;
         calibrate(logits, targets): fit what makes probabilities honest, on validation rows;
+        limits: sentences on what its answers do not say;
         adjust(targets): what is taken from how often answers occur, told those of the training rows alone;
         sides, hard_negatives: columns that are read apart (see `matching`);
         questions, unknown_items, baselines: of tables of events (see `recommendation`).

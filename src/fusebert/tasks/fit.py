@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -108,10 +108,18 @@ def fit_task(recipe: Recipe, target: str, samples: Sequence[Sample]) -> tuple[Co
         why = _why(fitted, targets[0])
         raise DataError(f"{samples[0].table}, column {target!r}: no value will do for {guess.kind}: {why}")
     try:
-        return guess, fitted.fit(recipe.task_config(guess.kind), good)
+        with naming_column(samples, target):
+            return guess, fitted.fit(recipe.task_config(guess.kind), good)
     except ValidationError as error:
         said = wrong_setting(error, "task.")
         raise RecipeError(f"{said}; the target {target!r} was taken for one of {guess.kind}") from None
+
+
+@contextmanager
+def naming_column(samples: Sequence[Sample], target: str) -> Iterator[None]:
+    """Errors within it are about this column."""
+    try:
+        yield
     except DataError as error:
         raise DataError(f"{samples[0].table}, column {target!r}: {error}") from None
 

@@ -73,14 +73,16 @@ class State:
 
     def judge(self, metrics: Mapping[str, float], primary: str, higher_is_better: bool) -> None:
         """Remember this step where its validation, the last of the history, is the best so far. Few rows tie soon and
-        for long: among equal scores the least loss counts, or the latest."""
+        for long: among equal scores the least loss counts, and is progress, or the latest."""
         value = metrics[primary]
         if self.best_score is None or (value != self.best_score and (value > self.best_score) == higher_is_better):
             self.best_score, self.best_step, self.worse_epochs = value, self.step, 0
             return
         self.worse_epochs += 1
-        if value == self.best_score and metrics.get("loss", 0.0) <= self.kept().get("loss", 0.0):
+        loss, least = (found.get("loss", 0.0) for found in (metrics, self.kept()))
+        if value == self.best_score and loss <= least:
             self.best_step = self.step
+            self.worse_epochs = 0 if loss < least else self.worse_epochs
 
     def totals(self) -> dict[str, Any]:
         """What a finished run reports of itself, as JSON values."""

@@ -23,6 +23,7 @@ from fusebert.tasks.base import Task
 from fusebert.tasks.fit import (
     fit_task,
     given_targets,
+    naming_column,
     only_sides,
     pick_target,
     preparers,
@@ -101,7 +102,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         with lost_rows_first():
             samples, held_out = hold_out(samples, data.validation, data.validation_group)
         if target_column is not None and hasattr(task, "adjust"):
-            task.adjust(readable(task, given_targets(samples, target_column)))
+            with naming_column(samples, target_column):
+                task.adjust(readable(task, given_targets(samples, target_column)))
         splits["validation"] = held_out
         files["validation"] = f"{data.validation:.0%} of {table_name(data.train)}, held out"
     else:

@@ -22,7 +22,7 @@ from fusebert.modalities.audio.signal import (
     whisper_mel,
 )
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media
+from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media, media_of
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -119,8 +119,7 @@ class Processor:
         most = self.config.max_seconds
         if isinstance(value, dict) and value.get("array") is not None:
             return self._frames(from_array(value["array"], value.get("sampling_rate"), most))
-        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-            value = value["bytes"]
+        value = media_of(value)
         if isinstance(value, bytes):
             return self._frames(decode(value, most))
         if not isinstance(value, str | Path):

@@ -27,6 +27,9 @@ MAX_SAMPLES = 200_000_000
 KINDS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF")
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 MAX_CHANNELS = 32
+WIDEST_SAMPLE = 4
+"""Bytes of a sample in any file; wider arrays hold samples of who knows which."""
+SIXTEEN_BITS = 2.0**15
 LOUDEST = 2.0**32
 """Full scale of whole numbers of 32 bits; of fractions it is 1. The power of what is far louder has no number."""
 OGG_HEADER_BYTES, OGG_LAST = 27, 4
@@ -77,7 +80,7 @@ def library(name: str) -> Any:
 
 
 def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
-    """Decoded sound, [N] or [channels, N] as datasets gives it, -> float32 samples at RATE_HZ.
+    """Decoded sound, [N], or [channels, N] as datasets gives it, or [N, channels], -> float32 samples at RATE_HZ.
 
     Raises:
         InputError: it is no sound within bounds.
@@ -88,17 +91,21 @@ def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
         raise InputError("decoded sound needs numbers in `array` and a whole number in `sampling_rate`") from None
     if samples.ndim != 2 or samples.size == 0:
         raise InputError("the recording has no samples")
+    if samples.shape[1] <= MAX_CHANNELS < samples.shape[0]:  # [N, channels], as soundfile and scipy have it
+        samples = samples.T
     _check(hertz, samples.shape[0], samples.shape[1], max_seconds)
     return to_rate(samples.mean(axis=0), hertz)
 
 
 def fractions(values: Any) -> np.ndarray:
     """Samples in float32; an array of whole numbers (scipy reads a wav so) as fractions of the loudest, as files are
-    read. Raises TypeError or ValueError for what are no numbers."""
+    read, where its width says what that is. Raises TypeError or ValueError for what are no numbers."""
     samples = np.asarray(values, dtype=np.float32)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu":
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu" or values.dtype.itemsize > WIDEST_SAMPLE:
         return samples
     half = 2.0 ** (8 * values.dtype.itemsize - 1)
+    if values.dtype == np.int32 and np.abs(samples).max(initial=0) < SIXTEEN_BITS:
+        half = SIXTEEN_BITS
     return np.asarray(samples / half - (values.dtype.kind == "u"), dtype=np.float32)
 
 

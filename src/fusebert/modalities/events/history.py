@@ -144,6 +144,8 @@ def _as_seconds(raw: Any) -> float:
         if day is None or day.year not in YEARS:  # one by one, some would be taken for days and others for seconds
             raise InputError(f"{raw} has eight digits, as a day such as 20240531; write seconds with a point ({raw}.0)")
         return day.timestamp()
+    if isinstance(raw, int) and (day := as_date(raw)) is not None and day.year in YEARS:
+        raise InputError(f"{raw} may be a day or seconds; write the day as text, or seconds with a point ({raw}.0)")
     counted = isinstance(raw, str) and raw.strip().lstrip("-").replace(".", "", 1).isdigit()
     when = as_date(raw) if isinstance(raw, str | date) and not counted else None
     if when is not None:

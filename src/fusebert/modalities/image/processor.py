@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from fusebert.config import FITTED
 from fusebert.errors import InputError
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import PICTURE_SUFFIXES, DecodedFiles, are_sounds, encoded_media
+from fusebert.modalities.files import PICTURE_SUFFIXES, DecodedFiles, are_sounds, encoded_media, media_of
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
+TWELVE_BITS = 4095.0
 
 
 class Config(BaseModel):
@@ -89,6 +90,7 @@ class Processor:
         return {"pixel_values": pictures, "place": np.array([place for place, _ in parts])}
 
     def _read(self, value: Any, root: Path | None) -> np.ndarray:
+        value = media_of(value)
         if not isinstance(value, str | Path):
             return decode(value, self.config.size_pixels)
         size = self.config.size_pixels
@@ -199,7 +201,8 @@ def _square(picture: Image.Image, size_pixels: int) -> Image.Image:
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit greys over their full range; anything wider, or with fractions, over the range it uses; else as it is.
+    """16-bit greys over their full range, or that of 12 bits where they use no more; anything wider, or with fractions,
+    over the range it uses; else as it is.
 
     Raises:
         InputError: there are values that are not finite.
@@ -207,7 +210,9 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     if not picture.mode.startswith("I") and picture.mode != "F":
         return picture
     values = np.array(picture, dtype=np.float32)
-    low, high = (0.0, 65535.0) if picture.mode.startswith("I;16") else (float(values.min()), float(values.max()))
+    low, high = float(values.min()), float(values.max())
+    if picture.mode.startswith("I;16"):  # X-rays have 12 bits
+        low, high = 0.0, 65535.0 if high > TWELVE_BITS else TWELVE_BITS
     if not np.isfinite(high - low):
         raise InputError("the picture holds values that are not finite numbers")
     values -= low  # in place: 50 million pixels are 200 MB

@@ -16,7 +16,9 @@ from fusebert.errors import InputError
 from fusebert.modalities.values import as_category, as_date, as_number, is_missing
 
 Kind = Literal["number", "date", "category"]
-DATE_EXTRAS = 4
+DATE_EXTRAS = 6
+"""Numbers beside a date's bins: where in the year, the week and the day it lies."""
+BOOLEANS = {"0": "false", "1": "true"}
 ANY, MISSING = 0, 1
 """Codes of a value that has none of its own, and of none."""
 
@@ -47,6 +49,10 @@ class Column:
         return edges[:-1], np.diff(edges)
 
     @cached_property
+    def _is_boolean(self) -> bool:
+        return {*self.values} <= {*BOOLEANS.values()}
+
+    @cached_property
     def _places(self) -> dict[str, int]:
         """The code of each category."""
         return {name: 2 + place for place, name in enumerate(self.values)}
@@ -61,7 +67,7 @@ class Column:
         if is_missing(raw):
             return MISSING, encoded
         if self.kind == "category":
-            return self._places.get(as_category(raw), ANY), encoded
+            return self._places.get(self._name(raw), ANY), encoded
         when = None
         if self.kind == "date":
             when = as_date(raw)
@@ -76,6 +82,15 @@ class Column:
         if when is not None:
             encoded[-DATE_EXTRAS:] = _cycles(when)
         return ANY, encoded
+
+    def is_known(self, raw: Any) -> bool:
+        """Whether it says something that the training rows say, too; numbers and dates always do."""
+        return self.kind != "category" or is_missing(raw) or self._name(raw) in self._places
+
+    def _name(self, raw: Any) -> str:
+        """A category; 0 and 1 stand for false and true."""
+        name = as_category(raw)
+        return BOOLEANS.get(name, name) if self._is_boolean else name
 
 
 def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categories: bool) -> Column:
@@ -101,6 +116,9 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
             elif when is not None:
                 numbers.append(when.timestamp() / 86_400)
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1))) if numbers else np.zeros(1)
+    if len(edges) <= bins:  # where most values are one, quantiles fall together; those of the different values are left
+        different = np.unique(numbers) if numbers else edges
+        edges = np.unique([*edges, *np.quantile(different, np.linspace(0, 1, bins + 2 - len(edges)))])
     if len(edges) < 2:
         half = max(0.5, abs(edges[0]) * 1e-6)
         edges = np.array([edges[0] - half, edges[0] + half])
@@ -137,6 +155,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _cycles(when: datetime) -> np.ndarray:
-    """Where in the year and in the week a moment lies, as sines and cosines: float[DATE_EXTRAS]."""
-    phases = 2 * np.pi * np.array([when.timetuple().tm_yday / 365.25, when.weekday() / 7])
+    """Where in the year, the week and the day a moment lies, as sines and cosines: float[DATE_EXTRAS]."""
+    hours = when.hour + when.minute / 60 + when.second / 3600
+    phases = 2 * np.pi * np.array([when.timetuple().tm_yday / 365.25, when.weekday() / 7, hours / 24])
     return np.concatenate([np.sin(phases), np.cos(phases)])

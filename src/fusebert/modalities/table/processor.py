@@ -16,13 +16,13 @@ from fusebert.config import FITTED
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of
-from fusebert.modalities.values import are_few, is_missing
+from fusebert.modalities.values import are_few, is_missing, looks_like_number
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
 FEW_WORDS = 3
 """Strings are categories where they are at most so many words, and few of them differ."""
-DATE_LIKE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}")
+DATE_LIKE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d{2}.*)?")
 
 
 class Config(BaseModel):
@@ -83,6 +83,14 @@ class Processor:
             "encoded": np.stack([encoded for _, encoded in read]),
         }
 
+    def unknown(self, sample: Sample) -> list[str]:
+        """The columns whose category the training rows do not have."""
+        return [
+            name
+            for name, column in zip(self.columns, self.fitted, strict=True)
+            if not column.is_known(sample.values.get(name))
+        ]
+
     @property
     def varies(self) -> bool:
         """Whether training hides values."""
@@ -126,6 +134,8 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     few = are_few(different, len(present))
     if not few and sum(bool(DATE_LIKE.fullmatch(str(value).strip())) for value in present) > len(present) / 2:
         return Evidence("they look like dates, of which only those like 2024-03-28 are read", 0.3)
+    if not few and sum(map(looks_like_number, present)) > len(present) / 2:
+        return Evidence("they look like numbers, of which only those like 1234.5 are read", 0.3)
     words = sum(len(str(value).split()) for value in present) / len(present)
     if words > FEW_WORDS or different == len(present):
         return None

@@ -29,6 +29,8 @@ MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
 """Text beyond `max_tokens` times this, blanks aside, is cut before it is tokenized: all but words of more than 100
 letters, which are one [UNK], spend fewer characters a token."""
+UNSPACED = 15
+"""Characters; longer ones that are no words, such as Thai sentences, are texts of a script without spaces."""
 JSON_LIST = re.compile(r'\s*\[\s*[{"]')
 """How a list in JSON begins, which is rather a history than words."""
 
@@ -93,6 +95,12 @@ class Processor:
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
         return encode(self.tokenizer, text, self.config.max_tokens)
+
+    def content(self, value: Any) -> str:
+        """What tells a text from others: those that differ in spaces only, or in case where it does not count, have the
+        same pieces."""
+        text, normalizer = plain_text(value)[:MAX_TEXT_CHARACTERS], self.tokenizer.normalizer
+        return " ".join((text if normalizer is None else normalizer.normalize_str(text)).split())
 
     @property
     def varies(self) -> bool:
@@ -175,6 +183,8 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     if words >= 2 or han >= 0.3:
         chinese = f", {han:.0%} with Chinese" if han else ""
         return Evidence(f"strings of {words:.1f} words on average{chinese}", confidence)
+    if sum(map(len, texts)) > UNSPACED * len(texts) and not all(map(str.isascii, texts)):
+        return Evidence("strings of a script without spaces", confidence)
     share = different / len(texts)
     return Evidence(f"single words, {share:.0%} of them different", 0.45 if share < 0.9 else 0.2)
 

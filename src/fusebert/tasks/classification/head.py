@@ -42,15 +42,18 @@ class Head(nn.Module):
 
     def loss(self, encoded: Encoded, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy over int[B] classes, or binary cross-entropy over float[B, C + 1], whose last column counts
-        labels that have no class; mean over the rows."""
+        labels that have no class; mean over the rows.
+
+        What is weighed is the row's own label. torch would weigh what smoothing spreads by the labels that it goes to,
+        and a rare one would be the answer to all.
+        """
         logits = self(encoded).float()
         if self.multi_label:
-            smooth = labels[:, :-1] * (1 - self.label_smoothing) + self.label_smoothing / 2
-            each = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weights, reduction="none").mean(
-                dim=1
-            )
+            given = labels[:, :-1]
+            smooth = given * (1 - self.label_smoothing) + self.label_smoothing / 2
+            weights = torch.where(given > 0, self.weights, 1.0)
+            each = (weights * F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")).mean(dim=1)
         else:
-            each = F.cross_entropy(
-                logits, labels, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing
-            )
+            each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+            each = self.weights[labels] * each
         return {"loss": each.mean(), "logits": logits}

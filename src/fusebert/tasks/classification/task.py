@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import expit, log_softmax, softmax
 
 from fusebert.errors import DataError, InputError, UsageError
+from fusebert.modalities.values import as_list
 from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
@@ -42,9 +43,11 @@ class Config(BaseModel):
     pooling: Literal["first", "mean"] = Field(
         "first", description="what stands for a row: BERT's pooler over [CLS], or the mean of all its tokens"
     )
-    ignore_case: bool = Field(False, description="labels that differ only in case or outer spaces are one")
+    ignore_case: bool = Field(False, description="labels that differ only in case are one")
     metric: Literal["accuracy", "f1_macro", "f1_micro", "auroc"] | None = Field(
-        None, description="chooses the epoch whose weights are kept: accuracy, or f1_micro for lists of labels"
+        None,
+        description="chooses the epoch whose weights are kept: accuracy; f1_macro, over the labels that the rows have, "
+        "where they are balanced; or f1_micro for lists of labels",
     )
     unseen_labels: Literal["refuse", "wrong"] = Field(
         "refuse", description="labels outside train in validation or test: refuse the row, or count its answer as wrong"
@@ -75,20 +78,30 @@ class Task:
     ) -> None:
         self.config, self.labels, self.multi_label = config, list(labels), multi_label
         self.weights, self.temperature = list(weights), temperature
-        self.primary_metric = config.metric or ("f1_micro" if multi_label else "accuracy")
+        usual = "f1_macro" if config.class_weights == "balanced" else "accuracy"
+        self.primary_metric = config.metric or ("f1_micro" if multi_label else usual)
         named = ["f1_micro", "f1_macro", "accuracy"] if multi_label else ["accuracy", "f1_macro"]
         named += ["auroc"] if len(self.labels) <= MOST_CURVES else []
         self.metric_names = [*named, *([] if multi_label else ["expected_calibration_error"]), "loss"]
         self._class = {_fold(_key(label), config.ignore_case): number for number, label in enumerate(self.labels)}
+        self._spelled = {_spelling(key): number for key, number in self._class.items()}
+
+    @property
+    def limits(self) -> list[str]:
+        """What probabilities mean, and where they may be wrong."""
+        if self.config.class_weights == "balanced":
+            return ["Probabilities are as if all labels were equally frequent: rare ones are given higher ones."]
+        return ["A probability is calibrated on the validation rows; on other data it may be too sure."]
 
     @staticmethod
     def read(raw: Any) -> list[tuple[str, Label]]:
         """The labels of a raw target, each with its kind."""
-        return list(dict.fromkeys(_key(label) for label in (raw if isinstance(raw, list) else [raw])))
+        labels = as_list(raw)
+        return list(dict.fromkeys(_key(label) for label in ([raw] if labels is None else labels)))
 
     @classmethod
     def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
-        lists = sum(isinstance(target, list) for target in targets)
+        lists = sum(as_list(target) is not None for target in targets)
         if lists not in (0, len(targets)):
             raise DataError(
                 f"{lists} of {len(targets)} targets are lists and the others are not; use lists for all or for none"
@@ -148,10 +161,11 @@ class Task:
         """int64[] class, or float32[C + 1] with 1 for each label of the row, and how many of its labels are unseen."""
         if not self.multi_label:
             return np.array(self._number(raw), dtype=np.int64)
-        if not isinstance(raw, list):
+        labels = as_list(raw)
+        if labels is None:
             raise InputError(f"a list of labels expected, found {raw!r}")
         out = np.zeros(len(self.labels) + 1, dtype=np.float32)
-        for label in raw:
+        for label in labels:
             number = self._number(label)
             if number == UNSEEN:
                 out[-1] += 1
@@ -160,7 +174,7 @@ class Task:
         return out
 
     def _number(self, label: Any) -> int:
-        number = self._class.get(_fold(_key(label), self.config.ignore_case), UNSEEN)
+        number = self._find(label)
         if number == UNSEEN and self.config.unseen_labels == "refuse":
             known = ", ".join(map(repr, self.labels[:5])) + (", ..." if len(self.labels) > 5 else "")
             raise InputError(
@@ -168,6 +182,11 @@ class Task:
                 "mend it, or set task.unseen_labels=wrong to count it as a wrong answer"
             )
         return number
+
+    def _find(self, label: Any) -> int:
+        """Its class: that of the same kind, or else of the same spelling, as a csv has no kinds."""
+        key = _fold(_key(label), self.config.ignore_case)
+        return self._class.get(key, self._spelled.get(_spelling(key), UNSEEN))
 
     @staticmethod
     def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
@@ -223,7 +242,7 @@ class Task:
 
     def is_right(self, raw: Any, answer: Any) -> bool | None:
         """Whether the answer is the label, or exactly the labels, up to case where the task ignores it."""
-        wanted, found = ({_fold(key, self.config.ignore_case) for key in self.read(labels)} for labels in (raw, answer))
+        wanted, found = ({self._find(label) for _, label in self.read(labels)} for labels in (raw, answer))
         return wanted == found
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
@@ -233,7 +252,7 @@ class Task:
 
         probabilities, losses = Spill(), []
         for part in chunks(len(logits)):
-            probabilities.append(self.probabilities(logits[part]).astype(np.float32))
+            probabilities.append(self.probabilities(logits[part]))  # in 64 bits, as sure answers tie in fewer
             losses.append(self._losses(logits[part] / self.temperature, np.asarray(targets[part])))
         report = metrics.multi_label if self.multi_label else metrics.single_label
         found = report(probabilities.array(), targets, self.labels, few=len(self.labels) <= MOST_CURVES)
@@ -272,10 +291,16 @@ def _key(label: Any) -> tuple[str, Label]:
     if isinstance(label, int):
         return ("numbers", label)
     if isinstance(label, str) and label.strip():
-        return ("text", label)
+        return ("text", label.strip())
     raise InputError(f"{label!r} is not a label; use text, a whole number, or true/false")
 
 
 def _fold(key: tuple[str, Label], ignore_case: bool) -> tuple[str, Label]:
     kind, label = key
-    return (kind, label.strip().casefold()) if ignore_case and isinstance(label, str) else key
+    return (kind, label.casefold()) if ignore_case and isinstance(label, str) else key
+
+
+def _spelling(key: tuple[str, Label]) -> str:
+    """As a csv has it: 1 is "1", and True is "true" in any case."""
+    spelled = str(key[1])
+    return spelled.casefold() if spelled.casefold() in ("true", "false") else spelled
