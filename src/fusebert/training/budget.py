@@ -113,19 +113,19 @@ def pick_length(corpus: Tokens, tokens: float) -> int:
     return LONG_LENGTH if tokens >= LONG_FROM_TOKENS and float(np.median(documents)) >= LONG_LENGTH else LENGTH
 
 
-def make_plan(
-    given: Mapping[str, Any],
-    budget: Budget,
-    corpus: Tokens,
-    entropy: float,
-    build: Callable[[Mapping[str, Any]], tuple[Recipe, Prepared]],
-    processes: int = 1,
-    longest: int | None = None,
-) -> tuple[dict[str, Any], Plan]:
-    """Measure this machine, and choose what is not given.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How this machine learns: tokens a second of all processes together, the tokens of a batch, and those that a pass
+    reads for each of the corpus, as half of all pairs read some anew."""
 
-    Sizes are tried from the smallest on, until the next one promises a higher loss; the best is then measured once more
-    as it will be trained.
+    tokens_per_second: float
+    tokens_per_batch: int
+    tokens_per_pass: float
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Measures this machine, and chooses what is not given.
 
     Args:
         given: dotted settings of the user, which are kept.
@@ -134,87 +134,105 @@ def make_plan(
         build: settings -> their checked recipe, and rows to measure with.
         processes: that train together, each as quick as this one.
         longest: tokens that the BERT to go on from can read.
-
-    Returns:
-        The settings of the run, and the plan.
-
-    Raises:
-        UsageError: too little time is left to train, or no size fits into the GPU's memory.
     """
-    if budget.left < budget.seconds / 2:
-        raise UsageError(
-            f"beginning and reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of "
-            f"{budget.seconds:.0f} s; give more time, or start again (a corpus is tokenized once)"
-        )
-    probes_end = budget.left * (1 - SHARE_TO_PROBE)
-    probe_seconds = budget.left * SHARE_TO_PROBE
-    device = pick_device(str(given.get("training.device", "auto")))
-    given = {"training.workers": pick_workers(device, processes), **given}
-    rounds = int(given["task.rounds"]) if "task.rounds" in given else None
 
-    per_pass = 1.0  # tokens that a pass reads, for each of the corpus: half of all pairs read some anew
+    given: Mapping[str, Any]
+    budget: Budget
+    corpus: Tokens
+    entropy: float
+    build: Callable[[Mapping[str, Any]], tuple[Recipe, Prepared]]
+    processes: int = 1
+    longest: int | None = None
 
-    def measure(settings: Mapping[str, Any], batch_tokens: int, compiled: bool = False) -> tuple[float, int]:
-        """Tokens a second, and the tokens of a batch: half as many, and again half, where memory is too small."""
-        nonlocal per_pass
-        recipe, prepared = build({"task.mask_rate": MASK_RATE, **settings, "task.passes": 1.0, "task.rounds": 1})
+    def plan(self) -> tuple[dict[str, Any], Plan]:
+        """The settings of the run, and what they will bring.
+
+        Raises:
+            UsageError: too little time is left to train, or no size fits into the GPU's memory.
+        """
+        budget = self.budget
+        if budget.left < budget.seconds / 2:
+            raise UsageError(
+                f"beginning and reading the corpus took {budget.seconds - budget.left:.0f} s of the budget of "
+                f"{budget.seconds:.0f} s; give more time, or start again (a corpus is tokenized once)"
+            )
+        probe_seconds = budget.left * SHARE_TO_PROBE
+        device = pick_device(str(self.given.get("training.device", "auto")))
+        given = {"training.workers": pick_workers(device, self.processes), **self.given}
+        best = self._best_size(given, PROBE_TOKENS[device], probe_seconds)
+        chosen = given | {
+            "model.trunk": best.trunk,
+            "task.length": best.length,
+            "training.tokens_per_batch": best.tokens_per_batch,
+        }
+        own_tokens = max(1, best.tokens_per_batch // self.processes)
+        measured = self._measure(chosen, own_tokens, probe_seconds, compiled=True)
+        if "training.tokens_per_batch" not in given:
+            fitting = measured.tokens_per_batch * self.processes
+            chosen["training.tokens_per_batch"] = min(best.tokens_per_batch, fitting)
+        plan = self._expected(chosen, measured.tokens_per_second)
+        spared = {
+            "task.mask_rate": MASK_RATE,
+            "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
+            "task.held_out_tokens": plan.held_out_tokens,
+            "training.time_limit": budget.seconds,
+        }
+        schedule = {
+            "task.passes": max(1, SPARE * plan.tokens) / (measured.tokens_per_pass * len(self.corpus.ids)),
+            "task.rounds": min(MOST_ROUNDS, SPARE * plan.rounds),
+        }
+        return spared | chosen | schedule, plan
+
+    def _best_size(self, given: Mapping[str, Any], batch_tokens: int, probe_seconds: float) -> Plan:
+        """Sizes are tried from the smallest on, until the next one promises a higher loss."""
+        probes_end = self.budget.left - probe_seconds
+        plans: list[Plan] = []
+        for trunk in [str(given["model.trunk"])] if "model.trunk" in given else SIZES:
+            tried = {"task.length": min(LENGTH, self.longest or LENGTH), **given, "model.trunk": trunk}
+            try:
+                measured = self._measure(tried, batch_tokens, probe_seconds)
+            except TooLargeError:
+                if not plans:
+                    raise
+                break
+            plans.append(self._expected({**given, "model.trunk": trunk}, measured.tokens_per_second))
+            best = min(plans, key=lambda plan: math.inf if plan.mlm_loss is None else plan.mlm_loss)
+            if best is not plans[-1] or self.budget.left < probes_end:
+                break
+        return best
+
+    def _measure(
+        self, settings: Mapping[str, Any], batch_tokens: int, seconds: float, compiled: bool = False
+    ) -> Measured:
+        """On batches of so many tokens, or half as many, and again half, where memory is too small."""
+        recipe, prepared = self.build({"task.mask_rate": MASK_RATE, **settings, "task.passes": 1.0, "task.rounds": 1})
         rows = prepared.splits["train"]
-        per_pass = float(rows.lengths.sum()) / len(rows.corpus.ids)
         while True:
             try:
-                speed = tokens_per_second(recipe, prepared, batch_tokens, compiled, probe_seconds)
-                return processes * speed, batch_tokens
+                speed = tokens_per_second(recipe, prepared, batch_tokens, compiled, seconds)
             except torch.OutOfMemoryError:
                 batch_tokens //= 2
                 if batch_tokens < recipe.task_config().length:
                     raise TooLargeError(f"{recipe.model.trunk} does not fit into the GPU's memory") from None
+            else:
+                return Measured(self.processes * speed, batch_tokens, float(rows.lengths.sum()) / len(rows.corpus.ids))
 
-    def planned(settings: Mapping[str, Any], speed: float) -> Plan:
+    def _expected(self, settings: Mapping[str, Any], speed: float) -> Plan:
+        """What the time that is left buys at so many tokens a second."""
+        budget, corpus = self.budget, self.corpus
         if budget.left <= 0:
             raise UsageError(f"measuring this machine took all of the {budget.seconds:g} s; give more time")
         tokens = max(1, int(speed * budget.left * (1 - SHARE_TO_SCORE - SHARE_TO_SAVE)))
-        trunk = str(settings["model.trunk"])
-        loss = None if trunk not in SIZES else expected_loss(entropy, layer_parameters(trunk), tokens, len(corpus.ids))
-        length = int(settings.get("task.length", min(pick_length(corpus, tokens), longest or LONG_LENGTH)))
+        trunk, loss = str(settings["model.trunk"]), None
+        if trunk in SIZES:
+            loss = expected_loss(self.entropy, layer_parameters(trunk), tokens, len(corpus.ids))
+        length = int(settings.get("task.length", min(pick_length(corpus, tokens), self.longest or LONG_LENGTH)))
         batch = int(settings.get("training.tokens_per_batch", pick_batch(tokens)))
         steps = max(1, tokens // (batch * int(settings.get("training.gradient_accumulation", 1))))
-        validations, scored = pick_scoring(tokens / processes, rounds)
+        rounds = int(settings["task.rounds"]) if "task.rounds" in settings else None
+        validations, scored = pick_scoring(tokens / self.processes, rounds)
         scored = int(settings.get("task.held_out_tokens", scored))
         return Plan(trunk, length, batch, round(speed), tokens, steps, validations, scored, loss, budget.seconds)
-
-    plans: list[Plan] = []
-    for trunk in [str(given["model.trunk"])] if "model.trunk" in given else SIZES:
-        tried = {"task.length": min(LENGTH, longest or LENGTH), **given, "model.trunk": trunk}
-        try:
-            speed, _ = measure(tried, PROBE_TOKENS[device])
-        except TooLargeError:
-            if not plans:
-                raise
-            break
-        plans.append(planned({**given, "model.trunk": trunk}, speed))
-        best = min(plans, key=lambda plan: math.inf if plan.mlm_loss is None else plan.mlm_loss)
-        if best is not plans[-1] or budget.left < probes_end:
-            break
-    chosen = dict(given) | {
-        "model.trunk": best.trunk,
-        "task.length": best.length,
-        "training.tokens_per_batch": best.tokens_per_batch,
-    }
-    speed, fitting = measure(chosen, max(1, best.tokens_per_batch // processes), compiled=True)
-    if "training.tokens_per_batch" not in given:
-        chosen["training.tokens_per_batch"] = min(best.tokens_per_batch, fitting * processes)
-    plan = planned(chosen, speed)
-    spared = {
-        "task.mask_rate": MASK_RATE,
-        "task.next_sentence_weight": NEXT_SENTENCE_WEIGHT,
-        "task.held_out_tokens": plan.held_out_tokens,
-        "training.time_limit": budget.seconds,
-    }
-    schedule = {
-        "task.passes": max(1, SPARE * plan.tokens) / (per_pass * len(corpus.ids)),
-        "task.rounds": min(MOST_ROUNDS, SPARE * plan.rounds),
-    }
-    return spared | chosen | schedule, plan
 
 
 def pick_scoring(tokens: float, rounds: int | None) -> tuple[int, int]:

@@ -31,7 +31,7 @@ from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
 from fusebert.tasks.pretraining.rows import PairRows
 from fusebert.tasks.pretraining.task import Task
-from fusebert.training.budget import Budget, Plan, beginning, make_plan
+from fusebert.training.budget import Budget, Plan, Planner, beginning
 from fusebert.training.build import build_model
 from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import Prepared
@@ -131,20 +131,39 @@ def pretrain(
             write_json(folder / PLAN, kept)
         _tell(plan, corpus.unigram_entropy, progress)
     prepared = prepare_rows(recipe, corpus, trunk_folder)
+    told = {"unigram_entropy": corpus.unigram_entropy} | ({} if kept is None else {"plan": kept["plan"]})
+    return learn(recipe, prepared, corpus.counts, told, folder, progress, resume=resume, started=started)
+
+
+def learn(
+    recipe: Recipe,
+    prepared: Prepared,
+    counts: np.ndarray,
+    told: Mapping[str, Any],
+    folder: Path,
+    progress: Progress,
+    *,
+    resume: bool,
+    started: float,
+) -> dict[str, Any]:
+    """Train on prepared rows, and publish.
+
+    Args:
+        counts: int64[V], how often each piece occurs in the training rows.
+        told: further values of metrics.json.
+
+    Returns:
+        What metrics.json holds.
+    """
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
-    start(model, corpus.counts, trunk_folder)
-    collator = Collator(prepared.processors, prepared.task.collate)
+    start(model, counts, prepared.trunk_folder)
+    collator = Collator(prepared.processors, prepared.task.collate, text_alone=recipe.model.fusion != "one_stream")
     state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
-    metrics = {
-        "evaluations": {"held_out": {"metrics": state.kept()}},
-        "unigram_entropy": corpus.unigram_entropy,
-        "training": state.totals(),
-    }
-    if kept is not None:
-        metrics["plan"] = kept["plan"]
-    if is_first:
-        publish_pretrained(folder, model, corpus.tokenizer, recipe.flat(), metrics)
+    scored = {"rows": len(prepared.splits["validation"]), "metrics": state.kept()}
+    metrics = {"evaluations": {"held_out": scored}, **told, "training": state.totals()}
+    if PartialState().is_main_process:
+        publish_pretrained(folder, model, prepared.processors, recipe.flat(), metrics)
     return metrics
 
 
@@ -173,7 +192,7 @@ def _plan(
     found: tuple[dict[str, Any], Plan] | FusebertError
     try:
         longest = None if trunk_folder is None else read_config(trunk_folder).max_position_embeddings
-        found = make_plan(settings, budget, corpus.train, corpus.unigram_entropy, build, processes, longest)
+        found = Planner(settings, budget, corpus.train, corpus.unigram_entropy, build, processes, longest).plan()
     except FusebertError as error:
         found = error
     chosen, plan = _of_first(found)

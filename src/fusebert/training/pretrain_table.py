@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fusebert.config import Recipe
 from fusebert.corpus.sentences import HAN
 from fusebert.corpus.tokens import need_jieba
-from fusebert.data.collate import Collator
 from fusebert.data.columns import column_names
 from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError
@@ -23,22 +21,20 @@ from fusebert.modalities.text.processor import plain_text
 from fusebert.model.cpu import prepare_to_train
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.matching import MatchingRows
-from fusebert.tasks.pretraining.publish import publish_pretrained
 from fusebert.tasks.pretraining.task import Task
-from fusebert.training.build import build_model
 from fusebert.training.lock import unlocking
 from fusebert.training.prepare import Prepared, prepare
 from fusebert.training.pretrain import (
     HELD_OUT_MASK_RATE,
     HELD_OUT_SEED,
+    learn,
     piece_counts,
-    start,
     unigram_entropy,
 )
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import naming_lost_workers
-from fusebert.training.run import fit, join, look_into
+from fusebert.training.run import join, look_into
 from fusebert.types import TEXT
 
 DEFAULTS: dict[str, Any] = {"task.next_sentence": "matching", "training.tokens_per_batch": 2048}
@@ -72,8 +68,7 @@ def pretrain_table(
     recipe = table_recipe(settings)
     folder = Path(output)
     prepare_to_train()
-    is_first = join(recipe.training.device)
-    progress = progress if is_first else Silence()
+    progress = progress if join(recipe.training.device) else Silence()
     look_into(folder, recipe, resume)
     prepared = prepare_matching(recipe, folder, strict, progress)
     splits = prepared.splits
@@ -81,21 +76,8 @@ def pretrain_table(
     counts, scored = (piece_counts(splits[part].pieces, size) for part in ("train", "validation"))
     entropy = unigram_entropy(counts, scored)
     progress.note(f"{len(splits['train'].pieces):,} pieces; guessing by frequency costs {entropy:.3f} nats")
-    torch.manual_seed(recipe.training.seed)
-    model = build_model(recipe, prepared, progress)
-    start(model, counts, prepared.trunk_folder)
-    text_alone = recipe.model.fusion != "one_stream"
-    collator = Collator(prepared.processors, prepared.task.collate, text_alone)
-    state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=0)
-    metrics = {
-        "evaluations": {"held_out": {"rows": len(splits["validation"]), "metrics": state.kept()}},
-        "unigram_entropy": entropy,
-        "training": state.totals(),
-    }
-    if is_first:
-        tokenizer = prepared.processors[TEXT].tokenizer
-        publish_pretrained(folder, model, tokenizer, recipe.flat(), metrics, prepared.processors)
-    return metrics
+    told = {"unigram_entropy": entropy}
+    return learn(recipe, prepared, counts, told, folder, progress, resume=resume, started=started)
 
 
 def table_recipe(settings: Mapping[str, Any]) -> Recipe:

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from fusebert.errors import ModelError
@@ -26,16 +25,16 @@ DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 def publish_pretrained(
     folder: Path,
     model: Any,
-    tokenizer: Tokenizer,
+    processors: Mapping[str, Any],
     recipe: Mapping[str, Any],
     metrics: Mapping[str, Any],
-    processors: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights, tokenizer, scores and model card; the manifest comes last.
 
     Args:
-        processors: by modality, where rows had more than text: what was learnt of it goes into files of its own.
+        processors: by modality; what was learnt of those beside the text goes into files of its own.
     """
+    tokenizer = processors[TEXT].tokenizer
     config = model.trunk.config.to_hugging_face() | {"architectures": ["BertForPreTraining"]} | DROPOUT
     write_json(folder / "config.json", config)
     with naming_failures(folder):
@@ -46,7 +45,7 @@ def publish_pretrained(
     write_json(
         folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase} | special
     )
-    save_modalities(folder, model, processors or {})
+    save_modalities(folder, model, processors)
     write_json(folder / "metrics.json", dict(metrics))
     write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
     finish(folder)
