@@ -18,7 +18,7 @@ from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
 from fusebert.doctor.media import _clipped, examine_sounds
-from fusebert.doctor.rows import copied_texts
+from fusebert.doctor.rows import copied_texts, running_numbers
 from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
@@ -267,6 +267,19 @@ def test_texts_that_training_rows_share_tell_no_row_beside_others() -> None:
     found = {alone: [*copied_texts(splits, ["text"], text_alone=alone)] for alone in (True, False)}
     assert [row.row for row in found[True][0].rows] == [1, 2]
     assert [row.row for row in found[False][0].rows] == [2]
+
+
+@pytest.mark.parametrize("write", [int, float, str])
+def test_what_counts_the_rows_is_named(write: Callable[[int], Any]) -> None:
+    """Also shuffled, and with a fifth of the rows held out; not years, nor numbers of which some come twice."""
+    numbers = Random(0).sample(range(100, 200), 80)
+    splits = {
+        "train": [
+            Sample(Path("t.csv"), n, {"row": write(number), "year": 1990 + number % 30, "sold": number * 37}, None)
+            for n, number in enumerate(numbers)
+        ]
+    }
+    assert [finding.column for finding in running_numbers(splits, ["row", "year", "sold"])] == ["row"]
 
 
 def test_every_sample_of_a_flat_top_counts() -> None:

@@ -99,7 +99,7 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     limit = [f"training.time_limit={options.time_limit}"] if options.time_limit else []
     settings = [*no_flags(rest), *limit]
     found = compare(options.source, settings, output, fusions, options.seeds, say, options.metric)
-    shown = ("mean", "min", "max", "parameters", "seconds", "peak_mebibytes")
+    shown = ("mean", "min", "max", "validation", "parameters", "seconds", "peak_mebibytes")
     first = next(iter(found.values()))
     title = f"{first['metric']} on {first['split']}, {options.seeds} seeds"
     print_table(title, {fusion: {name: row[name] for name in shown} for fusion, row in found.items()})

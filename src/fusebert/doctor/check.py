@@ -158,5 +158,6 @@ def _examine(
             yield from rows.contradictions(splits, inputs, target)
             yield from rows.imbalance(splits, target)
     yield from rows.constant_columns(splits, inputs)
+    yield from rows.running_numbers(splits, modalities.get("table", []))
     yield from rows.absent_columns(splits, inputs)
     yield from rows.repeated_ids(splits, every)

@@ -29,6 +29,9 @@ MOSTLY_DIFFERENT = 0.9
 """Of rows of names and numbers, the share above which those that coincide are taken for copies."""
 MOST_LABELS = 1000
 """Of more, each text would have to be searched for too many."""
+WHOLE, MOST_GAPS = re.compile(r"-?\d+(\.0+)?"), 2
+"""Numbers that count the rows: whole ones, all different, in a range at most so many times their count, as some rows
+may have been held out."""
 PEOPLE = re.compile(
     r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?", re.I
 )
@@ -88,6 +91,18 @@ def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[F
             of = "the rows" if known == len(train) else f"the {known} rows that have one"
             said = f"its value gives {target!r} away in {pure / known:.1%} of {of}; is it known before the answer is?"
             yield Finding("gives the answer away", column, said)
+
+
+def running_numbers(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
+    """Columns that count the rows."""
+    train = next(iter(splits.values()))
+    for column in columns:
+        values = [str(row.values.get(column)) for row in train]
+        numbers = {int(float(value)) for value in values if WHOLE.fullmatch(value)}
+        are_own = len(train) >= LEAST_ROWS and len(numbers) == len(train)
+        if are_own and max(numbers) - min(numbers) < MOST_GAPS * len(numbers):
+            said = "each row has a number of its own, nearly without gaps; if it counts the rows, leave it out"
+            yield Finding("running number", column, said)
 
 
 def label_leaks(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -40,7 +41,8 @@ def compare(
 
     Returns:
         By fusion: `metric` and `split` it is of (test, where there is one), `mean`, `min`,
-        `max` and `scores` over the seeds; `parameters`; `seconds` of training, the mean; `peak_mebibytes` of a process.
+        `max` and `scores` over the seeds; `validation`, its mean there, to choose by; `parameters`; `seconds` of
+        training, the mean; `peak_mebibytes` of a process.
 
     Raises:
         RecipeError: a setting is wrong.
@@ -67,6 +69,7 @@ def compare(
             "min": min(scores),
             "max": max(scores),
             "scores": scores,
+            "validation": statistics.mean(run["validation"] for run in runs),
             "seconds": round(statistics.mean(run["seconds"] for run in runs), 1),
             "peak_mebibytes": max(run["peak_mebibytes"] for run in runs),
         }
@@ -110,6 +113,7 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
         "metric": metric,
         "split": split,
         "score": scores[metric],
+        "validation": metrics["evaluations"]["validation"]["metrics"].get(metric, math.nan),
         "parameters": metrics["parameters"],
         "seconds": metrics["training"]["seconds"],
         "peak_mebibytes": kept["peak_mebibytes"],
