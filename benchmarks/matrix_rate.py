@@ -88,7 +88,7 @@ def training_step(precision: str, quick: bool) -> tuple[Work, float, dict[str, i
     batch: dict[str, Any] = {
         "inputs": {"text": text},
         "order": torch.from_numpy(order),
-        "cumulative": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
+        "cu_seqlens": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
         "lengths": lengths.tolist(),
         "counts": {"text": (lengths - 1).tolist()},
         "labels": torch.zeros(len(lengths), dtype=torch.long),

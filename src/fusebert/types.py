@@ -97,11 +97,11 @@ class Layout:
     """Where each row lies in a packed sequence.
 
     Args:
-        cumulative: int32[B + 1], the start of each row; its last value is N.
+        cu_seqlens: int32[B + 1], the start of each row; its last value is N.
         lengths: the same on the host, int[B], so that no step waits for a device.
     """
 
-    cumulative: Tensor
+    cu_seqlens: Tensor
     lengths: tuple[int, ...]
     longest: int = field(init=False)  # kept, so that compiled layers need not be made anew for other lengths
 
@@ -138,7 +138,7 @@ class Encoded:
 
     def mean(self) -> Tensor:
         """float[B, D], the mean of all of each row's tokens in the trunk, in float32; for heads that read ALL."""
-        hidden, lengths = self.last_hidden_state.float(), self.layout.cumulative.diff()
+        hidden, lengths = self.last_hidden_state.float(), self.layout.cu_seqlens.diff()
         if len(hidden) != sum(self.layout.lengths):
             raise ValueError(f"a mean needs the states of all tokens, but the head reads {len(hidden)}")
         rows = lengths.new_tensor(range(len(lengths))).repeat_interleave(lengths, output_size=len(hidden))

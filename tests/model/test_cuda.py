@@ -36,8 +36,8 @@ LENGTHS = (1, 3, 17, 64, 64, 130)
 
 def layout() -> Layout:
     lengths = torch.tensor(LENGTHS)
-    cumulative = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).to("cuda", torch.int32)
-    return Layout(cumulative, LENGTHS)
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).to("cuda", torch.int32)
+    return Layout(cu_seqlens, LENGTHS)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

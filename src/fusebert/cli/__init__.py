@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.Namespace(began=time.monotonic())  # before the slow imports, which a time limit includes
     try:
         options, rest = build_parser().parse_known_args(given, options)
+        options.json = as_json
         result = options.run(options, rest)
         if options.json:
             print_line(result)

@@ -111,7 +111,6 @@ def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
     settings = settings_of(options.source, parse_overrides(no_flags(rest)))
     output = options.output or run_folder(options.source)
-    options.json = options.json and speaks()
     try:
         budget = seconds(options.budget)
     except ValueError as error:

@@ -59,7 +59,6 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.training.progress import Terminal
     from fusebert.training.run import train
 
-    options.json = options.json and speaks()
     how: dict[str, Any] = {"resume": options.resume, "strict": options.strict, "started": options.began}
     predictor = train(recipe, output, progress=Terminal(), **how)
     if not speaks():  # the first process may still be writing the folder

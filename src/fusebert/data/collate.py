@@ -16,7 +16,7 @@ class Collator:
     """Packs examples, in the order given. No padding: a modality that a row lacks takes zero tokens.
 
     The batch: `inputs` (modality -> field -> tensor, only modalities that some row has), `order` int64[N] (where each
-    packed token stands among [CLS] of all rows, then all tokens of the first modality, ...), `cumulative` int32[B + 1]
+    packed token stands among [CLS] of all rows, then all tokens of the first modality, ...), `cu_seqlens` int32[B + 1]
     (start of each row), `lengths` (the same on the host, so that no step waits for a device), `counts` (modality -> its
     tokens in each row, on the host), `labels` if known.
 
@@ -50,7 +50,7 @@ class Collator:
         batch: dict[str, Any] = {
             "inputs": inputs,
             "order": torch.from_numpy(order),
-            "cumulative": torch.from_numpy(starts.astype(np.int32)),
+            "cu_seqlens": torch.from_numpy(starts.astype(np.int32)),
             "lengths": lengths.tolist(),
             "counts": counts,
         }

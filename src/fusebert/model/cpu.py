@@ -172,7 +172,7 @@ def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     if is_plain or not uses_onednn(values) or not onednn_multiplies(values.dtype):
         return F.linear(values, weight, bias)
     bias = None if bias is None else bias.contiguous()  # it is read as if it were
-    return torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
 
 
 @cache

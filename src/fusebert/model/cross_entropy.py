@@ -42,7 +42,7 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor, answe
     """
     is_training = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if hidden.device.type == "cpu" and is_training and len(hidden) and not torch.compiler.is_compiling():
-        return _CpuLinearCrossEntropy.apply(hidden, weight, bias, answers)  # type: ignore[no-any-return]
+        return _CpuLinearCrossEntropy.apply(hidden, weight, bias, answers)
     return cross_entropy_sum(linear(hidden, weight, bias), answers)
 
 

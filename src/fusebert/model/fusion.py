@@ -93,10 +93,10 @@ class CrossAttention(nn.Module):
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropped)
         sees = ours.pack((~nothing).expand_as(ours.real)[..., None])
         seen = self.output(ours.pack(seen.transpose(1, 2).flatten(2)))
-        return hidden + torch.tanh(self.gate.weight[0]) * self.dropout(seen) * sees  # type: ignore[no-any-return]
+        return hidden + torch.tanh(self.gate.weight[0]) * self.dropout(seen) * sees
 
     def _heads(self, padded: Tensor) -> Tensor:
-        return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]
+        return padded.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class Padding:

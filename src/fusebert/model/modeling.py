@@ -104,7 +104,7 @@ class FusebertModel(PreTrainedModel):
         self,
         inputs: Mapping[str, Mapping[str, Tensor]],
         order: Tensor,
-        cumulative: Tensor,
+        cu_seqlens: Tensor,
         lengths: list[int],
         counts: Mapping[str, Sequence[int]],
         places: Tensor | None = None,
@@ -114,10 +114,10 @@ class FusebertModel(PreTrainedModel):
         Args:
             places: int64[M], the packed tokens whose last states are read; None for all.
         """
-        start, tokens = self._embed(inputs, torch.zeros_like(cumulative[:-1], dtype=torch.long))
+        start, tokens = self._embed(inputs, torch.zeros_like(cu_seqlens[:-1], dtype=torch.long))
         if self.config.fusion == "one_stream":
-            layout = Layout(cumulative, tuple(lengths))
-            return self.trunk(one_stream([start, *tokens.values()], order), layout, places=places)  # type: ignore[no-any-return]
+            layout = Layout(cu_seqlens, tuple(lengths))
+            return self.trunk(one_stream([start, *tokens.values()], order), layout, places=places)
         return self._encode_text_and(start, tokens, counts, places)
 
     def _embed(self, inputs: Mapping[str, Mapping[str, Tensor]], zeros: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,57 +151,57 @@ class FusebertModel(PreTrainedModel):
             encoded: Encoded = self.trunk(read, layout, places=places)
             return replace(encoded, join=functools.partial(self.fusion, tokens=others, counts=numbers))
         if not others:
-            return self.trunk(read, layout, places=places)  # type: ignore[no-any-return]
+            return self.trunk(read, layout, places=places)
         other_order, other_lengths = interleave([np.array(counts[name]) for name in others])
         beside = one_stream(list(others.values()), torch.from_numpy(other_order).to(device))
         given = Padding(lengths, device), beside, Padding(other_lengths, device)
         between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]
-        return self.trunk(read, layout, between, places)  # type: ignore[no-any-return]
+        return self.trunk(read, layout, between, places)
 
-    def _read(self, inputs: Any, order: Tensor, cumulative: Tensor, lengths: Any, counts: Any, labels: Any) -> Encoded:
+    def _read(self, inputs: Any, order: Tensor, cu_seqlens: Tensor, lengths: Any, counts: Any, labels: Any) -> Encoded:
         """What the head reads of a batch."""
-        encoded = self.encode(inputs, order, cumulative, lengths, counts, self._places(cumulative, labels))
+        encoded = self.encode(inputs, order, cu_seqlens, lengths, counts, self._places(cu_seqlens, labels))
         return replace(encoded, inputs=inputs)
 
-    def _places(self, cumulative: Tensor, labels: Any) -> Tensor | None:
+    def _places(self, cu_seqlens: Tensor, labels: Any) -> Tensor | None:
         """The tokens that the head says it reads beside the first of each row; None for all."""
         found = self.head.reads(labels) if hasattr(self.head, "reads") else ALL
         if isinstance(found, Tensor):
             return found
-        return cumulative[:0] if found == FIRST else None
+        return cu_seqlens[:0] if found == FIRST else None
 
     def forward(
         self,
         inputs: Mapping[str, Mapping[str, Tensor]],
         order: Tensor,
-        cumulative: Tensor,
+        cu_seqlens: Tensor,
         lengths: list[int],
         counts: Mapping[str, Sequence[int]],
         labels: Any = None,
         **_: Any,
     ) -> dict[str, Tensor]:
         """Logits; with `labels`, what the head's `loss` gives: the loss and its named parts."""
-        encoded = self._read(inputs, order, cumulative, lengths, counts, labels)
+        encoded = self._read(inputs, order, cu_seqlens, lengths, counts, labels)
         if labels is None:
             return {"logits": self.head(encoded)}
-        return self.head.loss(encoded, labels)  # type: ignore[no-any-return]
+        return self.head.loss(encoded, labels)
 
     def statistics(
         self,
         inputs: Mapping[str, Mapping[str, Tensor]],
         order: Tensor,
-        cumulative: Tensor,
+        cu_seqlens: Tensor,
         lengths: list[int],
         counts: Mapping[str, Sequence[int]],
         labels: Any,
     ) -> Tensor:
         """What the head counts of each row with its labels, where logits would be too many to keep: float[B, K]."""
-        encoded = self._read(inputs, order, cumulative, lengths, counts, labels)
-        return self.head.statistics(encoded, labels)  # type: ignore[no-any-return]
+        encoded = self._read(inputs, order, cu_seqlens, lengths, counts, labels)
+        return self.head.statistics(encoded, labels)
 
 
 def _cross(layer: nn.Module, given: tuple[Padding, Tensor, Padding], hidden: Tensor) -> Tensor:
-    return layer(hidden, *given)  # type: ignore[no-any-return]
+    return layer(hidden, *given)
 
 
 AutoConfig.register(FusebertConfig.model_type, FusebertConfig)

@@ -25,7 +25,7 @@ def attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
     if qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16) and dropout == 0:
         return _flash_attention(qkv, layout)
     if qkv.device.type == "cpu":
-        return _grouped_attention(qkv, layout, dropout)  # type: ignore[no-any-return]
+        return _grouped_attention(qkv, layout, dropout)
     return padded_attention(qkv, layout, dropout)
 
 
@@ -33,7 +33,7 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = qkv.unbind(1)
-    starts, longest = layout.cumulative, layout.longest
+    starts, longest = layout.cu_seqlens, layout.longest
     return varlen_attn(query, key, value, starts, starts, longest, longest).flatten(1)  # type: ignore[union-attr]
 
 
@@ -42,7 +42,7 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     """One call for each run of rows of equal length, in bf16 of about equal length."""
     if is_half(qkv):
-        return GroupedAttention.apply(qkv.to(product_dtype(qkv)), layout.lengths, dropout)  # type: ignore[no-any-return]
+        return GroupedAttention.apply(qkv.to(product_dtype(qkv)), layout.lengths, dropout)
     groups = layout.groups()
     sizes = [sum(lengths) for lengths in groups]
     *parts, filler = qkv.split([*sizes, len(qkv) - sum(sizes)])
@@ -61,7 +61,7 @@ def _equal_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
 
 def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
     """The same numbers by padding and a mask, for devices and precisions without packed kernels."""
-    starts, lengths, longest = layout.cumulative[:-1], layout.cumulative.diff(), layout.longest
+    starts, lengths, longest = layout.cu_seqlens[:-1], layout.cu_seqlens.diff(), layout.longest
     steps = torch.arange(longest, device=qkv.device)
     real = steps < lengths[:, None]
     places = (starts[:, None] + steps).clamp(max=len(qkv) - 1)  # behind a row stand tokens of others, which are masked
@@ -69,5 +69,5 @@ def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tenso
     query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
     found = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :], dropout_p=dropout)
     tokens = torch.arange(len(qkv), device=qkv.device, dtype=starts.dtype)
-    rows = torch.searchsorted(layout.cumulative, tokens, right=True) - 1
+    rows = torch.searchsorted(layout.cu_seqlens, tokens, right=True) - 1
     return F.embedding(rows * longest + tokens - starts[rows], found.transpose(1, 2).flatten(2).flatten(0, 1))

@@ -108,7 +108,7 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
         """int[N] each -> float[N, D]."""
         words = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(words + self.position_embeddings(position_ids)))  # type: ignore[no-any-return]
+        return self.dropout(self.LayerNorm(words + self.position_embeddings(position_ids)))
 
 
 class SelfAttention(nn.Module):
@@ -148,7 +148,7 @@ class Output(nn.Module):
 
     def forward(self, values: Tensor, residual: Tensor) -> Tensor:
         values = self.dropout(self.dense(values))
-        return self.LayerNorm(values + residual).to(values.dtype)  # type: ignore[no-any-return]
+        return self.LayerNorm(values + residual).to(values.dtype)
 
 
 class Attention(nn.Module):
@@ -163,7 +163,7 @@ class Attention(nn.Module):
         found = self.self(hidden, layout)
         if places is not None:
             found, hidden = found.index_select(0, places), hidden.index_select(0, places)
-        return self.output(found, hidden)  # type: ignore[no-any-return]
+        return self.output(found, hidden)
 
 
 class Intermediate(nn.Module):
@@ -175,7 +175,7 @@ class Intermediate(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.activation(self.dense(hidden))  # type: ignore[no-any-return]
+        return self.activation(self.dense(hidden))
 
 
 class Layer(nn.Module):
@@ -190,7 +190,7 @@ class Layer(nn.Module):
     def forward(self, hidden: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
         """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places` only."""
         hidden = self.attention(hidden, layout, places)
-        return self.output(self.intermediate(hidden), hidden)  # type: ignore[no-any-return]
+        return self.output(self.intermediate(hidden), hidden)
 
 
 class Encoder(nn.Module):
@@ -228,7 +228,7 @@ class Encoder(nn.Module):
         hidden = fill(hidden)
         for layer in below:
             hidden = layer(hidden, layout)
-        return last(hidden, layout, places)[:read]  # type: ignore[no-any-return]
+        return last(hidden, layout, places)[:read]
 
 
 class Pooler(nn.Module):
@@ -264,7 +264,7 @@ class Trunk(nn.Module):
         Args:
             places: int64[M], the tokens whose last states are read; None for all.
         """
-        first = layout.cumulative[:-1]
+        first = layout.cu_seqlens[:-1]
         if places is None:
             hidden = self.encoder(tokens, layout, between)
             return Encoded(hidden, self.pooler(hidden.index_select(0, first)), layout)

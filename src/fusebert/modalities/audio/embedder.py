@@ -62,14 +62,14 @@ class Embedder(nn.Module):
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=len(found))
         places = self.positions(torch.arange(len(found), device=found.device) - starts)
         columns = self.column_places(features["place"]).repeat_interleave(counts, dim=0, output_size=len(found))
-        return self.dropout(self.LayerNorm(self.projection(found) + places + columns))  # type: ignore[no-any-return]
+        return self.dropout(self.LayerNorm(self.projection(found) + places + columns))
 
     def _encoded(self, heard: Tensor, frames: Tensor) -> Tensor:
         if not self.config.frozen:
-            return self.encoder(heard, frames)  # type: ignore[no-any-return]
+            return self.encoder(heard, frames)
         self.encoder.eval()
         with torch.no_grad():
-            return self.encoder(heard, frames)  # type: ignore[no-any-return]
+            return self.encoder(heard, frames)
 
 
 class ConvEncoder(nn.Module):

@@ -55,7 +55,7 @@ class Embedder(nn.Module):
         described = self.description(self.content)
         if self.training:
             own = own * (torch.rand(len(own), 1, device=own.device) >= OWN_HIDDEN)
-        return described + F.pad(own, (0, 0, 0, len(described) - len(own))).to(described.dtype)  # type: ignore[no-any-return]
+        return described + F.pad(own, (0, 0, 0, len(described) - len(own))).to(described.dtype)
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
         """int64[E] each, float32[E, 2] values, and int64 pieces of text, of all rows' events -> float[E, D]."""
@@ -68,4 +68,4 @@ class Embedder(nn.Module):
             words: Any = embeddings.word_embeddings
             starts = features["piece_counts"].cumsum(0) - features["piece_counts"]
             found = found + F.embedding_bag(features["pieces"], words.weight, starts, mode="mean")
-        return self.dropout(self.LayerNorm(found))  # type: ignore[no-any-return]
+        return self.dropout(self.LayerNorm(found))

@@ -68,7 +68,7 @@ class Embedder(nn.Module):
         tokens = self.projection(encoded) + self.patch_positions.weight
         tokens = F.embedding(features["picture"], tokens.flatten(1)).view(-1, *tokens.shape[1:])
         tokens = tokens + self.column_places(features["place"]).unsqueeze(1)
-        return self.dropout(self.LayerNorm(tokens)).flatten(0, 1)  # type: ignore[no-any-return]
+        return self.dropout(self.LayerNorm(tokens)).flatten(0, 1)
 
 
 def move_and_zoom(pixels: Tensor) -> Tensor:

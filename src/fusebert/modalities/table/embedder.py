@@ -39,4 +39,4 @@ class Embedder(nn.Module):
         slopes = self.slopes.weight.unflatten(0, (-1, self.width))  # float[K, width, D]
         numbers = torch.einsum("bkw,kwd->bkd", features["encoded"].to(slopes.dtype), slopes)
         tokens: Tensor = self.LayerNorm(self.columns.weight + self.values(features["codes"]) + numbers)
-        return self.dropout(tokens).flatten(0, 1)  # type: ignore[no-any-return]
+        return self.dropout(tokens).flatten(0, 1)

@@ -25,4 +25,4 @@ class Embedder(nn.Module):
         types = features["token_type_ids"]
         if self.last_type == 0:  # a trunk that does not tell a second text from the first
             types = types.clamp(max=0)
-        return embeddings(features["input_ids"], types, features["position_ids"])  # type: ignore[no-any-return]
+        return embeddings(features["input_ids"], types, features["position_ids"])

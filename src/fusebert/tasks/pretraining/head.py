@@ -70,7 +70,7 @@ class Head(nn.Module):
         readout = self.readout(encoded)
         if self._compiled is None:
             return linear_cross_entropy_sum(*readout, pieces)
-        return self._compiled(linear(*readout), pieces)  # type: ignore[no-any-return]
+        return self._compiled(linear(*readout), pieces)
 
     def loss(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum of the two losses, each a mean over its `counts`, the second weighted; and both by name."""
@@ -101,7 +101,7 @@ class Head(nn.Module):
         hidden, weight, bias = self.readout(encoded)
         with torch.autocast(hidden.device.type, enabled=False):  # in bf16 the best pieces would often be equals
             scores = log_softmax(linear(hidden.to(weight.dtype), weight, bias))
-        rows = torch.searchsorted(encoded.layout.cumulative, places.to(torch.int32), right=True) - 1
+        rows = torch.searchsorted(encoded.layout.cu_seqlens, places.to(torch.int32), right=True) - 1
         found = torch.zeros(len(following), 6, device=scores.device)
         each = torch.stack(
             [

@@ -63,7 +63,7 @@ class Head(nn.Module):
     def forward(self, encoded: Encoded) -> Tensor:
         """float[B, items] for the newest event of each row, the last of its tokens; RULED_OUT for what cannot come
         again."""
-        newest = encoded.layout.cumulative[1:].long() - 1
+        newest = encoded.layout.cu_seqlens[1:].long() - 1
         hidden = encoded.last_hidden_state[newest]
         with torch.autocast(hidden.device.type, enabled=False):  # in bf16 many scores would be equal
             scores = linear(*self.readout(hidden.to(self.dense.weight.dtype))).float()
@@ -93,5 +93,5 @@ class Head(nn.Module):
         ranks = (scores >= own).sum(dim=1)
         possible = (items > 0) & (own[:, 0] > RULED_OUT)
         ranks = torch.where(possible, ranks, NEVER)
-        remembers = encoded.layout.cumulative.diff() > 2  # more than [CLS] and the event to guess
+        remembers = encoded.layout.cu_seqlens.diff() > 2  # more than [CLS] and the event to guess
         return torch.stack([ranks, (items > 0) & (items <= self.trained), remembers], dim=1).float()
