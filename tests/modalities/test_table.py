@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from fusebert.data.columns import guess_columns
-from fusebert.data.tables import read_table
+from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.table.columns import fit_column, kind_of
 from fusebert.modalities.table.processor import Config, Processor
@@ -97,6 +97,12 @@ def test_a_number_that_is_mostly_one_value_keeps_the_others_apart() -> None:
     assert len(column.edges) <= 17
     found = [column.read(value, 22)[1].sum() for value in (0.0, 1.0, 10.0, 25.0, 45.0)]
     assert np.diff(found).min() > 0.2
+
+
+def test_moments_of_numpy_are_moments() -> None:
+    (row,) = rows_from_memory({"when": np.datetime64("2024-05-31T12:00", "ns")})
+    assert isinstance(row, Sample)
+    assert row.values["when"] == datetime(2024, 5, 31, 12)
 
 
 @pytest.mark.parametrize("value", [1, 1.0, True, "true", "TRUE", "1"])

@@ -31,8 +31,8 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
-TO_DICTS = ("to_dicts", "to_pylist", "to_dict")
-"""How tables of polars and pyarrow, and a row of pandas, become dicts."""
+TO_DICTS = "to_dicts", "to_pylist"
+"""How tables of polars and pyarrow become dicts."""
 
 Rows = Iterator[Sample | RowError]
 
@@ -303,7 +303,7 @@ def _read_folder(folder: Path) -> Rows:
 
 
 def rows_from_memory(rows: Any) -> Rows:
-    """Rows a program hands over: one dict, a list of dicts (or Samples), or a pandas DataFrame.
+    """Rows a program hands over: one dict, a list of dicts (or Samples), or a table of pandas, polars or pyarrow.
 
     Media paths of dicts may lie anywhere. NaN, NaT and NA are missing values, as pandas has them. Raises DataError for
     what is no row.
@@ -314,9 +314,10 @@ def rows_from_memory(rows: Any) -> Rows:
                 f"{GIVEN_TABLE} has the column {rows.columns[rows.columns.duplicated()][0]!r} more than once"
             )
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    hint = next((f"; give its {name}()" for name in TO_DICTS if hasattr(rows, name)), "")
-    if hint or not isinstance(rows, Iterable):
-        raise DataError(f"a dict, a list of dicts, a DataFrame or a path expected, found {type(rows).__name__}{hint}")
+    elif (to_dicts := next((getattr(rows, name) for name in TO_DICTS if hasattr(rows, name)), None)) is not None:
+        rows = to_dicts()
+    if not isinstance(rows, Iterable):
+        raise DataError(f"a dict, a list of dicts, a DataFrame or a path expected, found {type(rows).__name__}")
     table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
     for number, values in enumerate(rows, 1):
         if not isinstance(values, Mapping | Sample):
@@ -331,6 +332,8 @@ def _plain(value: Any) -> Any:
     """As a file gives it: None for a missing value, a list for a tuple or a row of an array, a number of Python's."""
     if _is_missing(value):
         return None
+    if isinstance(value, np.datetime64):
+        return value.astype("datetime64[us]").item()  # of nanoseconds numpy makes a whole number
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):
         value = value.tolist()
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
