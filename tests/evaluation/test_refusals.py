@@ -135,6 +135,8 @@ def test_categories_that_training_did_not_have_are_warned_of(tmp_path: Path) -> 
     assert "unknown_columns" not in model.evaluate([row | {"member": int(row["member"])} for row in rows])
     strange = [row | {"member": "ja", "colour": None} for row in rows]
     assert model.evaluate(strange)["unknown_columns"] == ["member"]
+    with pytest.raises(DataError, match="one value expected, found dict"):
+        model.evaluate([rows[0] | {"colour": {"a": 1}}])
     with pytest.warns(UserWarning, match="nearly all values of member are unknown to the model"):
         model.predict(strange)
 

@@ -84,8 +84,13 @@ class Column:
         return ANY, encoded
 
     def is_known(self, raw: Any) -> bool:
-        """Whether it says something that the training rows say, too; numbers and dates always do."""
-        return self.kind != "category" or is_missing(raw) or self._name(raw) in self._places
+        """Whether it says something that the training rows say, too; numbers, dates and what cannot be read do."""
+        if self.kind != "category" or is_missing(raw):
+            return True
+        try:
+            return self._name(raw) in self._places
+        except InputError:  # the row is reported where it is prepared
+            return True
 
     def _name(self, raw: Any) -> str:
         """A category; 0 and 1 stand for false and true."""
