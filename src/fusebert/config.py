@@ -45,6 +45,13 @@ def column_name(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def file_of_table(value: Any) -> Any:
+    """The path of a table."""
+    if value is not None and not isinstance(value, str | Path):
+        raise ValueError("it must be the path of a table; of a DataFrame, write one with its to_parquet")
+    return value
+
+
 def share_or_table(value: Any) -> Any:
     """What is held out: of numbers only a share."""
     if isinstance(value, int | float) and not 0 < value < 1:
@@ -75,7 +82,7 @@ class Section(BaseModel):
 class DataSettings(Section):
     """Which rows, and what their columns are."""
 
-    train: Path | None = Field(
+    train: Annotated[Path | None, BeforeValidator(file_of_table)] = Field(
         None, description="table of training rows: csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
     )
     validation: Annotated[float | Path, BeforeValidator(share_or_table)] = Field(
@@ -84,7 +91,9 @@ class DataSettings(Section):
     validation_group: Column | None = Field(
         None, description="rows with the same value here stay on one side of the split"
     )
-    test: Path | None = Field(None, description="table that is scored once, at the end")
+    test: Annotated[Path | None, BeforeValidator(file_of_table)] = Field(
+        None, description="table that is scored once, at the end"
+    )
     target: Column | None = Field(None, description="column to predict")
     columns: dict[str, str] = Field({}, description="column -> modality, or `ignore`; inferred where not given")
     root: Path | None = Field(

@@ -201,7 +201,7 @@ def finish(folder: Path) -> None:
 def check_finished(folder: Path) -> None:
     """Raise ModelError unless a training has finished there."""
     if not folder.is_dir():
-        raise ModelError(f"the model folder {folder} does not exist")
+        raise ModelError(f"{folder} is a file" if folder.exists() else f"the model folder {folder} does not exist")
     if not (folder / MANIFEST).is_file():
         unfinished = (folder / CHECKPOINTS).is_dir()
         hint = (

@@ -272,6 +272,6 @@ MODELS = [
         "evaluate: no target",
         lambda place: ["evaluate", str(place.model), str(place.write("a.csv", "question\nhi\n"))],
         1,
-        ("a.csv", "row 1 (line 2)", "'answer'", "empty"),
+        ("a.csv", "row 1 (line 2)", "'answer'", "no such column"),
     ),
 ]

@@ -221,6 +221,8 @@ def test_smoothing_does_not_make_a_rare_label_the_answer_to_all(lists: bool) -> 
         ([0, 1], ["0", "1"]),
         (["True", "False"], [True, False]),
         ([True, False], ["true", "FALSE"]),
+        ([True, False], [1, 0]),
+        (["0", "1"], [False, True]),
     ],
 )
 def test_a_label_is_known_by_its_spelling_where_a_table_has_no_kinds(learnt: list[Any], asked: list[Any]) -> None:

@@ -105,6 +105,9 @@ def test_the_numbers_of_a_frames_rows_are_no_input(name: str) -> None:
 def test_numbers_that_are_not_read_are_called_so(written: str) -> None:
     values = [written.format(1000 + 7 * n) for n in range(300)]
     assert "look like numbers, of which only those like 1234.5 are read" in guess_task("price", values).why
+    few = guess_task("price", [written.format(1020 + n % 9) for n in range(300)])
+    assert few.ambiguous
+    assert "look like numbers" in few.why
     price = guess_column("price", [sample(n, price=value) for n, value in enumerate(values)])
     assert ("look like numbers" in price.why) == (written != "{} kg")  # that is text
 

@@ -118,7 +118,7 @@ def test_values_of_numpy_are_those_of_a_file(trained: Path, world: Path) -> None
     for given in (("what", "colour", 3), np.array(["what", "colour", 3], object), ["what", "colour", np.int64(3)]):
         assert model.predict({"question": given}) == wanted
     assert model.predict({"question": np.float64(2.5), "image": picture}).value is not None
-    rows = [{"question": "what is it?"}, {"question": "which colour?"}]
+    rows = [{"question": "what is it?", "image": None}, {"question": "which colour?", "image": None}]
     assert model.predict(pyarrow.Table.from_pylist(rows)) == model.predict(pd.DataFrame(rows)) == model.predict(rows)
     beside = {"question": "what is it?", "image": {"path": picture, "bytes": None}}
     assert model.predict(beside) == model.predict(beside | {"image": picture})
@@ -139,6 +139,28 @@ def test_categories_that_training_did_not_have_are_warned_of(tmp_path: Path) -> 
         model.evaluate([rows[0] | {"colour": {"a": 1}}])
     with pytest.warns(UserWarning, match="nearly all values of member are unknown to the model"):
         model.predict(strange)
+
+
+def test_answers_do_not_overwrite_a_finished_model(
+    trained: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    assert main(["predict", str(trained), str(world / "test.jsonl"), "--output", str(trained / "metrics.json")]) == 2
+    assert "is a file of the finished" in capsys.readouterr().err
+    weights = trained / "model.safetensors"
+    assert main(["predict", str(trained), str(world / "test.jsonl"), "--output", str(weights)]) == 2
+    assert weights.read_bytes() == before
+
+
+def test_a_frame_without_a_column_is_warned_of(trained: Path) -> None:
+    with pytest.warns(UserWarning, match="no row has 'image'"):
+        load(trained).predict(pd.DataFrame({"question": ["what colour is it?"]}))
+
+
+@pytest.mark.parametrize("folder", [None, 3])
+def test_what_is_no_folder_is_said(folder: Any) -> None:
+    with pytest.raises(UsageError, match="is not the path of a model folder"):
+        load(folder)
 
 
 def test_pictures_as_arrays_are_pictures(trained: Path, world: Path) -> None:

@@ -161,6 +161,7 @@ def test_the_setting_that_was_meant_is_named(key: str, meant: str) -> None:
         ({"task.name": "regression", "task.class_weights": "none"}, "task.class_weights is a setting of another task"),
         ({"training.time_limit": "abc"}, "training.time_limit='abc' will not do: not a time"),
         ({"data.validation": 1.5}, "data.validation=1.5 will not do: it must be a table or a share"),
+        ({"data.train": [{"x": 1}]}, "it must be the path of a table; of a DataFrame, write one with its to_parquet"),
         ({"data.target": False}, "data.target=False will not do: YAML reads some words"),
     ],
 )

@@ -10,7 +10,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fusebert.cli.common import Command, add_bad_rows, load_model, nothing, number, print_line, print_table, row_of, say
+from fusebert.cli.common import (
+    Command,
+    add_bad_rows,
+    load_model,
+    nothing,
+    number,
+    print_line,
+    print_table,
+    refuse_sealed,
+    row_of,
+    say,
+)
 from fusebert.errors import RowError, UsageError, row_in_words
 from fusebert.storage import read_json
 
@@ -147,6 +158,7 @@ def _check_output(output: Path, table: Path) -> None:
         raise UsageError(f"--output {output} is the table itself; choose another file")
     if output.is_dir():
         raise UsageError(f"--output {output} is a folder; name a file in it")
+    refuse_sealed(output)
     if output.suffix in (".csv", ".tsv", ".parquet"):
         raise UsageError(f"--output {output}: answers are lines of JSON; name a file that ends in .jsonl")
 

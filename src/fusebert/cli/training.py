@@ -108,8 +108,12 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 def _demo(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
     from fusebert.demo import run_demo
+    from fusebert.training.trainer import StoppedError
 
-    found = run_demo(options.output)
+    try:
+        found = run_demo(options.output)
+    except StoppedError:
+        raise StoppedError("stopped; the same command goes on") from None
     print_table("What the model may see -> test scores", found["ledger"])
     for line in found["predictions"]:
         say(f"  {line['question']}  ->  {line['answer']}  ({line['probability']:.0%}; right: {line['target']})")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fusebert.cli.common import Command, add_bad_rows, load_model, nothing, print_line, row_of, say
+from fusebert.cli.common import Command, add_bad_rows, load_model, nothing, print_line, refuse_sealed, row_of, say
 from fusebert.errors import RowError, UsageError
 
 
@@ -39,6 +39,7 @@ def _embed(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
     if options.output.resolve() == options.table.resolve():
         raise UsageError(f"--output {options.output} is the table itself; choose another file")
+    refuse_sealed(options.output)
     if options.output.suffix in (".csv", ".tsv", ".json", ".jsonl"):
         raise UsageError(f"--output {options.output}: vectors are a parquet file; name one that ends in .parquet")
     predictor, counts = load_model(options.folder), {"rows": 0, "bad_rows": 0}

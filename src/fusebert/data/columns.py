@@ -104,10 +104,11 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     if not numbers or words > FEW_WORDS * len(targets):
         if any(as_list(target) is not None for target in targets):
             return ColumnGuess(name, "classification", "lists of labels")
+        if sum(map(looks_like_number, targets)) > len(targets) / 2:
+            why = f"{different} labels; they look like numbers, of which only those like 1234.5 are read"
+            return ColumnGuess(name, "classification", why, ambiguous=True)
         if different > max(FEW, len(targets) / 2):
             why = f"{different} labels in {len(targets)} rows, so a classifier can learn little"
-            if sum(map(looks_like_number, targets)) > len(targets) / 2:
-                why = f"they look like numbers, of which only those like 1234.5 are read; {why}"
             return ColumnGuess(name, "classification", why, ambiguous=True)
         return ColumnGuess(name, "classification", f"{different} labels")
     others = len(targets) - len(numbers)

@@ -64,7 +64,8 @@ class Preparer:
             return Example(features, None, length)
         raw = sample.values.get(self.target)
         if not is_given(raw):
-            return sample.error("the target is empty", self.target)
+            is_there = self.target in sample.values
+            return sample.error("the target is empty" if is_there else "there is no such column", self.target)
         try:
             return Example(features, self.task.target(raw), length)
         except InputError as error:

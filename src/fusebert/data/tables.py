@@ -323,7 +323,7 @@ def rows_from_memory(rows: Any) -> Rows:
         if not isinstance(values, Mapping | Sample):
             raise DataError(f"{table}, row {number}: a dict expected, found {type(values).__name__}")
         if isinstance(values, Mapping):
-            given = {name: _plain(value) for name, value in values.items()}
+            given = {str(name): _plain(value) for name, value in values.items()}
             values = Sample(table, number, given, None)
         yield values
 

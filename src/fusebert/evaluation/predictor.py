@@ -80,7 +80,7 @@ class Predictor:
             RowError: a row cannot be read; or a recommender knows nothing in the history of the one dict.
 
         Warns of items in histories that a recommender does not know, of columns whose categories the training rows do
-        not have, and of columns that a table lacks.
+        not have, and of columns that a table, or a DataFrame, lacks.
         """
         if not isinstance(top, int) or top < 1:
             raise UsageError(f"top={top!r} will not do: a whole number from 1 on")
@@ -98,7 +98,7 @@ class Predictor:
             answers.append(answer)
         if strange:
             warnings.warn(f"items that the model does not know: {_named([*strange])}", stacklevel=2)
-        if absent and isinstance(rows, str | Path):
+        if absent and (isinstance(rows, str | Path) or hasattr(rows, "columns")):
             warnings.warn(f"{no_such_columns(absent)}; it answered without", stacklevel=2)
         if unfamiliar.columns:
             warnings.warn(only_unknown(unfamiliar.columns), stacklevel=2)
@@ -257,6 +257,8 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
         ModelError: the folder is missing, unfinished, or changed since it was written.
         UsageError: there is no such device.
     """
+    if not isinstance(folder, str | Path):
+        raise UsageError(f"{folder!r:.60} is not the path of a model folder")
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"device={device!r} is neither 'cpu' nor 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():

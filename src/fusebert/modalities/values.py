@@ -73,7 +73,8 @@ def as_number(raw: Any) -> float:
     try:
         value = float(raw) if not isinstance(raw, str) or "_" not in raw else math.nan  # Python reads 2023_01
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{raw!r:.60} is not a number") from None
+        hint = "; write it as 1234.5" if looks_like_number(raw) else ""
+        raise InputError(f"{raw!r:.60} is not a number{hint}") from None
     if not math.isfinite(value) or abs(value) > MAX_MAGNITUDE:
         raise InputError(f"{raw!r:.60} is not a finite number up to {MAX_MAGNITUDE:g}")
     return value

@@ -128,6 +128,11 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     asking, learning = preparers(processors, task, target_column)
     checked = _check(splits, dict.fromkeys(splits, asking) | {"train": learning}, recipe, folder, progress)
     missing = [f"{name}: {no_such_columns(found)}" for name, found in absent.items() if found]
+    missing += [
+        f"{name} is the table of the training rows; scores on it say nothing of others"
+        for name in ("validation", "test")
+        if isinstance(table := getattr(data, name), Path) and table == data.train
+    ]
     for said in missing:
         progress.note(f"Warning: {said}")
     return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked), missing)

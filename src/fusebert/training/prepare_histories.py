@@ -58,6 +58,8 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     note = report_bad_rows(bad, len(bad) + sum(map(len, parts.values())), data.bad_rows, folder / BAD_ROWS)
     if note:
         progress.note(note)
+    if config.time is None:
+        progress.note("task.time is not set: events are taken in the order of the rows")
     files = {name: table_name(table) for name, table in tables.items() if table is not None}
     if isinstance(data.validation, float):
         parts["train"], parts["validation"] = hold_out_newest(parts["train"], data.validation)

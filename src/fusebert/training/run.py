@@ -70,6 +70,8 @@ def train(
     started = time.monotonic() if started is None else started
     progress = progress or Silence()
     folder = Path(output)
+    if not isinstance(recipe, Recipe | Mapping | str | Path):
+        raise UsageError(f"a recipe, its file, or settings expected, found {type(recipe).__name__}")
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else read_recipe(Path(recipe))
     if recipe.task.get("name") == "pretraining":
@@ -157,6 +159,8 @@ def fit(
     accelerator.wait_for_everyone()  # all processes have looked into the folder
     try:
         accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None
     except Exception as error:  # each has errors of its own
         raise UsageError(
             f"training.trackers={trackers}: one of them cannot begin ({' '.join(str(error).split())[:200]}); "

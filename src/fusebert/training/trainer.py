@@ -338,7 +338,8 @@ class Trainer:
             )
         state.judge(metrics, self.task.primary_metric, self.task.higher_is_better)
         if self.settings.patience is not None and state.worse_epochs >= self.settings.patience:
-            state.stopped = f"{state.worse_epochs} epochs without a better {self.task.primary_metric}"
+            many = "s" * (state.worse_epochs > 1)
+            state.stopped = f"{state.worse_epochs} epoch{many} without a better {self.task.primary_metric}"
         if state.stopped is None:
             state.epoch, state.batch, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
         state.seconds = time.monotonic() - self._began

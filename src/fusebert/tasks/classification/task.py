@@ -24,6 +24,8 @@ UNSEEN = -1
 MAX_CLASSES = 100_000
 MOST_CURVES = 1000
 """Of more classes no area under a curve each is computed, and no confusion matrix: minutes and gigabytes."""
+SAME = {"0": "false", "1": "true", "false": "0", "true": "1"}
+"""How one of two labels may be written otherwise."""
 HEAVIEST = 100.0
 CALIBRATION_ROWS = 20_000
 
@@ -179,14 +181,17 @@ class Task:
             known = ", ".join(map(repr, self.labels[:5])) + (", ..." if len(self.labels) > 5 else "")
             raise InputError(
                 f"label {label!r} does not occur in the training rows ({known}); "
-                "mend it, or set task.unseen_labels=wrong to count it as a wrong answer"
+                "mend it, or train with task.unseen_labels=wrong to count it as a wrong answer"
             )
         return number
 
     def _find(self, label: Any) -> int:
         """Its class: that of the same kind, or else of the same spelling, as a csv has no kinds."""
         key = _fold(_key(label), self.config.ignore_case)
-        return self._class.get(key, self._spelled.get(_spelling(key), UNSEEN))
+        number = self._class.get(key, self._spelled.get(_spelling(key), UNSEEN))
+        if number == UNSEEN and len(self.labels) == 2:
+            number = self._spelled.get(SAME.get(_spelling(key), ""), UNSEEN)
+        return number
 
     @staticmethod
     def collate(targets: Sequence[np.ndarray], starts: np.ndarray) -> np.ndarray:  # noqa: ARG004
