@@ -281,7 +281,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def settings_of(source: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted settings of a recipe file, or of a table of training rows. Raises RecipeError."""
+    """The dotted settings of a recipe file, or of a table of training rows. Raises RecipeError, or UsageError for two
+    tables."""
     if source.suffix in (".yaml", ".yml"):
         return read_settings(source) | dict(overrides)
     if "data.train" in overrides:

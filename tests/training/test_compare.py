@@ -41,6 +41,7 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     for fusion, row in found.items():
         metrics = json.loads((folder / f"{fusion}-0" / "metrics.json").read_text())
         assert row["mean"] == row["min"] == row["max"] == metrics["evaluations"]["test"]["metrics"][row["metric"]]
+        assert row["validation"] == metrics["evaluations"]["validation"]["metrics"][row["metric"]]
         card = (folder / f"{fusion}-0" / "README.md").read_text()
         assert f"{row['parameters']:,} parameters" in card
         assert 100 < row["peak_mebibytes"] < 8000
@@ -63,6 +64,12 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(UsageError, match=r"was trained in another way \(training\.patience\)"):
         compare(recipe, command[-2:], folder, ["one_stream"], 1, print)
     recipe.write_text(text)
+    metrics = json.loads((folder / "one_stream-0" / "metrics.json").read_text())
+    del metrics["evaluations"]["validation"]["metrics"]["auroc"]  # as where all its rows have one label
+    (folder / "one_stream-0" / "metrics.json").write_text(json.dumps(metrics))
+    capsys.readouterr()
+    assert main([*command, "--fusion", "one_stream", "--metric", "auroc"]) == 0
+    assert json.loads(capsys.readouterr().out)["fusions"]["one_stream"]["validation"] is None
 
 
 def test_a_changed_catalogue_is_another_training(tmp_path: Path) -> None:

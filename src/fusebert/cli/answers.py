@@ -167,13 +167,11 @@ def _answers(
     predictor: Any, table: Path, options: argparse.Namespace, counts: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Of each row of a table, in order; rows are counted as they come."""
-    from fusebert.data.tables import read_table, track_absent_columns
+    from fusebert.data.tables import read_table
     from fusebert.evaluation.unfamiliar import Unfamiliar
 
-    absent, strange, first = set(predictor.columns), 0, ""
-    unfamiliar = Unfamiliar(predictor.processors)
-    rows = unfamiliar.watch(track_absent_columns(read_table(table), absent))
-    for row, answer in predictor.answers(rows, options.top):
+    strange, first, unfamiliar = 0, "", Unfamiliar(predictor.processors)
+    for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top):
         counts["rows"] += 1
         place = {"row": row.row}
         if isinstance(answer, RowError):
@@ -189,8 +187,7 @@ def _answers(
         yield place | own | answer.to_json()
     if strange:
         say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
-    columns = {"absent_columns": sorted(absent), "unknown_columns": unfamiliar.columns}
-    counts |= {name: found for name, found in columns.items() if found}
+    counts |= unfamiliar.columns
     _warn_of_columns(counts)
 
 

@@ -101,7 +101,8 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     shown = ("mean", "min", "max", "validation", "parameters", "seconds", "peak_mebibytes")
     first = next(iter(found.values()))
     title = f"{first['metric']} on {first['split']}, {options.seeds} seeds"
-    print_table(title, {fusion: {name: row[name] for name in shown} for fusion, row in found.items()})
+    rows = {fusion: {name: row[name] for name in shown if row[name] is not None} for fusion, row in found.items()}
+    print_table(title, rows)
     return {"folder": str(output), "fusions": found}
 
 

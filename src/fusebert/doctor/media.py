@@ -145,7 +145,7 @@ def _look(sample: Sample, column: str) -> np.ndarray | None:
     """float16[PICTURE_HASH^2] of length one; None where there is no picture, or a plain one."""
     import imagehash
 
-    value = sample.values.get(column)
+    value = media_of(sample.values.get(column))
     if not is_given(value):
         return None
     try:

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from fusebert import plugins
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer, report_bad_rows
-from fusebert.data.tables import Rows, read_table, rows_from_memory, track_absent_columns
+from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import infer, infer_all, multiplies_bf16, outputs_per_row, windows
 from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
@@ -86,8 +86,8 @@ class Predictor:
             raise UsageError(f"top={top!r} will not do: a whole number from 1 on")
         answers = []
         strange: dict[str, None] = {}
-        absent, unfamiliar = set(self.columns), Unfamiliar(self.processors)
-        for row, answer in self.answers(unfamiliar.watch(track_absent_columns(_read(rows), absent)), top):
+        unfamiliar = Unfamiliar(self.processors)
+        for row, answer in self.answers(unfamiliar.watch(_read(rows)), top):
             if isinstance(answer, RowError):
                 raise answer
             unknown, of = self.unknown_items(row)
@@ -98,10 +98,11 @@ class Predictor:
             answers.append(answer)
         if strange:
             warnings.warn(f"items that the model does not know: {_named([*strange])}", stacklevel=2)
+        absent, unmet = (unfamiliar.columns.get(what) for what in ("absent_columns", "unknown_columns"))
         if absent and (isinstance(rows, str | Path) or hasattr(rows, "columns")):
             warnings.warn(f"{no_such_columns(absent)}; it answered without", stacklevel=2)
-        if unfamiliar.columns:
-            warnings.warn(only_unknown(unfamiliar.columns), stacklevel=2)
+        if unmet:
+            warnings.warn(only_unknown(unmet), stacklevel=2)
         return answers[0] if isinstance(rows, Mapping) else answers
 
     def unknown_items(self, row: Sample | RowError) -> tuple[list[str], int]:
@@ -157,16 +158,14 @@ class Predictor:
             `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped; `absent_columns` if no row had
             some that the model reads; `unknown_columns` if nearly all categories of some are unknown to it.
         """
-        given = {"without": without, "shuffle": shuffle, "known": known, "bad_rows": bad_rows, "listed_in": listed_in}
-        logits, targets, noted = self.outputs(table, **given)
+        logits, targets, noted = self.outputs(table, without, shuffle, known, bad_rows, listed_in)
         return {"rows": len(targets), **self.task.evaluate(logits, targets)} | noted
 
     def outputs(
         self,
         table: Any,
-        *,
-        without: str | Sequence[str] = (),
-        shuffle: str | Sequence[str] = (),
+        without: Any = (),
+        shuffle: Any = (),
         known: Any = (),
         bad_rows: str = "refuse",
         listed_in: Path | None = None,
@@ -187,8 +186,8 @@ class Predictor:
             rows = self.task.questions(rows, [_read(one) for one in known])
         elif known:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
-        absent, unfamiliar = set(self.columns), Unfamiliar(self.processors)
-        rows = unfamiliar.watch(track_absent_columns(rows, absent))
+        unfamiliar = Unfamiliar(self.processors)
+        rows = unfamiliar.watch(rows)
         bad: list[RowError] = []
         if without or shuffle:
             rows = self._usable(rows, bad)
@@ -205,8 +204,7 @@ class Predictor:
             raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
         logits, targets = infer_all(self.model, chain([first], examples), self.collator, self.precision)
         report_bad_rows(bad, len(targets) + len(bad), bad_rows, listed_in)
-        noted = {"bad_rows": len(bad), "absent_columns": sorted(absent), "unknown_columns": unfamiliar.columns}
-        return logits, targets, {name: what for name, what in noted.items() if what}
+        return logits, targets, ({"bad_rows": len(bad)} if bad else {}) | unfamiliar.columns
 
     def _usable(self, rows: Rows, bad: list[RowError]) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""

@@ -64,7 +64,7 @@ def as_list(raw: Any) -> list[Any] | None:
 
 
 def looks_like_number(raw: Any) -> bool:
-    """Whether text says a number in a way that `as_number` does not read, such as 1,234 or 12 % or €5."""
+    """Whether text says a number, also in ways that `as_number` does not read, such as 1,234 or 12 % or €5."""
     return isinstance(raw, str) and NUMBER_LIKE.fullmatch(raw.strip()) is not None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import subprocess
@@ -41,8 +40,8 @@ def compare(
 
     Returns:
         By fusion: `metric` and `split` it is of (test, where there is one), `mean`, `min`,
-        `max` and `scores` over the seeds; `validation`, its mean there, to choose by; `parameters`; `seconds` of
-        training, the mean; `peak_mebibytes` of a process.
+        `max` and `scores` over the seeds; `validation`, its mean there, to choose by, None where it has none;
+        `parameters`; `seconds` of training, the mean; `peak_mebibytes` of a process.
 
     Raises:
         RecipeError: a setting is wrong.
@@ -63,13 +62,13 @@ def compare(
             settings = [*overrides, f"model.fusion={fusion}", f"training.seed={seed}"]
             trained = read_recipe(source, parse_overrides(settings)).flat() | tables
             runs.append(_run(folder, [str(source.absolute()), *settings], trained, metric))
-        scores = [run["score"] for run in runs]
+        scores, validation = ([run[part] for run in runs] for part in ("score", "validation"))
         rows[fusion] = {name: runs[0][name] for name in ("metric", "split", "parameters")} | {
             "mean": statistics.mean(scores),
             "min": min(scores),
             "max": max(scores),
             "scores": scores,
-            "validation": statistics.mean(run["validation"] for run in runs),
+            "validation": None if None in validation else statistics.mean(validation),
             "seconds": round(statistics.mean(run["seconds"] for run in runs), 1),
             "peak_mebibytes": max(run["peak_mebibytes"] for run in runs),
         }
@@ -113,7 +112,7 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
         "metric": metric,
         "split": split,
         "score": scores[metric],
-        "validation": metrics["evaluations"]["validation"]["metrics"].get(metric, math.nan),
+        "validation": metrics["evaluations"]["validation"]["metrics"].get(metric),
         "parameters": metrics["parameters"],
         "seconds": metrics["training"]["seconds"],
         "peak_mebibytes": kept["peak_mebibytes"],

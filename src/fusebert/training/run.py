@@ -159,9 +159,9 @@ def fit(
     accelerator.wait_for_everyone()  # all processes have looked into the folder
     try:
         accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None
     except Exception as error:  # each has errors of its own
+        if isinstance(error, OSError) and error.filename:  # those of a network name no file
+            raise UsageError(f"{error.filename} cannot be written: {error.strerror}") from None
         raise UsageError(
             f"training.trackers={trackers}: one of them cannot begin ({' '.join(str(error).split())[:200]}); "
             "log in to it, or leave it out"
