@@ -28,10 +28,13 @@ def test_evaluate_prints_one_object(trained: Path, world: Path, capsys: pytest.C
 
 def test_predict_answers_each_row_in_order(trained: Path, world: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
-    assert main(["predict", str(trained), str(world / "test.jsonl"), "--output", str(output), "--top", "2"]) == 0
+    keep = ["--keep", "language", "--keep", "colours"]
+    asked = ["predict", str(trained), str(world / "test.jsonl"), "--output", str(output), "--top", "2", *keep]
+    assert main(asked) == 0
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    for name in ("id", "language", "colours"):
+        assert [line[name] for line in lines] == [row[name] for row in rows]
     assert all(len(line["top"]) == 2 and line["top"][0]["label"] == line["answer"] for line in lines)
 
 
@@ -127,7 +130,9 @@ def test_a_table_without_rows_lacks_no_columns(
 ) -> None:
     (tmp_path / "empty.csv").write_text("question,image\n")
     assert main(["predict", str(trained), str(tmp_path / "empty.csv"), "--output", str(tmp_path / "out.jsonl")]) == 0
-    assert "no row has" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "empty.csv has no rows" in said
+    assert "no row has" not in said
 
 
 def test_help_is_quick() -> None:

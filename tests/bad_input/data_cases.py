@@ -226,7 +226,7 @@ TABLES = [
         1,
         ("rows.csv", f"line {BAD_ROW}", "UTF-8", "rows after it"),
     ),
-    Case("semicolons", table("rows.csv", delimited("a;b", ";")), 1, ("rows.csv", "';'", "','")),
+    Case("semicolons", table("rows.tsv", delimited("a;b", ";")), 1, ("rows.tsv", "';'", "'\\t'")),
     Case("duplicate column", table("rows.csv", "a,b,a\n1,2,3\n"), 1, ("rows.csv", "'a'", "more than once")),
     Case("duplicate column, parquet", doubled_parquet, 1, ("rows.parquet", "'x'", "more than once")),
     Case("unnamed column", table("rows.csv", "a,,b\n1,2,3\n"), 1, ("rows.csv", "without a name", "2")),

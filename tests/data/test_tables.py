@@ -56,6 +56,18 @@ def test_bad_rows_say_row_and_line_where_they_differ(tmp_path: Path) -> None:
     assert str(list(read_table(lines))[1]).startswith(f"{lines}, row 2: not a JSON object")
 
 
+def test_a_spreadsheet_divides_by_semicolons_and_has_decimal_commas(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('\ufefftext;"price, in EUR"\r\n"fine; really";1,50\r\n2,5 stars;-3\r\n')
+    rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
+    assert rows == [
+        {"text": "fine; really", "price, in EUR": "1.50"},
+        {"text": "2,5 stars", "price, in EUR": "-3"},
+    ]
+    path.write_text("text,a;b\n1;2,3\n")
+    assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"text": "1;2", "a;b": "3"}]
+
+
 def test_decimals_are_numbers(tmp_path: Path) -> None:
     prices = [Decimal("25.50"), None, Decimal("3.10")]
     parquet.write_table(

@@ -59,6 +59,8 @@ def test_rows_of_a_program_are_called_what_they_are(trained: Path, capsys: pytes
         model.predict([good, bad])
     with pytest.raises(DataError, match=r"^the given table has no rows"):
         model.evaluate([])
+    with pytest.raises(UsageError, match=r"^the given table has no column 'answer' to compare the answers with"):
+        model.evaluate([good, good], bad_rows="skip")
     assert main(["predict", str(trained), "--image", "none.png"]) == 1
     assert "fusebert: the given row, column 'image'" in capsys.readouterr().err
 
@@ -298,3 +300,11 @@ def test_all_files_of_a_model_are_as_readable_as_its_folder(trained: Path, tmp_p
     for folder in (trained, tmp_path / "trunk", tmp_path / "own" / "trunk"):
         rights = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
         assert set(rights.values()) == {folder.stat().st_mode & 0o666}
+
+
+def test_answers_tell_what_is_wrong_with_each_row(trained: Path) -> None:
+    good, bad = {"question": "what is it"}, {"question": ""}
+    model = load(trained)
+    answers = [answer for _, answer in model.answers([good, bad, good])]
+    assert [isinstance(answer, RowError) for answer in answers] == [False, True, False]
+    assert answers[0] == answers[2] == model.predict(good)

@@ -115,30 +115,38 @@ def _listen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "said"),
     [
-        (["--fusion", "all,none"], 2, "'all' is not one of all, one_stream, concat, two_stream"),
-        (["--metric", "speed"], 2, "--metric: 'speed' is not one of accuracy, f1_macro, auroc"),
-        (["--metric", "rmse"], 2, "'rmse' is not one of accuracy"),
-        (["--seeds", "0"], 2, "--seeds must be at least 1"),
-        (["model.fusion=concat"], 2, "choose with --fusion"),
-        (["training.seed=7"], 2, "choose with --seeds"),
-        (["--time-limit", "9s", "training.time_limit=8"], 2, "name one of them"),
-        (["--fusion", "concat", "--seeds", "1", "training.epochs=none"], 2, "training.epochs"),
-        (["--fusion", "concat", "--seeds", "1", "data.target=nothing"], 1, "failed with exit code 2"),
+        (["--fusion", "all,none"], "'all' is not one of all, one_stream, concat, two_stream"),
+        (["--metric", "speed"], "--metric: 'speed' is not one of accuracy, f1_macro, auroc"),
+        (["--metric", "rmse"], "'rmse' is not one of accuracy"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["model.fusion=concat"], "choose with --fusion"),
+        (["training.seed=7"], "choose with --seeds"),
+        (["--time-limit", "9s", "training.time_limit=8"], "name one of them"),
+        (["--fusion", "concat", "--seeds", "1", "training.epochs=none"], "training.epochs"),
+        (["--fusion", "concat", "--seeds", "1", "data.target=nothing"], "the target column 'nothing' does not exist"),
     ],
 )
 def test_wrong_use_is_said(
     recipe: Path,
     tmp_path: Path,
     arguments: list[str],
-    code: int,
     said: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["compare", str(recipe), "--output", str(tmp_path / "c"), *arguments]) == code
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "c"), *arguments]) == 2
     assert said in capsys.readouterr().err
-    assert "data.target=nothing" in arguments or not (tmp_path / "c").exists()
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_run_that_fails_ends_the_comparison(recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"question": "what is it", "image": "none.png", "answer": "a"}\n')
+    table = f"data.test={tmp_path / 'bad.jsonl'}"
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "c"), "--fusion", "concat", table]) == 1
+    said = capfd.readouterr().err
+    assert "bad.jsonl, row 1" in said
+    assert "the run in " in said and "failed with exit code 1" in said
 
 
 def test_a_table_of_bad_rows_alone_is_not_called_empty(

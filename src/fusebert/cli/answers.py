@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from itertools import count
@@ -44,10 +45,17 @@ def add_commands(command: Command) -> None:
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
     predict.add_argument("folder", metavar="FOLDER", type=Path)
-    options = "[--output FILE.jsonl] [--top K] [--bad-rows skip] [--json]"
+    options = "[--output FILE.jsonl] [--keep COLUMN] [--top K] [--bad-rows skip] [--json]"
     predict.usage = f"fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) {options}"
     predict.add_argument(
         "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
+    )
+    predict.add_argument(
+        "--keep",
+        metavar="COLUMN",
+        action="append",
+        default=["id"],
+        help="write this column of the table beside each answer, as `id` is; may be given again",
     )
     predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
     add_bad_rows(predict)
@@ -140,6 +148,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 def _answer(predictor: Any, options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     """Of one row, given as --COLUMN VALUE."""
+    if options.keep != ["id"]:
+        raise UsageError("--keep is for the columns of a table")
     if options.output is not None:
         raise UsageError("--output is for the answers of a table; that of one row goes to stdout")
     row = row_of(rest, predictor.columns)
@@ -171,6 +181,7 @@ def _answers(
     from fusebert.evaluation.unfamiliar import Unfamiliar
 
     strange, first, unfamiliar = 0, "", Unfamiliar(predictor.processors)
+    kept = {"id"}
     for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top):
         counts["rows"] += 1
         place = {"row": row.row}
@@ -183,13 +194,22 @@ def _answers(
             continue
         if unknown := predictor.unknown_items(row)[0]:
             strange, first = strange + 1, first or f"{unknown[0]!r} in {row_in_words(row.row, row.line)}"
-        own = {"id": _plain(row.values["id"])} if "id" in row.values else {}
+        own = {name: _plain(row.values[name]) for name in options.keep if name in row.values}
+        kept.update(own)
         yield place | own | answer.to_json()
     if strange:
         say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
+    if not counts["rows"]:
+        say(f"Note: {table} has no rows")
+    elif lost := [name for name in options.keep if name not in kept]:
+        say(f"Warning: no row has {', '.join(lost)} to keep")
     counts |= unfamiliar.columns
     _warn_of_columns(counts)
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, str | int) else str(value)
+    """As JSON has it; in words what JSON has not."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    is_plain = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_plain else str(value)

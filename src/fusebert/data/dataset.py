@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fusebert.tasks.base import Task
 
 ROWS_NAMED = 3
+NO_SUCH_COLUMN = "there is no such column"
 KEPT_BYTES, EXAMPLE_BYTES = 256 * 2**20, 2048
 """Of prepared rows that one split keeps, and what a row takes beside its arrays."""
 
@@ -65,7 +66,7 @@ class Preparer:
         raw = sample.values.get(self.target)
         if not is_given(raw):
             is_there = self.target in sample.values
-            return sample.error("the target is empty" if is_there else "there is no such column", self.target)
+            return sample.error("the target is empty" if is_there else NO_SUCH_COLUMN, self.target)
         try:
             return Example(features, self.task.target(raw), length)
         except InputError as error:

@@ -28,6 +28,9 @@ MAX_LINE_BYTES = 8 * 2**20
 """Of a text table; a longer line is a bad row."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
+QUOTED = re.compile(b'"[^"]*"')
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+"""Of a csv that is divided by semicolons."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
@@ -54,7 +57,7 @@ def read_table(path: Path, max_characters: int = MAX_CELL_CHARACTERS) -> Rows:
         raise DataError(f"the table {path} is empty")
     name = path.name.lower()
     if name.endswith(".csv"):
-        return _read_delimited(path, ",", max_characters)
+        return _read_delimited(path, _csv_delimiter(path), max_characters)
     if name.endswith(".tsv"):
         return _read_delimited(path, "\t", max_characters)
     if name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
@@ -96,6 +99,13 @@ def track_absent_columns(rows: Rows, columns: set[str]) -> Rows:
         columns.clear()
 
 
+def _csv_delimiter(path: Path) -> str:
+    """A comma; a semicolon where it divides the header, as spreadsheets do where numbers have decimal commas."""
+    with path.open("rb") as file:
+        header = QUOTED.sub(b"", file.readline(MAX_LINE_BYTES))
+    return ";" if b";" in header and b"," not in header else ","
+
+
 def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
     with path.open("rb") as file:
         csv.field_size_limit(MAX_LINE_BYTES)
@@ -118,6 +128,8 @@ def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
                 problem = f"{len(record)} cells, but the header has {len(header)} columns"
                 yield RowError(problem, path, row, line=first)
             else:
+                if delimiter == ";":
+                    record = [cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell) else cell for cell in record]
                 values = {name: cell or None for name, cell in zip(header, record, strict=True)}
                 yield _sample(path, row, values, max_characters, first)
             row += 1
@@ -303,7 +315,7 @@ def _read_folder(folder: Path) -> Rows:
 
 
 def rows_from_memory(rows: Any) -> Rows:
-    """Rows a program hands over: one dict, a list of dicts (or Samples), or a table of pandas, polars or pyarrow.
+    """Rows a program hands over: one dict, dicts (or what `read_table` yields), or a table of pandas, polars or pyarrow.
 
     Media paths of dicts may lie anywhere. NaN, NaT and NA are missing values, as pandas has them. Raises DataError for
     what is no row.
@@ -320,7 +332,7 @@ def rows_from_memory(rows: Any) -> Rows:
         raise DataError(f"a dict, a list of dicts, a DataFrame or a path expected, found {type(rows).__name__}")
     table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
     for number, values in enumerate(rows, 1):
-        if not isinstance(values, Mapping | Sample):
+        if not isinstance(values, Mapping | Sample | RowError):
             raise DataError(f"{table}, row {number}: a dict expected, found {type(values).__name__}")
         if isinstance(values, Mapping):
             given = {str(name): _plain(value) for name, value in values.items()}

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import Preparer, report_bad_rows
+from fusebert.data.dataset import NO_SUCH_COLUMN, Preparer, report_bad_rows
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.inference import infer, infer_all, multiplies_bf16, outputs_per_row, windows
@@ -113,10 +113,14 @@ class Predictor:
         found: tuple[list[str], int] = self.task.unknown_items(row.values)
         return found
 
-    def answers(self, rows: Rows, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
-        """Each row with its answer, or with what is wrong with it, in order and in constant memory."""
+    def answers(self, rows: Any, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
+        """Each row with its answer, or with what is wrong with it, in order and in constant memory.
+
+        Args:
+            rows: as `predict` takes them; an iterator too.
+        """
         preparer = Preparer(self.processors, sides=self._sides)
-        pairs = ((row, preparer(self._foreign_refused(row))) for row in rows)
+        pairs = ((row, preparer(self._foreign_refused(row))) for row in _read(rows))
         for window in windows(pairs, lambda pair: pair[1], outputs_per_row(self.model), lambda pair: pair[0]):
             good = [example for _, example in window if isinstance(example, Example)]
             decoded = iter(
@@ -200,8 +204,13 @@ class Predictor:
         examples = _examples(zip(rows, true, strict=True), preparer, bad)
         first = next(examples, None)
         if first is None:
+            where = table if isinstance(table, str | Path) else GIVEN_TABLE
+            if bad and all((error.column, error.problem) == (self.target, NO_SUCH_COLUMN) for error in bad):
+                raise UsageError(
+                    f"{where} has no column {self.target!r} to compare the answers with; predict needs none"
+                )
             report_bad_rows(bad, len(bad), bad_rows, listed_in)
-            raise DataError(f"{table if isinstance(table, str | Path) else GIVEN_TABLE} has no rows")
+            raise DataError(f"{where} has no rows")
         logits, targets = infer_all(self.model, chain([first], examples), self.collator, self.precision)
         report_bad_rows(bad, len(targets) + len(bad), bad_rows, listed_in)
         return logits, targets, ({"bad_rows": len(bad)} if bad else {}) | unfamiliar.columns

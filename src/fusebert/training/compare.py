@@ -51,7 +51,8 @@ def compare(
     recipe = read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
     if recipe.task.get("name") == "recommendation" and {*fusions} != {"one_stream"}:
         raise UsageError("task.name=recommendation reads events alone: compare its seeds with --fusion one_stream")
-    if metric is not None and metric not in (known := fitted_task(recipe).metric_names):
+    known = fitted_task(recipe).metric_names  # a wrong target too
+    if metric is not None and metric not in known:
         raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
     tables, rows = _table_hashes(recipe), {}
     for fusion in fusions:
