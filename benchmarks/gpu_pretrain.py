@@ -37,7 +37,8 @@ from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training.build import build_model
 from fusebert.training.compilation import compile_for_training
 from fusebert.training.optimization import build_optimizer
-from fusebert.training.pretrain import prepare_rows, pretrain, read_corpus
+from fusebert.training.pretrain import pretrain
+from fusebert.training.pretrain_corpus import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence, Terminal
 from pretraining import Unmasked, operations

@@ -39,7 +39,7 @@ from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training.build import build_model, pick_precision
 from fusebert.training.optimization import build_optimizer
 from fusebert.training.prepare import Prepared
-from fusebert.training.pretrain import Corpus, prepare_rows
+from fusebert.training.pretrain_corpus import Corpus, prepare_rows
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from pretraining import Unmasked, operations

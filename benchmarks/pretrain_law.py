@@ -22,7 +22,8 @@ from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.vocabulary import make_vocabulary
 from fusebert.training.budget import MASK_RATE, NEXT_SENTENCE_WEIGHT, pick_batch
 from fusebert.training.loss_law import FLOOR, SIZE_POWER, layer_parameters, worth
-from fusebert.training.pretrain import pretrain, read_corpus
+from fusebert.training.pretrain import pretrain
+from fusebert.training.pretrain_corpus import read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 
 VOCABULARY, QUICK_VOCABULARY = 8000, 500

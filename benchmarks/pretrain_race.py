@@ -37,7 +37,8 @@ from fusebert.data.collate import Collator
 from fusebert.evaluation.inference import score
 from fusebert.tasks.pretraining.publish import TRANSFORM
 from fusebert.training.build import build_model
-from fusebert.training.pretrain import prepare_rows, pretrain, read_corpus
+from fusebert.training.pretrain import pretrain
+from fusebert.training.pretrain_corpus import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from pretraining import Unmasked

@@ -53,6 +53,6 @@ def test_one_section_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     assert "matching:\n  task.left (list of text): columns of one side, such as a picture; has to be set\n" in out
     assert "training.seed" not in out
     assert main(["settings", "training.seed"]) == 0
-    assert "training.seed (whole number from 0 below 4,294,967,296, by itself 0)" in capsys.readouterr().out
+    assert "training.seed (whole number from 0 below 4,294,967,296, default 0)" in capsys.readouterr().out
     assert main(["settings", "trainings"]) == 2
     assert "neither a setting nor one of the sections: data, model, training, audio" in capsys.readouterr().err

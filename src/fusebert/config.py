@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from fusebert import plugins
@@ -19,7 +19,7 @@ from fusebert.errors import DataError, RecipeError, UsageError
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 FITTED: dict[str, Any] = {"fitted": True}
 """`json_schema_extra` of a field that is no setting: a model folder keeps there what training found."""
-FREE = ("training.workers", "training.trackers")
+MAY_CHANGE_ON_RESUME = ("training.workers", "training.trackers")
 """A run may be resumed with others: they change nothing of what is learnt."""
 
 
@@ -74,9 +74,18 @@ OTHER_NAMES = {
 
 
 class Section(BaseModel):
-    """A group of settings; unknown keys are errors."""
+    """A group of settings; unknown keys are errors, and so is true or false for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_switches(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = get_args(annotation) or (annotation,)
+        if isinstance(value, bool) and bool not in kinds and {int, float} & {*kinds}:
+            raise ValueError("a number expected, found true or false (as YAML reads yes, no, on and off, too)")
+        return value
 
 
 class DataSettings(Section):
@@ -115,7 +124,7 @@ class ModelSettings(Section):
         "one_stream",
         description="all tokens in one sequence; pooled vectors side by side; or the trunk looks at the others",
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="of hidden values")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of hidden states")
     attention_dropout: float = Field(
         0.0, ge=0, lt=1, description="of attention weights; slower than none, and rarely better"
     )
@@ -129,17 +138,19 @@ class TrainingSettings(Section):
     tokens_per_batch: int = Field(2048, ge=1, description="tokens of the trunk's sequence in one batch")
     gradient_accumulation: int = Field(1, ge=1, description="batches summed up before a step")
     learning_rate: float = Field(
-        3e-4, gt=0, description="peak, for the trunk's last layer, published encoders, and all that is new"
+        3e-4, gt=0, description="peak rate of the trunk's last layer, of pretrained encoders, and of new parts"
     )
     new_learning_rate: float | None = Field(
-        None, gt=0, description="peak for head and embedders but published encoders, where it should differ"
+        None,
+        gt=0,
+        description="peak rate of the new parts (head, embedders), if it should differ",
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="each lower trunk layer learns this much slower")
-    weight_decay: float = Field(0.01, ge=0, description="of weight matrices; biases and scales have none")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices; biases and normalisations have none")
     warmup_ratio: float = Field(
         0.1, ge=0, lt=1, description="share of all steps with a rising learning rate; then cosine decay"
     )
-    max_gradient_norm: float = Field(1.0, gt=0, description="longer gradients are shortened to it")
+    max_gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     freeze: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(
         (), description="parts that do not learn: trunk, head, or a modality"
     )
@@ -147,7 +158,7 @@ class TrainingSettings(Section):
         "auto", description="auto: bf16 where the processor multiplies it faster"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
-    seed: int = Field(0, ge=0, lt=2**32, description="of starting weights, order and all that is drawn")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of initial weights, row order and every random draw")
     patience: int | None = Field(
         None, ge=1, description="stop after this many epochs without a better validation score"
     )
@@ -157,9 +168,9 @@ class TrainingSettings(Section):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="of several processes, each has the whole model (ddp) or a part of its weights (fsdp)"
     )
-    compile: bool | None = Field(None, description="compile what training runs; if not given, to pre-train on CUDA")
+    compile: bool | None = Field(None, description="torch.compile layers and loss; default: only to pre-train on CUDA")
     trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(one_or_more)] = Field(
-        ("tensorboard",), description="where losses and scores are also written"
+        ("tensorboard",), description="where losses and scores are logged"
     )
 
 
@@ -209,7 +220,10 @@ class Recipe(Section):
 
     def is_same_run(self, other: Recipe) -> bool:
         """Whether a run of the other recipe can be resumed with this one."""
-        mine, its = ({key: value for key, value in one.flat().items() if key not in FREE} for one in (self, other))
+        mine, its = (
+            {key: value for key, value in one.flat().items() if key not in MAY_CHANGE_ON_RESUME}
+            for one in (self, other)
+        )
         return mine == its
 
     def task_config(self, name: str | None = None) -> Any:
@@ -296,6 +310,15 @@ def read_recipe(source: Path, overrides: Mapping[str, Any] | None = None) -> Rec
     return Recipe.from_flat(settings_of(source, overrides or {}), str(source) if is_file else "settings")
 
 
+def without_places(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings to show to others: files by name, not by where on this machine they lie."""
+
+    def named(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {key: named(value) for key, value in flat.items()}
+
+
 def wrong_setting(error: ValidationError, section: str) -> str:
     """What is wrong with the first of the settings.
 
@@ -317,7 +340,7 @@ def wrong_setting(error: ValidationError, section: str) -> str:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`["training.epochs=3"]` -> {"training.epochs": 3}."""
+    """`["training.epochs=3"]` -> {"training.epochs": 3}; of a key that is given twice, the last."""
     found: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")

@@ -15,8 +15,8 @@ def row_in_words(row: int, line: int | None) -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """An optional part of fusebert, which is not on the package index."""
-    return f"in the folder of fusebert's source, run pip install -e '.[{extra}]'"
+    """How to install an optional part: fusebert is not on PyPI."""
+    return f"in the folder of fusebert's source, run pip install '.[{extra}]'"
 
 
 class FusebertError(Exception):

@@ -80,8 +80,8 @@ def _allowed(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
-        return " or ".join(schema["enum"])
-    kind = schema["type"]
+        return " or ".join(map(str, schema["enum"]))
+    kind = schema.get("type", "")
     if kind in ("integer", "number"):
         return _range(schema, "whole number" if kind == "integer" else "number")
     if kind == "array":

@@ -30,7 +30,7 @@ class Spill:
         self._rows += len(array)
 
     def array(self) -> np.ndarray:
-        """Everything appended, [rows, ...]. Nothing can be appended any more."""
+        """Everything appended, [rows, ...], at least one row. Nothing can be appended any more."""
         with self._file:
             self._file.flush()
             found: np.ndarray = np.memmap(self._file, self._dtype, "r", shape=(self._rows, *self._shape))

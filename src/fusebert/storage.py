@@ -22,6 +22,8 @@ from fusebert.errors import ModelError
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 WORKING_FOLDERS = (CHECKPOINTS, "logs")
+CARD = "README.md"
+"""Of a model; for people, who may go on writing in it."""
 """Of a training, in its model's folder; no part of the model."""
 
 
@@ -194,7 +196,7 @@ def finish(folder: Path) -> None:
         if left.is_file() and left.relative_to(folder).parts[0] not in WORKING_FOLDERS:
             left.unlink()
     sync_tree(folder)  # the checkpoints may go only once the model is on the disk
-    seal(folder, leave_out=WORKING_FOLDERS)
+    seal(folder, leave_out=(*WORKING_FOLDERS, CARD))
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 

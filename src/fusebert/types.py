@@ -1,8 +1,8 @@
 """The few shapes of data that travel through fusebert, from raw row to answer.
 
-Axis letters: B rows, N packed tokens, M of them that are read, T text tokens, P patches of a picture, U different
-pictures and R recordings of a batch, E events, D hidden size, V vocabulary, C classes, H and W pixels, K what is named
-beside it.
+Axis letters: B rows, N packed tokens, M tokens whose last state is read, T text tokens, P patches of a picture,
+F frames of a recording, U different pictures and R recordings of a batch, E events, D hidden size, V vocabulary,
+C classes, S sides of a row, H and W pixels. Others are named where they stand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEXT = "text"
 """The modality that the trunk embeds itself."""
 ALL, FIRST = "all", "first"
-"""What a head may say that it reads, instead of naming tokens: the last states of all, or of the first of each row."""
+"""What a head may say that it reads, instead of naming tokens: the last states of all, or of each row's first."""
 Features = Mapping[str, np.ndarray]
 """What one modality's processor makes of one row, by field name."""
 
@@ -98,12 +98,12 @@ class Layout:
 
     Args:
         cu_seqlens: int32[B + 1], the start of each row; its last value is N.
-        lengths: the same on the host, int[B], so that no step waits for a device.
+        lengths: the number of tokens of each row, B of them, on the host, so that no step waits for a device.
     """
 
     cu_seqlens: Tensor
     lengths: tuple[int, ...]
-    longest: int = field(init=False)  # kept, so that compiled layers need not be made anew for other lengths
+    longest: int = field(init=False)  # stored, so that layers are not recompiled for other lengths
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "longest", max(self.lengths))
@@ -122,7 +122,7 @@ class Encoded:
         pooler_output: float[B, D].
         layout: where each row lies.
         inputs: what the batch held, by modality and field.
-        join: what puts the modalities that the trunk did not read beside a vector of each row; None where it read all.
+        join: float[B, D] -> float[B, D], adds the modalities that the trunk did not read; None where it read all.
     """
 
     last_hidden_state: Tensor
@@ -132,18 +132,32 @@ class Encoded:
     join: Callable[[Tensor], Tensor] | None = None
 
     def pooled(self, how: str = FIRST) -> Tensor:
-        """float[B, D], one vector for all of a row: of BERT's pooler over [CLS] (`first`), or of the tokens' `mean`."""
+        """float[B, D], one vector a row: of BERT's pooler over [CLS] (`first`), or the `mean` of its last states."""
         vector = self.mean() if how == "mean" else self.pooler_output
         return vector if self.join is None else self.join(vector)
 
     def mean(self) -> Tensor:
-        """float[B, D], the mean of all of each row's tokens in the trunk, in float32; for heads that read ALL."""
-        hidden, lengths = self.last_hidden_state.float(), self.layout.cu_seqlens.diff()
-        if len(hidden) != sum(self.layout.lengths):
-            raise ValueError(f"a mean needs the states of all tokens, but the head reads {len(hidden)}")
-        rows = lengths.new_tensor(range(len(lengths))).repeat_interleave(lengths, output_size=len(hidden))
-        sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, rows, hidden)
-        return sums / lengths[:, None]
+        """float32[B, D], the mean of each row's last states; for heads that read ALL."""
+        if len(self.last_hidden_state) != sum(self.layout.lengths):
+            raise ValueError(f"a mean needs the states of all tokens, but the head reads {len(self.last_hidden_state)}")
+        return row_means(self.last_hidden_state, self.layout.cu_seqlens.diff())
+
+
+def row_means(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """The mean of each row's packed tokens, summed in float32; zeros where a row has none.
+
+    Args:
+        tokens: float[N, D].
+        lengths: int32[B] or int64[B], tokens of each row, on the same device.
+
+    Returns:
+        float32[B, D].
+    """
+    rows = lengths.new_ones(len(lengths)).cumsum(0) - 1  # an arange, without importing torch
+    rows = rows.repeat_interleave(lengths, output_size=len(tokens))
+    values = tokens.float()
+    sums = values.new_zeros(len(lengths), tokens.shape[1]).index_add(0, rows, values)
+    return sums / lengths.clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True, slots=True)

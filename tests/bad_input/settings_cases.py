@@ -271,7 +271,7 @@ MODELS = [
     Case(
         "evaluate: no target",
         lambda place: ["evaluate", str(place.model), str(place.write("a.csv", "question\nhi\n"))],
-        1,
-        ("a.csv", "row 1 (line 2)", "'answer'", "no such column"),
+        2,
+        ("a.csv", "no column 'answer'", "predict needs none"),
     ),
 ]

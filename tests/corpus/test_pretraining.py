@@ -34,8 +34,10 @@ from fusebert.model.trunk import TrunkConfig
 from fusebert.storage import MANIFEST
 from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training import pretrain as module
+from fusebert.training import pretrain_corpus
 from fusebert.training.build import build_model
-from fusebert.training.pretrain import prepare_rows, pretrain, read_corpus, start
+from fusebert.training.pretrain import pretrain, start
+from fusebert.training.pretrain_corpus import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
@@ -189,11 +191,11 @@ def test_going_on_begins_where_the_folder_was_published(
 
 def test_pieces_are_counted_in_portions(monkeypatch: pytest.MonkeyPatch, random: np.random.Generator) -> None:
     ids = random.integers(0, 50, 1001).astype(np.int32)
-    monkeypatch.setattr(module, "COUNTED_AT_ONCE", 100)
-    counts = module.piece_counts(ids, 60)
+    monkeypatch.setattr(pretrain_corpus, "COUNTED_AT_ONCE", 100)
+    counts = pretrain_corpus.piece_counts(ids, 60)
     assert (counts == np.bincount(ids, minlength=60)).all()
     share = (counts + 1) / (1001 + 60)
-    assert module.unigram_entropy(counts, counts) == pytest.approx(-np.log(share[ids]).mean())
+    assert pretrain_corpus.unigram_entropy(counts, counts) == pytest.approx(-np.log(share[ids]).mean())
 
 
 @pytest.mark.parametrize("changed", [{}, {"task.rounds": 5}, {"model.dropout": 0.1, "training.learning_rate": 3e-4}])
@@ -289,7 +291,8 @@ def test_a_machine_that_only_trains_needs_nothing_to_prepare_with(
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-c", WITHOUT, *arguments], capture_output=True, text=True, cwd=tmp_path)
 
-    short = [f"{key}={value}" for key, value in settings.items() if not key.startswith("data.")] + ["task.passes=0.1"]
+    quick = settings | {"task.passes": 0.1}
+    short = [f"{key}={value}" for key, value in quick.items() if not key.startswith("data.")]
     done = run("pretrain", str(corpus), "--output", "bert", *short)
     assert done.returncode == 0, done.stderr
     (tmp_path / "x.txt").write_text("A text. " * 50)

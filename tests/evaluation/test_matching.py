@@ -162,6 +162,21 @@ def test_a_side_alone_has_the_vector_it_has_in_its_row(matching: Predictor, worl
         np.testing.assert_allclose(np.linalg.norm(np.stack(whole), axis=1), 1, atol=1e-5)  # type: ignore[arg-type]
 
 
+def test_a_program_gets_an_array_of_vectors(matching: Predictor, trained: Path, world: Path) -> None:
+    rows = [{"caption": "a red circle"}, {"caption": "一个蓝色的圆形"}]
+    vectors = matching.embed(rows, "right")
+    assert (vectors.shape, vectors.dtype) == ((2, matching.task.config.vector_size), np.float32)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(matching.embed(rows[1], "right"), vectors[1], atol=1e-5)
+    assert matching.embed([], "right").shape == (0, vectors.shape[1])
+    assert len(matching.embed(world / "test.jsonl", "left")) == 32
+    with pytest.raises(RowError, match="row 2: nothing to read"):
+        matching.embed([rows[0], {"caption": ""}], "right")
+    with pytest.raises(UsageError, match="side='above' is neither 'left' nor 'right'"):
+        matching.embed(rows, "above")
+    with pytest.raises(UsageError, match="makes no vectors"):
+        load(trained).embed(rows, "left")
+
+
 def _placed(value: str, world: Path, column: str) -> str:
     return str(world / value) if column == "image" else value
 

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusebert.evaluation.inference import LIST_BYTES, WINDOW_BYTES, WINDOW_OUTPUTS, WINDOW_ROWS, windows
+from fusebert.evaluation.inference import (
+    LIST_BYTES,
+    WINDOW_BYTES,
+    WINDOW_OUTPUTS,
+    WINDOW_ROWS,
+    example_bytes,
+    value_bytes,
+    windows,
+)
 from fusebert.tasks.recommendation.task import Config, Task
 from fusebert.types import Example, Sample
 
@@ -61,14 +69,14 @@ def test_large_pictures_make_smaller_windows() -> None:
     picture = np.empty(1, dtype=object)
     picture[0] = np.zeros(WINDOW_BYTES // 8, dtype=np.uint8)
     examples = [Example({"image": {"pixel_values": picture}}, None, 5)] * 20
-    assert [len(window) for window in windows(examples, lambda example: example)] == [8, 8, 4]
-    assert [len(window) for window in windows(range(2 * WINDOW_ROWS + 1), lambda row: row)] == [2048, 2048, 1]
+    assert [len(window) for window in windows(examples, example_bytes)] == [8, 8, 4]
+    assert [len(window) for window in windows(range(2 * WINDOW_ROWS + 1), lambda _: 0)] == [2048, 2048, 1]
 
 
 def test_a_large_catalogue_makes_smaller_windows() -> None:
     rows = range(3)
-    assert [len(window) for window in windows(rows, lambda row: row, WINDOW_OUTPUTS // 2)] == [2, 1]
-    assert [len(window) for window in windows(rows, lambda row: row, 2 * WINDOW_OUTPUTS)] == [1, 1, 1]
+    assert [len(window) for window in windows(rows, lambda _: 0, WINDOW_OUTPUTS // 2)] == [2, 1]
+    assert [len(window) for window in windows(rows, lambda _: 0, 2 * WINDOW_OUTPUTS)] == [1, 1, 1]
 
 
 def test_decoding_takes_less_memory_than_the_logits() -> None:
@@ -104,6 +112,6 @@ def test_answers_are_those_of_a_sort_of_all_items(top: int, random: np.random.Ge
 )
 def test_media_in_the_rows_make_smaller_windows(value: Any) -> None:
     rows = [Sample(Path("rows.parquet"), n, {"image": value, "x": 1}, None) for n in range(100)]
-    found = list(windows(rows, lambda _: None, sample_of=lambda row: row))
+    found = list(windows(rows, lambda row: value_bytes(row.values)))
     fitting = WINDOW_BYTES // 2**22
     assert [len(window) for window in found] == [fitting, 100 - fitting]

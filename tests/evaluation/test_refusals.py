@@ -25,7 +25,7 @@ from fusebert.storage import MANIFEST, seal
 from fusebert.tasks.regression.task import Config as RegressionConfig
 from fusebert.tasks.regression.task import Task as Regression
 from fusebert.training.run import train
-from fusebert.types import Sample
+from fusebert.types import Answer, Sample
 
 
 def test_a_trunk_is_not_saved_over_other_files(trained: Path, tmp_path: Path) -> None:
@@ -307,4 +307,18 @@ def test_answers_tell_what_is_wrong_with_each_row(trained: Path) -> None:
     model = load(trained)
     answers = [answer for _, answer in model.answers([good, bad, good])]
     assert [isinstance(answer, RowError) for answer in answers] == [False, True, False]
-    assert answers[0] == answers[2] == model.predict(good)
+    assert {answer.value for answer in answers if isinstance(answer, Answer)} == {model.predict(good).value}
+    assert str(answers[1]).startswith("the given table, row 2: nothing to read")
+
+
+def test_of_a_table_that_is_refused_all_bad_rows_are_told_and_none_is_scored(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = {"question": "what is it", "answer": "red"}, {"question": "", "answer": "red"}
+    model = load(trained)
+    scored: list[int] = []
+    monkeypatch.setattr(model.model, "forward", lambda **batch: scored.append(len(batch["lengths"])))
+    with pytest.raises(DataError, match=r"^2 of 5 rows cannot be used"):
+        model.evaluate([bad, good, good, bad, good], listed_in=tmp_path / "bad.jsonl")
+    assert not scored
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 2

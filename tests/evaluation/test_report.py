@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from fusebert.evaluation import plots
+from fusebert.evaluation.metric_names import lower_is_better
 from fusebert.evaluation.model_card import write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.publish import SUBSETS
@@ -60,7 +61,7 @@ def fonts_anew() -> Any:
 def test_draws_the_plots_there_are_data_for(
     tmp_path: Path, history: Any, evaluation: Any, ledger: Any, expected: list[str]
 ) -> None:
-    drawn = plots.draw_all(tmp_path, history, evaluation, ledger)
+    drawn = plots.draw_all(tmp_path, history, evaluation, ledger, True)
     assert [path.stem for path in drawn] == expected
     assert sorted(tmp_path.iterdir()) == sorted(drawn)
     for path in drawn:
@@ -120,6 +121,7 @@ def card(**changes: Any) -> dict[str, Any]:
         "data": {"train": {"file": "train.csv", "rows": 1000}, "test": {"file": "test.csv", "rows": 20}},
         "recipe": {"model.trunk": "mini", "training.epochs": 3},
         "parameters": 11_200_333,
+        "lower_is_better": ["loss"],
         "training": {"epochs": 3, "steps": 60, "seconds": 75.2, "tokens_per_second": 51234.5, "hardware": "2 cores"},
         "evaluations": {"test": CLASSIFIED},
         "ledger": LEDGER,
@@ -128,6 +130,17 @@ def card(**changes: Any) -> dict[str, Any]:
         "subsets": SUBSETS,
         "version": "0.1.0",
     } | changes
+
+
+def test_a_task_says_which_way_its_own_metric_is_better(tmp_path: Path) -> None:
+    worth = {seen: {"word_errors": 0.25} for seen in ("all", "without image")}
+    for higher, words in ((True, "higher is better"), (False, "lower is better")):
+        write_page(tmp_path / "page.html", "t", {"rows": 4, "metrics": worth["all"]}, worth, [], [], higher)
+        assert f"; {words}." in (tmp_path / "page.html").read_text(encoding="utf-8")
+    lower = lower_is_better("word_errors", higher_is_better=False)
+    assert lower == {"word_errors"} | lower_is_better("accuracy", higher_is_better=True)
+    write_model_card(tmp_path / "README.md", card(ledger=worth, lower_is_better=lower))
+    assert "word errors (lower is better)" in (tmp_path / "README.md").read_text()
 
 
 def test_the_card_holds_metadata_and_every_section(tmp_path: Path) -> None:
@@ -272,7 +285,7 @@ class Outline(HTMLParser):
 @pytest.fixture
 def page(tmp_path: Path) -> Callable[..., Outline]:
     def write(title: str, evaluation: Any, ledger: Any, examples: Any, pictures: list[Path]) -> Outline:
-        write_page(tmp_path / "page.html", title, evaluation, ledger, examples, pictures)
+        write_page(tmp_path / "page.html", title, evaluation, ledger, examples, pictures, higher_is_better=True)
         return Outline((tmp_path / "page.html").read_text(encoding="utf-8"))
 
     return write
@@ -284,7 +297,7 @@ def example(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_page_shows_scores_ledger_plots_and_rows(tmp_path: Path, page: Callable[..., Outline]) -> None:
-    drawn = plots.draw_all(tmp_path / "plots", HISTORY, CLASSIFIED, LEDGER)
+    drawn = plots.draw_all(tmp_path / "plots", HISTORY, CLASSIFIED, LEDGER, True)
     Image.new("RGBA", (64, 64), (255, 0, 0, 128)).save(tmp_path / "small.png")
     Image.new("CMYK", (2000, 1000)).save(tmp_path / "large.jpg")
     (tmp_path / "broken.png").write_bytes(b"no picture")

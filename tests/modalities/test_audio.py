@@ -14,7 +14,7 @@ import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from fusebert.errors import InputError, UsageError
-from fusebert.modalities.audio.augment import COLOUR, colours, perturb, said
+from fusebert.modalities.audio.augment import COLOUR, frequency_responses, perturb, warp
 from fusebert.modalities.audio.embedder import Embedder
 from fusebert.modalities.audio.processor import PACES, Config, Processor, matches
 from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, from_array, log_mel, to_rate
@@ -181,7 +181,7 @@ def test_augmentation_hides_some_and_moves_little() -> None:
 
 def test_another_microphone_changes_all_frames_of_a_recording_alike() -> None:
     torch.manual_seed(0)
-    added = colours(500, 80, torch.device("cpu"))
+    added = frequency_responses(500, 80, torch.device("cpu"))
     assert added.shape == (500, 1, 80)
     assert abs(added.mean()) < 0.1
     assert 0.5 * COLOUR < added.std() < 2 * COLOUR
@@ -225,7 +225,7 @@ def test_a_pace_keeps_ends_and_what_lies_between() -> None:
     mels = torch.full((6, 82, 3), 9.0)  # of what fills up a batch, nothing is heard
     for one, count in zip(mels, recorded.tolist(), strict=True):
         one[:count] = torch.linspace(0, 1, count)[:, None]
-    found = said(mels, recorded, frames, torch.arange(3.0).expand(6, 3))
+    found = warp(mels, recorded, frames, torch.arange(3.0).expand(6, 3))
     for one, count in zip(found[:4], frames.tolist(), strict=False):
         torch.testing.assert_close(one[:count], torch.linspace(0, 1, count)[:, None].expand(-1, 3), rtol=0, atol=1e-5)
     assert (found[4, 0] == 0).all()

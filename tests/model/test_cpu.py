@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fusebert.model.cpu import Dropout, _OneDnnLinear, linear, rounded
+from fusebert.model.cpu import Dropout, _OneDnnLinear, linear, round_up
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN")
@@ -48,10 +48,10 @@ def test_training_takes_the_tiniest_numbers_for_zero_in_all_threads() -> None:
 
 def test_few_shapes_are_given_to_onednn() -> None:
     counts = range(1, 10_000)
-    assert all(count <= rounded(count) <= max(count + 15, count * 17 / 16) for count in counts)
-    assert all(rounded(rounded(count)) == rounded(count) for count in counts)
-    assert len({rounded(count) for count in counts}) < 120
-    assert rounded(5, 1) == 5
+    assert all(count <= round_up(count) <= max(count + 15, count * 17 / 16) for count in counts)
+    assert all(round_up(round_up(count)) == round_up(count) for count in counts)
+    assert len({round_up(count) for count in counts}) < 120
+    assert round_up(5, 1) == 5
 
 
 def test_bf16_products_are_those_of_the_rows_given() -> None:

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModel, Trainer, TrainingArguments
 
 import fusebert
-from fusebert.data.dataset import Dataset, Preparer, check
+from fusebert.data.dataset import Dataset
+from fusebert.errors import RowError, UsageError
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
@@ -19,12 +20,7 @@ from fusebert.types import Sample
 
 @pytest.fixture
 def dataset(trained: Path, samples: list[Sample]) -> Dataset:
-    predictor = fusebert.load(trained)
-    good, lengths, bad = check(
-        iter(samples[:32]), preparer := Preparer(predictor.processors, predictor.task, predictor.target)
-    )
-    assert not bad
-    return Dataset(good, lengths, preparer)
+    return fusebert.load(trained).dataset(samples[:32])
 
 
 def test_auto_classes_load_the_folder(trained: Path) -> None:
@@ -53,6 +49,27 @@ def test_transformers_trainer_trains_it(trained: Path, dataset: Dataset, tmp_pat
         result = trainer.train()
     assert result.training_loss > 0
     assert any(not torch.equal(before[name], value) for name, value in predictor.model.named_parameters())
+    row = {"question": "what shape is it?"}
+    predictor.save(tmp_path / "mine")
+    assert (
+        fusebert.load(tmp_path / "mine").predict(row) == predictor.predict(row) != fusebert.load(trained).predict(row)
+    )
+    with pytest.raises(UsageError, match="is not empty; choose another folder for the model"):
+        predictor.save(trained)
+    fusebert.load(trained)
+
+
+def test_a_dataset_names_the_row_that_cannot_be_read(trained: Path) -> None:
+    rows = [{"question": "what is it", "answer": "red"}, {"question": "what is it"}]
+    with pytest.raises(RowError, match=r"^the given table, row 2, column 'answer': there is no such column"):
+        fusebert.load(trained).dataset(rows)
+
+
+def test_a_buffer_that_would_be_lost_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fusebert.load(trained).model
+    model.head.register_buffer("scale", torch.ones(3), persistent=False)  # type: ignore[operator]
+    with pytest.raises(UsageError, match=r"head\.scale would be lost"):
+        model._refuse_lost_buffers()
 
 
 def test_peft_adapts_it(trained: Path, dataset: Dataset) -> None:

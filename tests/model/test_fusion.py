@@ -16,7 +16,7 @@ from fusebert.model.fusion import CrossAttention, Padding
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
 from fusebert.training.run import train
-from fusebert.types import Example, Sample
+from fusebert.types import Example, Sample, row_means
 from tests.contracts.test_modalities import logits, model_of, processor_of, without
 
 FUSIONS = ("one_stream", "concat", "two_stream")
@@ -117,6 +117,16 @@ def test_it_trains_and_loads(fusion: str, tiny: dict[str, Any], tmp_path: Path) 
     row = {"question": "what shape is it?"}
     ours, theirs = load(tmp_path / "model").predict(row), trained.predict(row)
     assert (ours.value, ours.probability) == (theirs.value, pytest.approx(theirs.probability, abs=1e-6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_means_are_those_of_each_row_in_fp32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    tokens, lengths = torch.randn(7, 5).to(dtype), [3, 0, 1, 3]
+    rows = tokens.float().split(lengths)
+    wanted = torch.stack([row.mean(0) if len(row) else torch.zeros(5) for row in rows])
+    torch.testing.assert_close(row_means(tokens, torch.tensor(lengths)), wanted)
+    torch.testing.assert_close(row_means(tokens, torch.tensor(lengths, dtype=torch.int32)), wanted)
 
 
 def test_what_the_trunk_sees_beside_it_is_dropped_out_too() -> None:

@@ -18,20 +18,20 @@ def test_groups_hold_each_token_once_in_its_row(lengths: list[int], is_sorted: b
     for group in groups(tuple(lengths)):
         assert group.start == end
         end, given_tokens = group.end, tokens[group.start : group.end]
-        filled, out = group.fill(given_tokens), torch.empty_like(given_tokens)
-        group.keep(filled, out)
+        padded, out = group.pad(given_tokens), torch.empty_like(given_tokens)
+        group.pack(padded, out)
         assert torch.equal(out, given_tokens)
-        inside = torch.ones(group.rows, group.width, dtype=torch.bool) if group.outside is None else ~group.outside
-        assert int(inside[: len(given_tokens[:, 0].unique())].sum()) == len(given_tokens)
-        for row, real in zip(filled[..., 0], inside, strict=True):
-            assert len(row[real].unique()) == 1
-        assert group.fill_with_zeros(given_tokens).sum() == given_tokens.sum()
+        real = torch.ones(group.rows, group.width, dtype=torch.bool) if group.is_padding is None else ~group.is_padding
+        assert int(real[: len(given_tokens[:, 0].unique())].sum()) == len(given_tokens)
+        for row, mask in zip(padded[..., 0], real, strict=True):
+            assert len(row[mask].unique()) == 1
+        assert group.pad_with_zeros(given_tokens).sum() == given_tokens.sum()
     assert end == len(tokens)
 
 
 def test_full_rows_are_not_copied_for_the_sake_of_a_few_others() -> None:
     full, others = groups((*[128] * 26, 115, 92, 86, 83, 54, 51, 39))
-    assert (full.rows, full.width, full.places) == (26, 128, None)
+    assert (full.rows, full.width, full.pad_index) == (26, 128, None)
     assert (others.rows, others.width) == (7, 128)
 
 

@@ -9,10 +9,11 @@ import torch
 
 from fusebert.data.collate import Collator
 from fusebert.evaluation.inference import score
-from fusebert.model.initialization import LAYERS, mark_rare_words, turn_heads_to_neighbours
+from fusebert.model.initialization import NEIGHBOUR_LAYERS, mark_rare_words, turn_heads_to_neighbours
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.training.build import build_model
-from fusebert.training.pretrain import prepare_rows, read_corpus, start
+from fusebert.training.pretrain import start
+from fusebert.training.pretrain_corpus import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from tests.corpus.conftest import corpus, documents  # noqa: F401
@@ -21,7 +22,9 @@ from tests.corpus.conftest import corpus, documents  # noqa: F401
 @pytest.mark.parametrize("size", ["tiny", "mini", "base"])
 def test_heads_look_at_their_neighbours(size: str) -> None:
     torch.manual_seed(0)
-    config = TrunkConfig.of_size(size, 500).model_copy(update={"num_hidden_layers": LAYERS, "hidden_dropout_prob": 0.0})
+    config = TrunkConfig.of_size(size, 500).model_copy(
+        update={"num_hidden_layers": NEIGHBOUR_LAYERS, "hidden_dropout_prob": 0.0}
+    )
     trunk = Trunk(config)
     for weight in trunk.parameters():
         if weight.ndim == 2:

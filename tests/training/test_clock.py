@@ -94,6 +94,23 @@ def test_a_round_that_would_begin_too_late_is_not_begun(monkeypatch: pytest.Monk
         assert not clock.look(state, ends_round=False)[1]
 
 
+@pytest.mark.parametrize(("tokens_after", "left"), [(1000, 30.0), (1_000_000, 50.0)])
+def test_training_gets_half_of_the_time_however_much_is_scored_after_it(
+    tokens_after: int, left: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock, state = Clock(120.0, spent=20.0, tokens_after=tokens_after), State(steps=200, precision="fp32", data_hash="")
+    clock.expect(validation_tokens=0, checkpoint_bytes=0)
+    clock.timed(validation_seconds=0.0, save_seconds=0.0)
+    clock.seconds_per_scored_token = 0.03
+    is_up = False
+    while not is_up:
+        now, state.tokens = now + 1.0, state.tokens + 100
+        is_up = clock.look(state, ends_round=False)[1]
+    assert 100.0 - now == pytest.approx(left, abs=1.0)
+
+
 def test_a_command_counts_from_its_beginning(
     corpus: Path,  # noqa: F811
     tmp_path: Path,

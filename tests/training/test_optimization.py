@@ -22,7 +22,7 @@ from fusebert.model.trunk import TrunkConfig
 from fusebert.training.build import build_model
 from fusebert.training.checkpoint import State
 from fusebert.training.optimization import build_optimizer
-from fusebert.training.pretrain import prepare_rows, read_corpus
+from fusebert.training.pretrain_corpus import prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from fusebert.training.trainer import Trainer

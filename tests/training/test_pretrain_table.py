@@ -67,7 +67,14 @@ def test_the_folder_is_whole_and_transformers_loads_it(folders: dict[str, Path],
     assert not info["unexpected_keys"]
     metrics = json.loads((folder / "metrics.json").read_text())
     scores = metrics["evaluations"]["held_out"]["metrics"]
-    assert set(scores) == {"loss", "mlm_loss", "mlm_accuracy", "matching_loss", "matching_accuracy"}
+    assert set(scores) == {
+        "loss",
+        "mlm_loss",
+        "mlm_accuracy",
+        "matching_loss",
+        "matching_accuracy",
+        "matching_majority",
+    }
     assert scores["loss"] == pytest.approx(scores["mlm_loss"] + scores["matching_loss"])
     history = [entry["validation"]["mlm_loss"] for entry in metrics["training"]["history"]]
     assert scores["mlm_loss"] == min(history) < history[0]

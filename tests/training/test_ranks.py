@@ -25,9 +25,10 @@ from torch import distributed
 from fusebert.errors import FusebertError, UsageError
 from fusebert.storage import seal
 from fusebert.training import pretrain as module
+from fusebert.training import run
 from fusebert.training.pretrain import pretrain
 from fusebert.training.progress import Silence
-from fusebert.training.ranks import LostWorkerError, naming_lost_workers
+from fusebert.training.ranks import LostRankError, naming_lost_ranks
 from fusebert.training.run import train
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 
@@ -251,7 +252,7 @@ def lose_the_reader(rank: int, port: int, settings: dict[str, Any], said: Path) 
     """One of two processes, of which the first is killed while it reads the corpus and the other waits."""
     from torch import distributed
 
-    module.look_into = lambda *_: distributed.barrier()  # type: ignore[assignment]
+    run.look_into = lambda *_: distributed.barrier()  # type: ignore[assignment]
     module.read_corpus = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
     work(rank, port, [("pretrain", settings, said.parent / "run")], False, said)
 
@@ -338,7 +339,7 @@ def test_one_plan_for_all_and_one_process_speaks(
 
 def test_processes_that_never_met_are_told_so() -> None:
     with (
-        pytest.raises(LostWorkerError, match=r"do not find each other \(connection reset\); start all"),
-        naming_lost_workers(),
+        pytest.raises(LostRankError, match=r"do not find each other \(connection reset\); start all"),
+        naming_lost_ranks(),
     ):
         raise distributed.DistNetworkError("connection reset\nand where in C++")

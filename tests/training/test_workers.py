@@ -111,7 +111,7 @@ def test_a_helper_that_is_killed_is_named(tiny: dict[str, Any], tmp_path: Path) 
             time.sleep(0.01)
         said = training.communicate(timeout=BOUND_SECONDS)[1]
     assert killed
-    assert "LostHelperError: a process that prepares rows was killed" in said, said
+    assert "LostWorkerError: a process that prepares rows was killed" in said, said
 
 
 def test_a_signal_in_the_last_validation_is_a_clean_stop(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fusebert import __version__
@@ -19,6 +21,9 @@ EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds o
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every foreseeable failure is one line on stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever began this process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given and speaks()
     options = argparse.Namespace(began=time.monotonic())  # before the slow imports, which a time limit includes

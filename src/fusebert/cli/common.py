@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fusebert.errors import ModelError, UsageError
+from fusebert.stderr import lasting
 from fusebert.storage import MANIFEST, check_finished, read_json
 
 Command = Callable[[str, Callable[[argparse.Namespace, list[str]], dict[str, Any]], str], argparse.ArgumentParser]
@@ -105,7 +106,8 @@ def speaks() -> bool:
 
 def say(text: str) -> None:
     """A line on stderr."""
-    print(text, file=sys.stderr)
+    with lasting():
+        print(text, file=sys.stderr, flush=True)
 
 
 def print_line(value: Any) -> None:
@@ -145,7 +147,8 @@ def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
         table.add_column(escape(head), justify="right", overflow="fold")
     for name, line in lines.items():
         table.add_row(escape(name), *line)
-    Console(stderr=True, emoji=False).print(table)
+    with lasting():
+        Console(stderr=True, emoji=False).print(table)
 
 
 def number(value: float) -> str:

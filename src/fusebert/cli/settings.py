@@ -31,6 +31,6 @@ def _settings(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         for name, settings in chosen.items():
             print(f"{name}:" if settings else f"{name}: nothing to set")
             for one in settings:
-                default = f", by itself {shown(one.default)}" if shown(one.default) else ""
+                default = f", default {shown(one.default)}" if shown(one.default) else ""
                 print(f"  {one.key} ({one.allowed}{default}): {one.meaning}")
     return {name: [one.to_json() for one in settings] for name, settings in chosen.items()}

@@ -71,12 +71,13 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
             print_table(f"Baselines, {name}", found["baselines"])
     for warning in metrics["warnings"]:
         say(f"Warning: {warning}")
-    if (why := metrics["training"]["stopped"]) is not None:
-        say(f"Training ended at step {metrics['training']['steps']}, by {why}.")
-    if (best := metrics["training"]["best_step"]) is not None:
+    training = metrics["training"]
+    if training["stopped"] is not None:
+        say(f"Training ended at step {training['steps']} of {training['planned_steps']}, by {training['stopped']}.")
+    if (best := training["best_step"]) is not None:
         say(f"The weights of step {best} are kept: the best on validation.")
     say(f"The model is in {output}; its report is {output / 'report.html'}")
-    return {"folder": str(output), "evaluations": scores, "training": metrics["training"]}
+    return {"folder": str(output), "evaluations": scores, "training": training}
 
 
 def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:

@@ -68,18 +68,20 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
     """How a vocabulary fits texts.
 
     Returns:
-        `fertility` pieces a word, `characters_per_piece`, `whole_words` share of words that are one piece,
+        `fertility` pieces a word, of words that are known, `characters_per_piece`, `whole_words` share of all words
+        that are one piece,
         `unknown` share of pieces that are [UNK], `coverage` share of characters (spaces aside) that stand in other
         pieces, `used` share of the vocabulary that occurs.
     """
     unknown = special_tokens(tokenizer)["[UNK]"]
     counts: Counter[int] = Counter()
-    words = whole = characters = covered = within = 0
+    words = known = whole = characters = covered = within = 0
     for text in texts:
         found = tokenizer.encode(text, add_special_tokens=False)
-        lengths = Counter(found.word_ids)
         counts.update(found.ids)
-        words += len(lengths)
+        words += len(set(found.word_ids))
+        lengths = Counter(word for word, piece in zip(found.word_ids, found.ids, strict=True) if piece != unknown)
+        known += len(lengths)
         whole += sum(length == 1 for length in lengths.values())
         characters += len(text)
         spans = np.array(found.offsets, np.int64).reshape(-1, 2) @ [-1, 1]
@@ -87,7 +89,7 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
         covered += int(spans[np.array(found.ids, np.int64) != unknown].sum())
     pieces = max(1, counts.total())
     return {
-        "fertility": round(pieces / max(1, words), 4),
+        "fertility": round((pieces - counts[unknown]) / max(1, known), 4),
         "characters_per_piece": round(characters / pieces, 4),
         "whole_words": round(whole / max(1, words), 4),
         "unknown": round(counts[unknown] / pieces, 6),

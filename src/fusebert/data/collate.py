@@ -23,7 +23,7 @@ class Collator:
     Args:
         processors: by modality.
         collate_targets: the targets of the rows and the start of each row int64[B] -> an array, or arrays by name.
-        text_alone: whether the trunk reads text alone (fusions from beside it): targets are told the starts there.
+        text_alone: the trunk's sequence holds text only (concat, two_stream), so `starts` count text tokens only.
     """
 
     def __init__(

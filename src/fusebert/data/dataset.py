@@ -31,7 +31,7 @@ class Preparer:
         processors: by modality.
         task: with `target`, reads the targets; a row without one is then an error.
         target: the target column; None to leave targets alone.
-        sides: columns of each side, where the trunk reads them apart; a side without columns is not looked at.
+        sides: columns of each side, where the trunk reads them apart; a side without columns is skipped.
         hard_negatives: column of a side -> the column whose values stand in for its own in one more side.
         bare: let rows with nothing to read pass as [CLS] alone.
     """

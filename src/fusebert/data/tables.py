@@ -315,7 +315,7 @@ def _read_folder(folder: Path) -> Rows:
 
 
 def rows_from_memory(rows: Any) -> Rows:
-    """Rows a program hands over: one dict, dicts (or what `read_table` yields), or a table of pandas, polars or pyarrow.
+    """Rows a program hands over: one dict, dicts (or what `read_table` yields), a table of pandas, polars or pyarrow.
 
     Media paths of dicts may lie anywhere. NaN, NaT and NA are missing values, as pandas has them. Raises DataError for
     what is no row.
@@ -336,6 +336,8 @@ def rows_from_memory(rows: Any) -> Rows:
             raise DataError(f"{table}, row {number}: a dict expected, found {type(values).__name__}")
         if isinstance(values, Mapping):
             given = {str(name): _plain(value) for name, value in values.items()}
+            if len(given) < len(values):
+                raise DataError(f"{table}, row {number}: two columns are written alike, such as 1 and '1'; rename one")
             values = Sample(table, number, given, None)
         yield values
 

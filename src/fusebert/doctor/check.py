@@ -91,6 +91,7 @@ def check(
     for kind, columns in modalities.items():
         half = plugins.load("modalities", kind, "processor")
         processors[kind] = half.Processor.fit(recipe.modality_config(kind), columns, samples, trunk)
+        notes += processors[kind].doubts(samples) if hasattr(processors[kind], "doubts") else []
     if strict:
         refuse_ambiguous(guesses, settled)
     guesses += settled
@@ -157,6 +158,8 @@ def _examine(
         if task == "classification":
             yield from rows.contradictions(splits, inputs, target)
             yield from rows.imbalance(splits, target)
+        if task == "regression":
+            yield from rows.far_targets(splits, target)
     yield from rows.constant_columns(splits, inputs)
     yield from rows.running_numbers(splits, modalities.get("table", []))
     yield from rows.absent_columns(splits, inputs)

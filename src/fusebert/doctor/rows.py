@@ -11,6 +11,8 @@ from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
 from fusebert.corpus.sentences import HAN
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.modalities.values import as_list, content_key, is_missing
+from fusebert.tasks.fit import readable
+from fusebert.tasks.regression.task import Task as Regression
 from fusebert.types import Sample, is_given
 
 LEAST_ROWS = 20
@@ -70,6 +72,15 @@ def imbalance(splits: Splits, target: str) -> Iterator[Finding]:
     if most >= ONE_SIDED * (labelled := sum(map(bool, labels))):
         said = f"{most / labelled:.1%} of the rows have {usual!r}; accuracy will look high without any skill"
         yield Finding("one label prevails", target, said)
+
+
+def far_targets(splits: Splits, target: str) -> Iterator[Finding]:
+    """Numbers to predict that lie far away from all others."""
+    train = next(iter(splits.values()))
+    rows = [row for row in train if readable(Regression, [row.values.get(target)])]
+    if far := Regression.far_targets([row.values[target] for row in rows]):
+        said = f"{len(far)} targets lie far away from the others; they decide the scale and most of the loss"
+        yield Finding("far target", target, said, tuple(rows[number] for number in far))
 
 
 def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Texts -> vectors of a pretrained BERT: mean of the last hidden states, of length one."""
+"""Texts -> vectors of a pretrained BERT: the mean of the last hidden states, of length 1."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from fusebert.data.sampler import sorted_batches
 from fusebert.errors import UsageError
@@ -14,7 +15,7 @@ from fusebert.modalities.text.processor import read_tokenizer
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.pretrained import find_trunk, read_config, read_weights
 from fusebert.model.trunk import Trunk
-from fusebert.types import Layout
+from fusebert.types import Layout, row_means
 
 TOKENS_PER_BATCH = 2048
 """Small enough for a batch's activations to stay in a processor's cache."""
@@ -25,7 +26,7 @@ class Encoder:
 
     Args:
         trunk: folder, Hub id, or `package:NAME`.
-        max_tokens: longer texts are cut, as those that the BERT has no positions for; [CLS] and [SEP] count.
+        max_tokens: longer texts are cut, also where the BERT has fewer positions; [CLS] and [SEP] count.
         precision: fp32 or bf16.
     """
 
@@ -44,7 +45,7 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """float32[len(texts), D], in the order of the texts."""
+        """float32[texts, D], in their order."""
         cls, sep = self.ends
         encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [np.array([cls, *one.ids, sep]) for one in encoded]
@@ -53,12 +54,12 @@ class Encoder:
             out[rows] = self._encode([ids[row] for row in rows]).numpy()
         return out
 
-    def _encode(self, ids: Sequence[np.ndarray]) -> torch.Tensor:
-        lengths = [len(one) for one in ids]
+    def _encode(self, ids: Sequence[np.ndarray]) -> Tensor:
+        """Token ids int64[T] of B texts -> float32[B, D]."""
+        lengths = torch.tensor([len(one) for one in ids])
         input_ids = torch.from_numpy(np.concatenate(ids))
-        positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))
-        starts = torch.tensor(np.concatenate([[0], np.cumsum(lengths)]), dtype=torch.int32)
+        positions = torch.from_numpy(np.concatenate([np.arange(len(one)) for one in ids]))
+        cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
         tokens = self.trunk.embeddings(input_ids, torch.zeros_like(input_ids), positions)
-        hidden = self.trunk.encoder(tokens, Layout(starts, tuple(lengths)))
-        means = torch.segment_reduce(hidden.float(), "mean", lengths=torch.tensor(lengths))
-        return F.normalize(means, dim=1)
+        hidden = self.trunk.encoder(tokens, Layout(cu_seqlens, tuple(lengths.tolist())))
+        return F.normalize(row_means(hidden, lengths), dim=1)

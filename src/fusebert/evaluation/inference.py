@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,10 +11,10 @@ import torch
 
 from fusebert.data.collate import Collator
 from fusebert.data.sampler import sorted_batches
-from fusebert.errors import DivergedError
+from fusebert.errors import DivergedError, RowError
 from fusebert.model.modeling import FusebertModel
 from fusebert.spill import Spill
-from fusebert.types import Example
+from fusebert.types import Example, Sample
 
 WINDOW_ROWS, WINDOW_BYTES = 2048, 256 * 2**20
 """Rows are sorted by length within a window of at most this many or this size: memory does not grow with the table."""
@@ -25,6 +25,7 @@ LIST_BYTES = 32
 """Of a number in a list."""
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -39,8 +40,8 @@ def _move(value: Any, device: torch.device) -> Any:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Matrix products in bf16 where `precision` says so."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    """Matrix products in bf16 where `precision` says so, and only there, whatever the program around has set."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def multiplies_bf16(device: str) -> bool:
@@ -80,27 +81,40 @@ def infer(model: FusebertModel, examples: Sequence[Example], collator: Collator,
     return result
 
 
-def windows(
-    items: Iterable[Item],
-    example_of: Callable[[Item], Any],
+def in_order(
+    rows: Iterable[Sample | RowError],
+    prepare: Callable[[Sample | RowError], Example | RowError],
+    compute: Callable[[list[Example]], Iterable[Result]],
     outputs: int = 1,
-    sample_of: Callable[[Item], Any] | None = None,
-) -> Iterator[list[Item]]:
+) -> Iterator[tuple[Sample | RowError, Result | RowError]]:
+    """Each row with what is computed of it, or with what is wrong with it; in order and in constant memory.
+
+    Args:
+        compute: one result for each example; is not asked about none.
+        outputs: logits of a row.
+    """
+    pairs = ((row, prepare(row)) for row in rows)
+    for window in windows(
+        pairs, lambda pair: example_bytes(pair[1]) + value_bytes(getattr(pair[0], "values", None)), outputs
+    ):
+        good = [example for _, example in window if isinstance(example, Example)]
+        results = iter(compute(good) if good else ())
+        for row, example in window:
+            yield row, example if isinstance(example, RowError) else next(results)
+
+
+def windows(items: Iterable[Item], bytes_of: Callable[[Item], int], outputs: int = 1) -> Iterator[list[Item]]:
     """Runs of at most WINDOW_ROWS items, WINDOW_OUTPUTS logits and about WINDOW_BYTES.
 
     Args:
-        example_of: the Example of an item; anything else counts nothing.
         outputs: logits of an item.
-        sample_of: the Sample that an item keeps, whose texts and media may stand in the row itself.
     """
     most = min(WINDOW_ROWS, max(1, WINDOW_OUTPUTS // outputs))
     window: list[Item] = []
     size = 0
     for item in items:
         window.append(item)
-        example = example_of(item)
-        size += sum(array.nbytes for array in example.arrays()) if isinstance(example, Example) else 0
-        size += _bytes_in(getattr(sample_of(item), "values", None)) if sample_of else 0
+        size += bytes_of(item)
         if len(window) == most or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
@@ -108,15 +122,19 @@ def windows(
         yield window
 
 
-def _bytes_in(value: Any) -> int:
-    """About what a row's values take."""
+def example_bytes(example: Example | RowError) -> int:
+    return sum(array.nbytes for array in example.arrays()) if isinstance(example, Example) else 0
+
+
+def value_bytes(value: Any) -> int:
+    """About what a row's values take, whose texts and media may stand in the row itself."""
     if isinstance(value, bytes | str):
         return len(value)
     if isinstance(value, Mapping):
-        return sum(map(_bytes_in, value.values()))
+        return sum(map(value_bytes, value.values()))
     if isinstance(value, list | tuple):
         numbers = bool(value) and isinstance(value[0], int | float)  # a decoded sound has a million
-        return LIST_BYTES * len(value) + (0 if numbers else sum(map(_bytes_in, value)))
+        return LIST_BYTES * len(value) + (0 if numbers else sum(map(value_bytes, value)))
     return int(getattr(value, "nbytes", 0))
 
 
@@ -138,7 +156,7 @@ def infer_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `infer` gives for any number of examples, and their targets, on disk; no targets beside statistics."""
     logits, targets = Spill(), Spill()
-    for window in windows(examples, lambda example: example, outputs_per_row(model)):
+    for window in windows(examples, example_bytes, outputs_per_row(model)):
         logits.append(infer(model, window, collator, precision))
         counted = hasattr(model.head, "statistics")
         targets.append(np.zeros(len(window)) if counted else np.stack([example.target for example in window]))

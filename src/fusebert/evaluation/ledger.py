@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -17,53 +17,60 @@ Ledger = dict[str, dict[str, float]]
 SHUFFLED = " shuffled"
 LEAST_ROWS = 50
 """Of fewer, two standard errors are so wide that nearly any score is as good as any other."""
-GROUPS = 20
-MOST_ROWS = 1000
-"""Of more rows so many, spread over all, tell how far a difference is chance."""
+GROUPS, FEWEST_GROUPS = 20, 5
+"""Of rows, for the standard error; of fewer it would be chance itself."""
 
 
-def ledger(predictor: Predictor, table: Any, logits: np.ndarray, targets: np.ndarray) -> Ledger:
+def ledger(
+    predictor: Predictor, table: Any, logits: np.ndarray, targets: np.ndarray, things: Sequence[Any] | None = None
+) -> Ledger:
     """Metrics by what the model may see, `all` first, always of the same rows: one that is left with nothing to read is
     answered from nothing. The others also have the `standard_error` of their primary metric's difference from `all`,
-    unless the rows are fewer than LEAST_ROWS.
+    unless the rows are fewer than LEAST_ROWS, or about too few things.
 
     Args:
         table: path of a table, or rows as `Predictor.evaluate` takes them.
         logits, targets: of these rows as they are, as the task's `evaluate` takes them.
+        things: what each row is about, such as its picture: rows about one thing are right or wrong together. None
+            where each is about another.
 
     With three modalities or more, this scores every subset of them. A model with a single modality has only the
     shuffled variant beside `all`.
     """
     task = predictor.task
     found = {"all": task.evaluate(logits, targets)["metrics"]}
-    whole = _scores_without_a_group(task, logits, targets) if len(targets) >= LEAST_ROWS else None
+    group = _groups(range(len(targets)) if things is None else things)
+    known = len(targets) >= LEAST_ROWS and group.max() + 1 >= FEWEST_GROUPS
+    whole = _scores_without_a_group(task, logits, targets, group) if known else None
     for label, change in variants(list(predictor.processors)):
         logits, targets, _ = predictor.outputs(table, **change)
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
-            error = _jackknife_error(_scores_without_a_group(task, logits, targets) - whole)
+            error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)
             if math.isfinite(error):
-                found[label][STANDARD_ERROR] = error / math.sqrt(_every(targets))
+                found[label][STANDARD_ERROR] = error
     return found
 
 
-def _every(targets: np.ndarray) -> int:
-    """One of so many rows is taken, so that they are MOST_ROWS at most."""
-    return max(1, -(-len(targets) // MOST_ROWS))
+def _groups(things: Iterable[Any]) -> np.ndarray:
+    """int64[B], the group of each row: things are dealt out to GROUPS groups, with all of their rows."""
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(thing, len(numbers)) for thing in things], dtype=np.int64) % GROUPS
 
 
-def _scores_without_a_group(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The primary metric float[GROUPS] without each group of rows in turn; every GROUPS-th row is in one group."""
-    every = _every(targets)
-    logits, targets = logits[::every], targets[::every]
-    group = np.arange(len(targets)) % GROUPS
+def _scores_without_a_group(task: Task, logits: np.ndarray, targets: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The primary metric float[groups] without each group of rows in turn."""
+    kept = [group != one for one in range(group.max() + 1)]
+    if hasattr(task, "score_rows"):
+        scores = task.score_rows(logits, targets)
+        return np.array([scores[rows].mean() for rows in kept])
     score = getattr(task, "score", lambda *rows: task.evaluate(*rows)["metrics"].get(task.primary_metric, math.nan))
-    return np.array([score(logits[group != one], targets[group != one]) for one in range(GROUPS)])
+    return np.array([score(logits[rows], targets[rows]) for rows in kept])
 
 
 def _jackknife_error(found: np.ndarray) -> float:
     """The standard error of a value from those with one group left out each (Efron & Tibshirani 1993, eq. 11.5)."""
-    return float(np.sqrt((GROUPS - 1) / GROUPS * np.square(found - found.mean()).sum()))
+    return float(np.sqrt((len(found) - 1) / len(found) * np.square(found - found.mean()).sum()))
 
 
 def variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,6 +138,14 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
     return said + [
         f"{name} alone does as well as all together: {enough[name]}" for name in names if name in enough.keys() - unused
     ]
+
+
+def guessing(evaluation: Mapping[str, Any], metric: str) -> list[str]:
+    """In words: a share of right answers, `metric`, that is within two standard errors of what chance gives."""
+    score, chance = evaluation["metrics"][metric], evaluation["metrics"].get(f"chance_{metric}")
+    if chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / evaluation["rows"]):
+        return []
+    return [f"no better than chance: {metric_name(metric)} is {metric_text(score)}, by chance {metric_text(chance)}"]
 
 
 def beaten(evaluation: Mapping[str, Any], metric: str) -> list[str]:

@@ -12,12 +12,22 @@ METRIC_NAMES = {
 }  # fmt: skip
 STANDARD_ERROR = "standard_error"
 """Beside the metrics of a variant of the ledger: of its primary metric's difference from that of the whole."""
-LOWER_IS_BETTER = {"mae", "rmse", "loss", "expected_calibration_error"}
+LOWER_IS_BETTER = frozenset({"mae", "rmse", "loss", "expected_calibration_error"})
 
 
 def metric_name(metric: str) -> str:
     """A metric as a reader knows it."""
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def direction(higher_is_better: bool) -> str:
+    """What is said beside a score."""
+    return "higher is better" if higher_is_better else "lower is better"
+
+
+def lower_is_better(primary: str, higher_is_better: bool) -> frozenset[str]:
+    """Metrics of which less is better: of its primary one a task says so itself."""
+    return LOWER_IS_BETTER - {primary} if higher_is_better else LOWER_IS_BETTER | {primary}
 
 
 def metric_text(value: float | None) -> str:

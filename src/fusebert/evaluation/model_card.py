@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fusebert.evaluation.metric_names import LOWER_IS_BETTER, STANDARD_ERROR, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import STANDARD_ERROR, metric_name, metric_text, primary_metric
 from fusebert.modalities.events.history import Event, read_history
 from fusebert.modalities.values import is_missing
 from fusebert.storage import write_atomically
-from fusebert.types import Sample
+from fusebert.types import TEXT, Sample
 
 PIPELINES = {
     ("classification", frozenset({"text"})): "text-classification",
@@ -39,10 +39,10 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
             [[split, f"{data['rows']:,}", data["file"]] for split, data in card["data"].items()],
         ),
         "Training": _training(card),
-        "Results": _results(card["evaluations"]),
+        "Results": _results(card),
         "Warnings": "\n".join(f"- **{_escaped(warning)}**" for warning in card.get("warnings", ())),
-        "Beside simple ways": _baselines(card["evaluations"]),
-        "What each modality contributes": _contributions(card["ledger"]) if card.get("ledger") else "",
+        "Beside simple ways": _baselines(card),
+        "What each modality contributes": _contributions(card) if card.get("ledger") else "",
         "Speed": _speed(card["speed"]) if card.get("speed") else "",
         "Calibration": _calibration(card["evaluations"]),
         "Limits": "\n".join(f"- {_escaped(limit)}" for limit in card["limits"]),
@@ -71,10 +71,11 @@ def _example_value(value: Any, modality: str) -> Any:
         return value if isinstance(value, str) and not Path(value).is_absolute() else EXAMPLE_FILES[modality]
     if modality == "events":
         return [_example_event(event) for event in read_history(value)[-EXAMPLE_EVENTS:]]
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) or (isinstance(value, list) and modality != TEXT):
         return value
     text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]}..."
+    fits = modality != TEXT or len(text) <= EXAMPLE_CHARACTERS
+    return text if fits else f"{text[:EXAMPLE_CHARACTERS]}..."
 
 
 def _example_event(event: Event) -> dict[str, Any]:
@@ -151,28 +152,30 @@ def _training(card: Mapping[str, Any]) -> str:
     )
 
 
-def _results(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+def _results(card: Mapping[str, Any]) -> str:
+    evaluations = card["evaluations"]
     metrics = dict.fromkeys(metric for evaluation in evaluations.values() for metric in evaluation["metrics"])
     heads = ["metric", *(f"{split} ({evaluation['rows']:,} rows)" for split, evaluation in evaluations.items())]
     rows = [
-        [_name(metric), *(metric_text(evaluation["metrics"].get(metric)) for evaluation in evaluations.values())]
-        for metric in metrics
+        [head, *(metric_text(evaluation["metrics"].get(metric)) for evaluation in evaluations.values())]
+        for metric, head in zip(metrics, _heads(metrics, card), strict=True)
     ]
     return _table(heads, rows)
 
 
-def _baselines(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    split, evaluation = list(evaluations.items())[-1]
+def _baselines(card: Mapping[str, Any]) -> str:
+    split, evaluation = list(card["evaluations"].items())[-1]
     if "baselines" not in evaluation:
         return ""
     shown = list(evaluation["metrics"])
     found = {"this model": evaluation["metrics"], **evaluation["baselines"]}
     rows = [[name, *(metric_text(metrics.get(metric)) for metric in shown)] for name, metrics in found.items()]
-    table = _table(["who ranks", *map(_name, shown)], rows)
+    table = _table(["who ranks", *_heads(shown, card)], rows)
     return f"On {_escaped(split)}, from the same training events:\n\n{table}"
 
 
-def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
+def _contributions(card: Mapping[str, Any]) -> str:
+    ledger = card["ledger"]
     best = primary_metric(ledger["all"])
     shown = [metric for metric in ledger["all"] if metric not in LEFT_OUT_OF_LEDGER]
     rows = [
@@ -180,7 +183,7 @@ def _contributions(ledger: Mapping[str, Mapping[str, float]]) -> str:
         for name, metrics in ledger.items()
     ]
     error = " ± two standard errors" if any(STANDARD_ERROR in metrics for metrics in ledger.values()) else ""
-    heads = ["the model sees", *map(_name, shown), f"change in {metric_name(best)}{error}"]
+    heads = ["the model sees", *_heads(shown, card), f"change in {metric_name(best)}{error}"]
     said = "The same rows, scored again with modalities hidden, or one swapped between rows:"
     return f"{said}\n\n{_table(heads, rows)}"
 
@@ -216,8 +219,9 @@ def _modalities(card: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(card["columns"].values())
 
 
-def _name(metric: str) -> str:
-    return metric_name(metric) + (" (lower is better)" if metric in LOWER_IS_BETTER else "")
+def _heads(metrics: Iterable[str], card: Mapping[str, Any]) -> list[str]:
+    lower = card["lower_is_better"]
+    return [metric_name(metric) + (" (lower is better)" if metric in lower else "") for metric in metrics]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

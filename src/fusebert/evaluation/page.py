@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from fusebert.errors import InputError
-from fusebert.evaluation.metric_names import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import direction, metric_name, metric_text, primary_metric
 from fusebert.modalities.image.processor import FORMATS, eight_bits
 from fusebert.storage import write_atomically
 
@@ -81,16 +81,16 @@ def write_page(
     ledger: Mapping[str, Mapping[str, float]] | None,
     examples: Sequence[Mapping[str, Any]],
     pictures: Sequence[Path],
+    higher_is_better: bool,
     warnings: Sequence[str] = (),
 ) -> None:
     """Write a page that needs nothing but itself: no scripts, no network, pictures inside."""
     parts = [_scores(evaluation["metrics"])]
     if ledger:
-        parts.append(_bars("What each modality contributes", "The model sees", SEEN, ledger))
+        parts.append(_bars("What each modality contributes", "The model sees", SEEN, ledger, higher_is_better))
     if baselines := evaluation.get("baselines"):
-        parts.append(
-            _bars("Beside simple ways", "Who ranks", ASKED, {"this model": evaluation["metrics"], **baselines})
-        )
+        ranked = {"this model": evaluation["metrics"], **baselines}
+        parts.append(_bars("Beside simple ways", "Who ranks", ASKED, ranked, higher_is_better))
     parts += [f'<p class="warning">{escape(warning)}</p>' for warning in warnings]
     plots = [path for path in pictures if not (ledger and path.stem == "modality_bars")]  # the table shows its bars
     if plots:
@@ -127,7 +127,9 @@ def _scores(metrics: Mapping[str, float]) -> str:
     return f'<dl class="scores">{"".join(cells)}</dl>'
 
 
-def _bars(heading: str, what: str, caption: str, found: Mapping[str, Mapping[str, float]]) -> str:
+def _bars(
+    heading: str, what: str, caption: str, found: Mapping[str, Mapping[str, float]], higher_is_better: bool
+) -> str:
     """A table of the primary metric, the first row's by which the others are measured."""
     metric = primary_metric(next(iter(found.values())))
     scores = {name: metrics[metric] for name, metrics in found.items() if metrics.get(metric) is not None}
@@ -137,10 +139,10 @@ def _bars(heading: str, what: str, caption: str, found: Mapping[str, Mapping[str
         f'<td class="bar" aria-hidden="true"><span style="width: {max(score, 0) / longest:.1%}"></span></td></tr>'
         for name, score in scores.items()
     )
-    direction = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
     head = escape(metric_name(metric))
     return (
-        f'<h2>{escape(heading)}</h2>\n<div class="wide"><table><caption>{escape(caption)}; {direction}.</caption>'
+        f'<h2>{escape(heading)}</h2>\n<div class="wide"><table><caption>{escape(caption)}; '
+        f"{direction(higher_is_better)}.</caption>"
         f'<thead><tr><th scope="col">{escape(what)}</th><th scope="col" class="number">{head}</th>'
         f'<td aria-hidden="true"></td></tr></thead><tbody>{rows}</tbody></table></div>'
     )
@@ -170,7 +172,7 @@ def _example(example: Mapping[str, Any], number: int) -> str:
 
 def _verdict(example: Mapping[str, Any]) -> str:
     target, answer, right = example.get("target"), example["answer"], example.get("right")
-    if target is None:
+    if target is None or (right is None and not isinstance(answer, int | float)):
         return ""
     if right is None:
         return f'<p class="verdict">off by {metric_text(abs(answer - float(target)))}</p>'

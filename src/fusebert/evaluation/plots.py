@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fusebert.evaluation.metric_names import LOWER_IS_BETTER, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import direction, metric_name, metric_text, primary_metric
 from fusebert.storage import write_atomically
 
 INK, MUTED, FAINT = "#1f2328", "#5c6570", "#d5d9de"
@@ -36,6 +36,7 @@ def draw_all(
     history: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Any],
     ledger: Mapping[str, Mapping[str, float]] | None,
+    higher_is_better: bool,
 ) -> list[Path]:
     """Draw the plots that there are data for into `folder`; their paths, in reading order."""
     drawn = []
@@ -45,7 +46,7 @@ def draw_all(
         return drawn[-1]
 
     if ledger:
-        modality_bars(ledger, primary_metric(ledger["all"]), place("modality_bars"))
+        modality_bars(ledger, primary_metric(ledger["all"]), higher_is_better, place("modality_bars"))
     if history:
         loss_curves(history, place("loss_curves"))
     if evaluation.get("confusion"):
@@ -145,12 +146,13 @@ def prediction_scatter(evaluation: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def modality_bars(ledger: Mapping[str, Mapping[str, float]], metric: str, path: Path) -> None:
+def modality_bars(ledger: Mapping[str, Mapping[str, float]], metric: str, higher_is_better: bool, path: Path) -> None:
     """One metric with all modalities and with each one missing or shuffled."""
     scores = {name: metrics[metric] for name, metrics in ledger.items() if metrics.get(metric) is not None}
-    direction = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
     name = metric_name(metric)
-    figure, axes = _canvas(f"{name[0].upper()}{name[1:]} ({direction})", (6.4, 0.9 + 0.42 * len(scores)))
+    figure, axes = _canvas(
+        f"{name[0].upper()}{name[1:]} ({direction(higher_is_better)})", (6.4, 0.9 + 0.42 * len(scores))
+    )
     places = range(len(scores))
     colours = [BLUE if seen == "all" else PALE_BLUE for seen in scores]
     axes.barh(places, list(scores.values()), height=0.62, color=colours)

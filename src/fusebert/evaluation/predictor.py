@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, tee
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import NO_SUCH_COLUMN, Preparer, report_bad_rows
+from fusebert.data.dataset import NO_SUCH_COLUMN, Dataset, Preparer, check, report_bad_rows
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
-from fusebert.evaluation.inference import infer, infer_all, multiplies_bf16, outputs_per_row, windows
+from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
+from fusebert.evaluation.inference import in_order, infer, infer_all, multiplies_bf16, outputs_per_row
 from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
 from fusebert.modalities.base import Processor
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import save_trunk
-from fusebert.storage import check_finished, naming_failures, read_json, verify, write_json
+from fusebert.storage import check_finished, finish, naming_failures, read_json, verify, write_json
 from fusebert.tasks.base import Task
 from fusebert.types import TEXT, Answer, Example, Sample
 
@@ -60,6 +61,13 @@ class Predictor:
     def columns(self) -> dict[str, str]:
         """Each input column and its modality."""
         return {column: name for name, processor in self.processors.items() for column in processor.columns}
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json of its folder holds: `evaluations` with the `metrics` of validation and test, `ledger`,
+        `warnings`, `training` and `speed`. Raises ModelError where there is none, as after `save`."""
+        found: dict[str, Any] = read_json(self.folder / "metrics.json")
+        return found
 
     @property
     def _sides(self) -> Sequence[Sequence[str]]:
@@ -120,14 +128,49 @@ class Predictor:
             rows: as `predict` takes them; an iterator too.
         """
         preparer = Preparer(self.processors, sides=self._sides)
-        pairs = ((row, preparer(self._foreign_refused(row))) for row in _read(rows))
-        for window in windows(pairs, lambda pair: pair[1], outputs_per_row(self.model), lambda pair: pair[0]):
-            good = [example for _, example in window if isinstance(example, Example)]
-            decoded = iter(
-                self.task.decode(infer(self.model, good, self.collator, self.precision), top) if good else []
-            )
-            for row, example in window:
-                yield row, example if isinstance(example, RowError) else next(decoded)
+
+        def decoded(examples: list[Example]) -> Sequence[Answer]:
+            return self.task.decode(infer(self.model, examples, self.collator, self.precision), top)
+
+        return in_order(
+            _read(rows), lambda row: preparer(self._foreign_refused(row)), decoded, outputs_per_row(self.model)
+        )
+
+    def dataset(self, rows: Any) -> Dataset:
+        """Rows with targets, prepared: item i is an Example, and `collator` makes a batch of some. So transformers'
+        Trainer, or a loop of your own, trains `model`.
+
+        Raises:
+            RowError: a row cannot be read.
+        """
+        preparer = Preparer(self.processors, self.task, self.target, self._sides)
+        samples, lengths, bad = check(_read(rows), preparer)
+        if bad:
+            raise bad[0]
+        return Dataset(samples, lengths, preparer)
+
+    def embed(self, rows: Any, side: str) -> np.ndarray:
+        """Vectors float32[B, vector_size], each of length 1, of one side of a model for `task.name=matching`.
+
+        Args:
+            rows: as `predict` takes them; of one dict the vector alone, float32[vector_size].
+            side: left or right; the columns of the other one are not read.
+
+        Raises:
+            UsageError: the model makes no vectors, or has no such side.
+            RowError: a row cannot be read.
+        """
+        from fusebert.evaluation.vectors import embed
+
+        vectors = []
+        for _, vector in embed(self, _read(rows), side):
+            if isinstance(vector, RowError):
+                raise vector
+            vectors.append(vector)
+        if isinstance(rows, Mapping):
+            return vectors[0]
+        size = int(self.model.config.task["vector_size"])
+        return np.stack(vectors) if vectors else np.zeros((0, size), dtype=np.float32)
 
     def _foreign_refused(self, row: Sample | RowError) -> Sample | RowError:
         """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""
@@ -192,36 +235,36 @@ class Predictor:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         unfamiliar = Unfamiliar(self.processors)
         rows = unfamiliar.watch(rows)
-        bad: list[RowError] = []
+        seen = Seen(stop_at_bad=bad_rows == "refuse")
         if without or shuffle:
-            rows = self._usable(rows, bad)
+            rows = self._usable(rows, seen)
         rows, true = tee(rows)
         if shuffle:
             rows = shuffled(list(rows), self._dealt_out(shuffle))
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
         preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=bool(without or shuffle))
-        examples = _examples(zip(rows, true, strict=True), preparer, bad)
-        first = next(examples, None)
+        examples = seen.examples(zip(rows, true, strict=True), preparer)
+        first, bad = next(examples, None), seen.bad
         if first is None:
             where = table if isinstance(table, str | Path) else GIVEN_TABLE
             if bad and all((error.column, error.problem) == (self.target, NO_SUCH_COLUMN) for error in bad):
                 raise UsageError(
                     f"{where} has no column {self.target!r} to compare the answers with; predict needs none"
                 )
-            report_bad_rows(bad, len(bad), bad_rows, listed_in)
+            report_bad_rows(bad, seen.rows, bad_rows, listed_in)
             raise DataError(f"{where} has no rows")
         logits, targets = infer_all(self.model, chain([first], examples), self.collator, self.precision)
-        report_bad_rows(bad, len(targets) + len(bad), bad_rows, listed_in)
+        report_bad_rows(bad, seen.rows, bad_rows, listed_in)
         return logits, targets, ({"bad_rows": len(bad)} if bad else {}) | unfamiliar.columns
 
-    def _usable(self, rows: Rows, bad: list[RowError]) -> Rows:
+    def _usable(self, rows: Rows, seen: Seen) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""
         preparer = Preparer(self.processors, self.task, self.target, self._sides)
         for row in rows:
             made = preparer(row)
             if isinstance(made, RowError):
-                bad.append(made)
+                seen.add_bad(made)
             else:
                 yield row
 
@@ -237,13 +280,22 @@ class Predictor:
         Raises:
             UsageError: the folder holds something already.
         """
-        if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
-            raise UsageError(f"{folder} is not empty; choose another folder for the trunk")
         text: Any = self.processors.get(TEXT)
-        save_trunk(self.model.trunk, Path(folder), text.save_tokenizer if text else None)
+        save_trunk(self.model.trunk, _new_folder(folder, "the trunk"), text.save_tokenizer if text else None)
 
-    def save(self) -> None:
-        """Write everything `load` needs, unsealed."""
+    def save(self, folder: str | Path) -> None:
+        """Write a new folder that `load` reads, as after training by other tools; without scores and plots.
+
+        Raises:
+            UsageError: the folder holds something already.
+        """
+        whole = copy.copy(self)
+        whole.folder = _new_folder(folder, "the model")
+        whole.write()
+        finish(whole.folder)
+
+    def write(self) -> None:
+        """Write everything `load` needs into `self.folder`, unsealed."""
         disable_progress_bar()
         with naming_failures(self.folder):
             self.model.save_pretrained(self.folder)
@@ -299,6 +351,14 @@ def _assemble(folder: Path, device: str | None) -> Predictor:
     return Predictor(folder, model.eval(), processors, task, saved["target"], precision)
 
 
+def _new_folder(folder: str | Path, what: str) -> Path:
+    """A folder to write to. Raises UsageError where it holds something already."""
+    place = Path(folder)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError(f"{folder} is not empty; choose another folder for {what}")
+    return place
+
+
 def _read(rows: Any) -> Rows:
     """Rows of a table, or those a program hands over."""
     return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
@@ -317,39 +377,6 @@ def no_such_columns(absent: Iterable[str]) -> str:
 
 def _several(given: Any) -> list[Any]:
     """A list, also where one thing stands for it."""
-    alone = isinstance(given, str | Path | Mapping) or hasattr(given, "to_dict")  # to_dict: a pandas DataFrame
+    is_table = hasattr(given, "to_dict") or hasattr(given, "to_pylist")  # of pandas, polars; of pyarrow
+    alone = isinstance(given, str | Path | Mapping) or is_table
     return [given] if alone else list(given)
-
-
-def hidden(rows: Iterable[Sample | RowError], columns: Sequence[str]) -> Rows:
-    """Rows without the values of some columns."""
-    for row in rows:
-        if isinstance(row, Sample):
-            row = replace(row, values={k: v for k, v in row.values.items() if k not in columns})
-        yield row
-
-
-def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str], seed: int = 0) -> Rows:
-    """Rows with the values of some columns dealt out anew, together; by chance a row may get its own."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    given = [row for number in order if isinstance(row := rows[number], Sample)]
-    takers = iter(given)
-    for row in rows:
-        if isinstance(row, Sample):
-            giver = next(takers)
-            row = replace(row, values={**row.values, **{c: giver.values.get(c) for c in columns}})
-        yield row
-
-
-def _examples(
-    rows: Iterable[tuple[Sample | RowError, Sample | RowError]], preparer: Preparer, bad: list[RowError]
-) -> Iterator[Example]:
-    """Of rows as the model may see them, each beside the row as it is, which says what belongs together."""
-    for row, true in rows:
-        made = preparer(row)
-        if isinstance(made, RowError):
-            bad.append(made)
-        elif made.sides and isinstance(true, Sample):
-            yield replace(made, target=preparer.belonging(true))
-        else:
-            yield made

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from fusebert import __version__
+from fusebert.config import without_places
 from fusebert.data.dataset import Dataset
 from fusebert.errors import RowError
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import infer_all
-from fusebert.evaluation.ledger import beaten, ledger, warnings
+from fusebert.evaluation.ledger import beaten, guessing, ledger, warnings
+from fusebert.evaluation.metric_names import lower_is_better
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
@@ -24,6 +26,8 @@ from fusebert.storage import finish, write_json
 from fusebert.types import Sample
 
 TIMED_ROWS = 60
+MEDIA = ("image", "audio")
+"""Modalities of files: rows that name the same one are about one thing."""
 EXAMPLES = 12
 SHOWN_EVENTS, SHOWN_CHARACTERS = 20, 500
 """The newest events and the first characters of an example's values."""
@@ -52,7 +56,7 @@ def publish(
         What metrics.json holds.
     """
     folder = predictor.folder
-    predictor.save()
+    predictor.write()
     outputs = {
         name: infer_all(predictor.model, iter(splits[name]), predictor.collator, predictor.precision)
         for name in ("validation", "test")
@@ -76,8 +80,11 @@ def publish(
             evaluation["bad_rows"] = skipped
             said.append(f"rows of {name} that cannot be used, and so are not scored: {skipped}")
     if len(predictor.processors) > 1:
-        worth = ledger(predictor, splits[shown].samples, *outputs[shown])
+        samples = splits[shown].samples
+        things = _things(samples, predictor.columns, recipe.get("data.validation_group"))
+        worth = ledger(predictor, samples, *outputs[shown], things)
         said += warnings(worth, predictor.task.higher_is_better)
+    said += guessing(evaluations[shown], predictor.task.primary_metric)
     if "baselines" in evaluations[shown]:
         said += beaten(evaluations[shown], predictor.task.primary_metric)
     metrics = {
@@ -89,7 +96,8 @@ def publish(
         "speed": speed,
     }
     write_json(folder / "metrics.json", metrics)
-    pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], worth)
+    higher = predictor.task.higher_is_better
+    pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], worth, higher)
     examples = _examples(predictor, splits[shown].samples[:EXAMPLES])
     write_page(
         folder / "report.html",
@@ -98,11 +106,22 @@ def publish(
         worth,
         examples,
         pictures,
+        higher,
         said,
     )
     write_model_card(folder / "README.md", _card(predictor, splits, files, recipe, metrics))
     finish(folder)
     return metrics
+
+
+def _things(samples: Sequence[Sample], columns: Mapping[str, str], group: str | None) -> list[Any]:
+    """What each row is about: the group that validation keeps together, where one is named, else its files."""
+    named = [group] if group else [column for column, name in columns.items() if name in MEDIA]
+    found = []
+    for number, sample in enumerate(samples):
+        values = tuple(value for column in named if isinstance(value := sample.values.get(column), str | int))
+        found.append(values or number)
+    return found
 
 
 def measure_speed(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
@@ -111,7 +130,8 @@ def measure_speed(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, 
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            took = [_milliseconds(_fresh(predictor), row) for row in samples[: TIMED_ROWS + 1]][1:] or [0.0]
+            took = [_milliseconds(_fresh(predictor), row) for row in samples[: TIMED_ROWS + 1]]
+            took = took[1:] or took  # the first warms up
             found[str(threads)] = {
                 "p50_ms": round(statistics.median(took), 3),
                 "p95_ms": round(sorted(took)[int(0.95 * (len(took) - 1))], 3),
@@ -191,8 +211,9 @@ def _card(
         "columns": predictor.columns,
         "example": example_row(predictor.columns, splits["validation"].samples[:EXAMPLES]),
         "data": {name: {"file": files[name], "rows": _rows(splits[name])} for name in splits},
-        "recipe": dict(recipe),
+        "recipe": without_places(recipe),
         "parameters": metrics["parameters"],
+        "lower_is_better": lower_is_better(predictor.task.primary_metric, predictor.task.higher_is_better),
         "training": training,
         "evaluations": metrics["evaluations"],
         "ledger": metrics["ledger"],

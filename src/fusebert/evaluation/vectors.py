@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,12 @@ from pyarrow import parquet
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import Rows, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_install
-from fusebert.evaluation.inference import infer, windows
-from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.inference import in_order, infer
 from fusebert.storage import MANIFEST, file_hash, read_json, verify, whole_or_absent, write_folder, write_json
 from fusebert.types import Example, Sample, is_given
+
+if TYPE_CHECKING:
+    from fusebert.evaluation.predictor import Predictor
 
 SIDES = ("left", "right")
 ABOUT, STORE, TABLE = "index.json", "store", "rows"
@@ -36,19 +38,18 @@ def embed(predictor: Predictor, rows: Rows, side: str) -> Iterator[Embedded]:
         side: left or right; the columns of the other one are not read.
 
     Raises:
-        UsageError: the model makes no vectors.
+        UsageError: the model makes no vectors, or has no such side.
     """
-    columns = side_columns(predictor)[side]
-    number = SIDES.index(side)
-    sides = [columns if name == side else () for name in SIDES]
-    preparer = Preparer(predictor.processors, sides=sides)
-    pairs = ((row, preparer(row)) for row in rows)
-    for window in windows(pairs, lambda pair: pair[1], sample_of=lambda pair: pair[0]):
-        good = [example for _, example in window if isinstance(example, Example)]
-        both = infer(predictor.model, good, predictor.collator, predictor.precision) if good else np.zeros((0, 2))
-        vectors = iter(np.split(both, 2, axis=1)[number])
-        for row, example in window:
-            yield row, example if isinstance(example, RowError) else next(vectors)
+    columns = side_columns(predictor)
+    if side not in columns:
+        raise UsageError(f"side={side!r} is neither 'left' nor 'right'")
+    sides = [columns[name] if name == side else () for name in SIDES]
+
+    def vectors(examples: list[Example]) -> np.ndarray:
+        both = infer(predictor.model, examples, predictor.collator, predictor.precision)
+        return np.split(both, 2, axis=1)[SIDES.index(side)]
+
+    return in_order(rows, Preparer(predictor.processors, sides=sides), vectors)
 
 
 def side_columns(predictor: Predictor) -> dict[str, Sequence[str]]:

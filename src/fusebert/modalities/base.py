@@ -22,12 +22,28 @@ WEB = re.compile("[a-z]+://")
 class Processor(Protocol):
     """Raw values of one row -> features, in numpy. One processor reads all columns of its modality.
 
-    Light: its module imports neither torch nor transformers. Beside it stand `Config`, its settings (pydantic, frozen),
-    and `matches(values)`: the Evidence that a column is of this modality, or None.
+    Light: its module imports neither torch nor transformers. Beside it stand
+        Config: its settings, a `fusebert.config.Section`, each field with a default and a description: numbers, text,
+            true or false, one of some words (Literal), or a list of such; what `fit` fills in has
+            `json_schema_extra=FITTED` (of the same module), and is no setting;
+        matches(values: Sequence[Any]) -> Evidence | None: whether a column is of this modality, from up to 1000 raw
+            values of it, none of them blank; None where it is not. It is asked about every column, and never raises.
 
-    What `fit` learns beside its config, such as names that have codes, it has as `fitted` too: what the modality's
-    weights learnt is taken over only where this is equal. One that `varies` has
-    `vary(features, random: numpy Generator) -> Features`, which may give a row to learn from another length.
+    A processor may also have
+        varies: bool, whether training changes rows; one that has it has
+        vary(features, random: np.random.Generator) -> Features: others in their place, in each epoch anew, which may
+            have another length; it leaves those that it was given as they are;
+        unknown(sample) -> list[str]: those of its columns whose value in this row the training rows never had;
+        content(value) -> Any: what tells a raw value from others, where equal ones belong together (see `matching`);
+            without it, the value as it is;
+        fitted: what `fit` learnt beside `config`, such as names that have codes, comparable with ==. Weights are taken
+            over from another model only where columns, `config` and this are equal.
+
+    It is copied, and pickled for worker processes: one that remembers files leaves them out in `__getstate__`.
+
+    Args:
+        columns: the columns that it reads, as `fit` got them.
+        config: its Config, with what `fit` filled in. The embedder is made from its JSON, also when a model is loaded.
     """
 
     columns: tuple[str, ...]
@@ -36,38 +52,67 @@ class Processor(Protocol):
     def fit(cls, config: Any, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
         """Learn what must be learnt from the training rows only (a vocabulary, a scale).
 
+        Values that cannot be read are passed over: `load` tells of them, with their rows.
+
         Args:
+            columns: at least one.
             pretrained: folder of the pretrained trunk, whose tokenizer is used; None when it starts from nothing.
+
+        Raises:
+            DataError: nothing can be learnt from these rows.
         """
 
     def load(self, sample: Sample) -> Features | None:
-        """Features of one row; None where the row has nothing in these columns. Raises InputError in words."""
+        """Features of one row, arrays by name, the same names in every row; None where the row has nothing in these
+        columns, that is, where `present` finds nothing. Equal rows give equal features: what is drawn is for `vary`.
+
+        Raises:
+            InputError: what is wrong, without the place: who reads the table adds row and column.
+        """
 
     def length(self, features: Features) -> int:
         """How many tokens of the trunk's sequence these features take."""
 
     def collate(self, rows: Sequence[Features]) -> Collated:
-        """Features of the rows that have this modality, packed: no padding."""
+        """Features of the rows that have this modality, at least one, packed: no padding. Arrays by name, of kinds that
+        torch has (float32, int64, ...), no objects."""
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Write all that `load_from` needs into `processors/NAME.json` of a model's folder, NAME being the modality's.
+
+        JSON only, with `storage.write_json`.
+        """
 
     @classmethod
-    def load_from(cls, folder: Path) -> Self: ...
+    def load_from(cls, folder: Path) -> Self:
+        """The processor that `save` wrote there: it reads every row as that one did."""
 
 
 class Embedder(Protocol):
-    """Collated features -> tokens: an `nn.Module`, made as `Embedder(config, number of columns, trunk_config)`.
+    """Collated features -> tokens: an `nn.Module`, made as `Embedder(config, columns, trunk)`.
 
-    Its class may have `LEARNING_SETTINGS`, names of settings that say how it learns and not what its weights mean;
-    `load_pretrained()`, called once, which reads published weights into its module `published`, None where it has none;
-    beside the class, `prepare(config)`, which fills in what those say of themselves.
+    That is the processor's `config`, the number of its columns, and the trunk's `TrunkConfig`. D is
+    `trunk.hidden_size`. Weights of `nn.Linear`, `nn.Embedding`, convolutions and norms start as BERT's do; others as
+    their module has them. Buffers are persistent: a loaded model has no others.
+
+    It may also have
+        LEARNING_SETTINGS: tuple[str, ...], settings that say how it learns and not what its weights mean: weights are
+            taken over where only these differ;
+        load_pretrained() -> None: called once, before training, to read published weights; not when a model is loaded;
+        published: nn.Module | None, the part of it that begins with published weights, and so learns as slowly as the
+            trunk's last layer.
+
+    Beside the class there may be `prepare(config) -> Config`, called before `fit`: it fills in what published weights
+    say of themselves, such as the size of their pictures.
     """
 
     def __call__(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
         """float[N, D], the tokens of all rows, packed, as many of each as its processor's `length` says.
 
+        They know their place within the modality; what tells one modality from another is added to them afterwards.
+
         Args:
-            features: as the processor's `collate` gives them.
+            features: as the processor's `collate` gives them, as tensors on the model's device.
             embeddings: the trunk's, for those whose tokens are words.
         """
 

@@ -10,8 +10,8 @@ from torch import nn
 class Borrowed:
     """Keeps a module out of its reader's own parameters, so that it is counted, saved and moved once.
 
-    A copy of the whole model reads the copied module, for owners are copied before heads; a copy of the reader alone,
-    as peft makes one, reads the same module.
+    In a deep copy of the whole model the reader has the copied module, because owners are copied before heads; a deep
+    copy of the reader alone, as peft makes one, keeps the original module.
     """
 
     def __init__(self, module: nn.Module) -> None:

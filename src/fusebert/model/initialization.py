@@ -1,7 +1,7 @@
-"""How a BERT that starts from nothing begins: with quiet layers, looking at its neighbours, guessing by frequency.
+"""Starting weights for pre-training from scratch: quiet layers, attention to neighbours, guesses by frequency.
 
-With random weights the first millions of pieces bring no gain over guessing by frequency: the layers drown what the
-embeddings say, nothing tells a masked piece from where it could learn, and the frequencies themselves must be learned.
+With random weights, the first millions of pieces bring no gain over guessing by frequency: the layers drown what the
+embeddings say, no head attends to where a masked piece could be read off, and the frequencies must be learned too.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from torch import Tensor
 
 from fusebert.model.trunk import Trunk
 
-LAYERS = 2
+NEIGHBOUR_LAYERS = 2
+"""Layers, from the first, whose heads start with attention to neighbours."""
 SHARPNESS = 1.25
-"""What the projections of these heads are multiplied with, so that a neighbour is heard among a hundred others."""
+"""Factor on the queries and keys of these heads, so that a neighbour stands out among a hundred others."""
 MOST_RARE = 1.2
-"""On a scale from the most frequent piece, 0, to the middle one, 1."""
+"""Rareness of a piece at most, on a scale from the most frequent piece, 0, to the median one, 1."""
 TYPE_SHARE = 0.3
-"""Which of two texts a piece stands in is the same for all pieces of a text, and starts quieter than what differs."""
+"""Factor on the token-type embeddings: equal for all pieces of a text, they start quieter than what differs."""
 
 
 @torch.no_grad()
 def initialize(model: Any, counts: Tensor) -> None:
-    """Set the starting weights of a model for pre-training; all of them are learned on from there.
+    """Set the starting weights of a model for pre-training; all of them are then trained.
 
     Args:
-        model: its trunk on fresh weights.
+        model: a FusebertModel whose trunk has fresh weights.
         counts: int64[V], how often each piece occurs.
     """
     model.head.start_at_frequencies(counts)
@@ -39,26 +40,26 @@ def initialize(model: Any, counts: Tensor) -> None:
 
 @torch.no_grad()
 def scale_down_outputs(trunk: Trunk) -> None:
-    """Start each layer's two outputs smaller beside what they are added to, the deeper the trunk the more.
+    """Scale each layer's two output projections by 1 / (layers - 1).
 
-    Else each of them, normalised with what it is added to, halves what the embeddings say (Xiong et al. 2020 on why
-    such layers need care; Zhang et al. 2019 on small starts). One of 2 layers does well without, one of 4 does not.
+    Else each sum with the residual stream, normalised, halves the share of the embeddings (Xiong et al. 2020 on
+    post-norm layers; Zhang et al. 2019 on scaling them down). A trunk of 2 layers does well without, one of 4 does not.
     """
     layers: Any = trunk.encoder.layer
-    share = 1 / max(1, len(layers) - 1)
+    scale = 1 / max(1, len(layers) - 1)
     for layer in layers:
-        layer.attention.output.dense.weight.mul_(share)
-        layer.output.dense.weight.mul_(share)
+        layer.attention.output.dense.weight.mul_(scale)
+        layer.output.dense.weight.mul_(scale)
 
 
 @torch.no_grad()
 def turn_heads_to_neighbours(trunk: Trunk) -> None:
-    """Start the positions as waves, and the heads of the first LAYERS layers turned to the pieces 1, 2, ... places off.
+    """Start positions as sinusoids, and heads of the first NEIGHBOUR_LAYERS layers with attention 1, 2, ... places off.
 
-    Positions that are waves (Vaswani et al. 2017, 3.5), of frequencies
-    spread evenly so that each is unlike all others, turn into their neighbours by a rotation; a head whose query is
-    its key, so rotated, attends to that neighbour. That queries and keys should start related, and positions as
-    waves, is the finding of Trockman & Kolter 2023.
+    Sinusoidal positions (Vaswani et al. 2017, 3.5), of frequencies spread evenly so that each differs from all others,
+    turn into their neighbours by a rotation; a head whose query projection is its key projection, so rotated, attends
+    to that neighbour. That queries and keys should start related, and positions as sinusoids, is the finding of
+    Trockman & Kolter 2023.
     """
     positions = trunk.embeddings.position_embeddings.weight
     places, width = positions.shape
@@ -68,7 +69,7 @@ def turn_heads_to_neighbours(trunk: Trunk) -> None:
     positions[:, 0::2], positions[:, 1::2] = scale * angles.sin(), scale * angles.cos()
     heads = trunk.config.num_attention_heads
     layers: Any = trunk.encoder.layer
-    for layer in layers[:LAYERS]:
+    for layer in layers[:NEIGHBOUR_LAYERS]:
         attention = layer.attention.self
         queries, keys = (part.weight.unflatten(0, (heads, -1)) for part in (attention.query, attention.key))
         keys.mul_(SHARPNESS)
@@ -79,33 +80,37 @@ def turn_heads_to_neighbours(trunk: Trunk) -> None:
 
 @torch.no_grad()
 def mark_rare_words(trunk: Trunk, counts: Tensor) -> None:
-    """Start the words with how rare each is, along one direction that nothing else uses.
+    """Let the word embeddings say how rare each piece is, along one direction that nothing else uses.
 
-    The words' embeddings are read out with themselves, so a context that calls for a rare or for a common word can say
-    so from the first step, by one number; random embeddings learn that direction word by word.
+    They are the output weights too, so the hidden state can ask for rarer or commoner pieces by one number from the
+    first step; with random embeddings that direction is learned piece by piece.
 
     Args:
-        counts: int64[V], how often each piece occurs; those that do not occur count as common.
+        counts: int64[V], how often each piece occurs; one that does not occur counts as common.
     """
     embeddings = trunk.embeddings
     embeddings.token_type_embeddings.weight.mul_(TYPE_SHARE)
     words = embeddings.word_embeddings.weight
-    rare = torch.nn.functional.normalize(torch.randn(words.shape[1]), dim=0)
+    direction = torch.nn.functional.normalize(torch.randn(words.shape[1]), dim=0)
     layers: Any = trunk.encoder.layer
     for weight in (words, embeddings.position_embeddings.weight):
-        weight.sub_(torch.outer(weight @ rare, rare))
+        weight.sub_(torch.outer(weight @ direction, direction))
     for layer in layers:
         for dense in (layer.attention.output.dense, layer.output.dense):
-            dense.weight.sub_(torch.outer(rare, rare @ dense.weight))
-    found = counts > 0
-    bits = -torch.log(counts[found] / counts.sum())
+            dense.weight.sub_(torch.outer(direction, direction @ dense.weight))
+    occurs = counts > 0
+    nats = -torch.log(counts[occurs] / counts.sum())
     rareness = torch.zeros(len(counts))
-    rareness[found] = ((bits - bits.min()) / (bits.median() - bits.min()).clamp(min=1e-6)).clamp(max=MOST_RARE)
-    words.add_(torch.outer(rareness - 0.5, rare))
+    rareness[occurs] = ((nats - nats.min()) / (nats.median() - nats.min()).clamp(min=1e-6)).clamp(max=MOST_RARE)
+    words.add_(torch.outer(rareness - 0.5, direction))
 
 
 def _rotated(weight: Tensor, angles: Tensor) -> Tensor:
-    """The projection float[*, D] that makes of position i what `weight` makes of the position turned by `angles`."""
+    """The projection float[D / heads, D] that maps position i to what `weight` maps the rotated position to.
+
+    Args:
+        angles: float[D / 2], by which each pair of sine and cosine is rotated.
+    """
     sines, cosines = weight[:, 0::2], weight[:, 1::2]
     out = torch.empty_like(weight)
     out[:, 0::2] = sines * angles.cos() - cosines * angles.sin()

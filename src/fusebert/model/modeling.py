@@ -14,18 +14,19 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from fusebert import plugins
 from fusebert.data.collate import interleave
-from fusebert.model.fusion import Concat, Padding, TwoStream, one_stream
+from fusebert.errors import UsageError
+from fusebert.model.fusion import Concat, Padding, TwoStream, on_device, one_stream
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.types import ALL, FIRST, TEXT, Encoded, Layout
 
 
 class FusebertConfig(PreTrainedConfig):
-    """All that is needed to build the model again.
+    """All that is needed to build the model, apart from its weights.
 
     Args:
         trunk: fields of TrunkConfig.
-        fusion: how modalities meet.
+        fusion: one_stream, concat or two_stream; see `fusion`.
         modalities: name -> {"columns": number of columns, "config": fields of the processor's Config}.
         task: {"name": ..., and what the head needs, as the task's `head_config` gives it}.
         cls_token_id: id of [CLS] in the trunk's vocabulary.
@@ -51,7 +52,7 @@ class FusebertConfig(PreTrainedConfig):
 
 
 class FusebertModel(PreTrainedModel):
-    """Any subset of modalities in, one task's logits out."""
+    """Embedders -> fusion and trunk -> head: any subset of modalities in, one task's logits out."""
 
     config_class = FusebertConfig
     base_model_prefix = "fusebert"
@@ -63,10 +64,10 @@ class FusebertModel(PreTrainedModel):
         trunk = TrunkConfig(**config.trunk)
         self.trunk = Trunk(trunk)
         self.embedders = nn.ModuleDict()
-        for name, made in config.modalities.items():
-            half = plugins.load("modalities", name, "embedder")
-            settings = plugins.load("modalities", name, "processor").Config(**made["config"])
-            self.embedders[name] = half.Embedder(settings, made["columns"], trunk)
+        for name, modality in config.modalities.items():
+            settings = plugins.load("modalities", name, "processor").Config(**modality["config"])
+            embedder = plugins.load("modalities", name, "embedder").Embedder
+            self.embedders[name] = embedder(settings, modality["columns"], trunk)
         self.modality_embeddings = ZeroEmbedding(max(1, len(config.modalities)), trunk.hidden_size)
         self.fusion: Any = None
         if config.fusion == "concat":
@@ -74,11 +75,24 @@ class FusebertModel(PreTrainedModel):
         elif config.fusion == "two_stream":
             self.fusion = TwoStream(trunk)
         self.head = plugins.load("tasks", config.task["name"], "head").Head(config.task, trunk)
-        # whole models leave a weight alone that nothing reads; FSDP would give it zeros, and the optimizer wear it down
+        # a pooler that nobody reads has no gradient; FSDP would give it zeros, and weight decay would shrink it
         self.trunk.pooler.requires_grad_(getattr(self.head, "reads_pooler", True))
+        self._refuse_lost_buffers()
         self.post_init()
         if hasattr(self.head, "tie"):
             self.head.tie(self)
+
+    def _refuse_lost_buffers(self) -> None:
+        """Raise UsageError for a buffer that is not saved: a loaded model would have whatever memory held there.
+
+        Models of transformers make theirs anew.
+        """
+        theirs = [module for module in self.modules() if isinstance(module, PreTrainedModel) and module is not self]
+        made_anew = {id(part) for module in theirs for part in module.modules()}
+        for name, module in self.named_modules():
+            if module._non_persistent_buffers_set and id(module) not in made_anew:
+                buffer = sorted(module._non_persistent_buffers_set)[0]
+                raise UsageError(f"{name}.{buffer} would be lost: register the buffer with persistent=True")
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.trunk["initializer_range"]
@@ -114,61 +128,57 @@ class FusebertModel(PreTrainedModel):
         Args:
             places: int64[M], the packed tokens whose last states are read; None for all.
         """
-        start, tokens = self._embed(inputs, torch.zeros_like(cu_seqlens[:-1], dtype=torch.long))
+        cls, tokens = self._embed(inputs, torch.zeros_like(cu_seqlens[:-1], dtype=torch.long))
         if self.config.fusion == "one_stream":
             layout = Layout(cu_seqlens, tuple(lengths))
-            return self.trunk(one_stream([start, *tokens.values()], order), layout, places=places)
-        return self._encode_text_and(start, tokens, counts, places)
+            return self.trunk(one_stream([cls, *tokens.values()], order), layout, places=places)
+        return self._encode_text(cls, tokens, counts, places)
 
     def _embed(self, inputs: Mapping[str, Mapping[str, Tensor]], zeros: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """[CLS] of each row, for int64[B] zeros, float[B, D], and each modality's tokens, float[N_m, D]."""
-        first = {"input_ids": zeros + self.config.cls_token_id, "token_type_ids": zeros, "position_ids": zeros}
-        start = None
+        """int64[B] zeros -> [CLS] of each row, float[B, D], and each modality's packed tokens, float[its tokens, D]."""
+        cls_fields = {"input_ids": zeros + self.config.cls_token_id, "token_type_ids": zeros, "position_ids": zeros}
+        cls = None
         tokens: dict[str, Tensor] = {}
         for number, (name, embedder) in enumerate(self.embedders.items()):
             if name == TEXT and name in inputs:  # in one look-up: the gradient of each is as large as the vocabulary
-                both = {field: torch.cat([first[field], given]) for field, given in inputs[name].items()}
-                found = embedder(both, self.trunk.embeddings)
-                start, tokens[name] = found.split([len(zeros), len(found) - len(zeros)])
+                both = {field: torch.cat([cls_fields[field], values]) for field, values in inputs[name].items()}
+                embedded = embedder(both, self.trunk.embeddings)
+                cls, tokens[name] = embedded.split([len(zeros), len(embedded) - len(zeros)])
             elif name in inputs:
-                found = embedder(inputs[name], self.trunk.embeddings)
-                tokens[name] = found + self.modality_embeddings.weight[number].to(found.dtype)
-        return self.trunk.embeddings(**first) if start is None else start, tokens
+                embedded = embedder(inputs[name], self.trunk.embeddings)
+                tokens[name] = embedded + self.modality_embeddings.weight[number].to(embedded.dtype)
+        return self.trunk.embeddings(**cls_fields) if cls is None else cls, tokens
 
-    def _encode_text_and(
-        self, start: Tensor, tokens: dict[str, Tensor], counts: Mapping[str, Sequence[int]], places: Tensor | None
+    def _encode_text(
+        self, cls: Tensor, tokens: dict[str, Tensor], counts: Mapping[str, Sequence[int]], places: Tensor | None
     ) -> Encoded:
-        """The trunk reads the text alone; the others come after it (concat) or from beside it (two_stream)."""
-        device, rows = start.device, len(start)
-        text = np.array(counts[TEXT] if TEXT in tokens else [0] * rows)
-        order, lengths = interleave([np.ones(rows, dtype=np.int64), text])
-        starts = torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)).to(device)
-        layout = Layout(starts, tuple(lengths.tolist()))
-        read = one_stream([start, *([tokens[TEXT]] if TEXT in tokens else [])], torch.from_numpy(order).to(device))
-        others = {name: found for name, found in tokens.items() if name != TEXT}
-        numbers = {name: torch.tensor(counts[name], device=device) for name in others}
+        """The trunk reads [CLS] and the text only; the other modalities join after it or by cross-attention."""
+        device, rows = cls.device, len(cls)
+        others = {name: values for name, values in tokens.items() if name != TEXT}
+        text = [tokens[TEXT]] if TEXT in tokens else []
+        text_counts = np.array(counts[TEXT] if text else [0] * rows)
+        order, lengths = interleave([np.ones(rows, dtype=np.int64), text_counts])
+        cu_seqlens = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+        layout = Layout(on_device(cu_seqlens, device), tuple(lengths.tolist()))
+        hidden = one_stream([cls, *text], on_device(order, device))
         if isinstance(self.fusion, Concat):
-            encoded: Encoded = self.trunk(read, layout, places=places)
-            return replace(encoded, join=functools.partial(self.fusion, tokens=others, counts=numbers))
+            other_counts = {name: on_device(np.array(counts[name]), device) for name in others}
+            encoded: Encoded = self.trunk(hidden, layout, places=places)
+            return replace(encoded, join=functools.partial(self.fusion, tokens=others, counts=other_counts))
         if not others:
-            return self.trunk(read, layout, places=places)
+            return self.trunk(hidden, layout, places=places)
         other_order, other_lengths = interleave([np.array(counts[name]) for name in others])
-        beside = one_stream(list(others.values()), torch.from_numpy(other_order).to(device))
-        given = Padding(lengths, device), beside, Padding(other_lengths, device)
-        between = [functools.partial(_cross, layer, given) for layer in self.fusion.layers]
-        return self.trunk(read, layout, between, places)
+        other = one_stream(list(others.values()), on_device(other_order, device))
+        ours, theirs = Padding(lengths, device), Padding(other_lengths, device)
+        between = [functools.partial(layer, ours=ours, other=other, theirs=theirs) for layer in self.fusion.layers]
+        return self.trunk(hidden, layout, between, places)
 
-    def _read(self, inputs: Any, order: Tensor, cu_seqlens: Tensor, lengths: Any, counts: Any, labels: Any) -> Encoded:
-        """What the head reads of a batch."""
-        encoded = self.encode(inputs, order, cu_seqlens, lengths, counts, self._places(cu_seqlens, labels))
-        return replace(encoded, inputs=inputs)
-
-    def _places(self, cu_seqlens: Tensor, labels: Any) -> Tensor | None:
-        """The tokens that the head says it reads beside the first of each row; None for all."""
-        found = self.head.reads(labels) if hasattr(self.head, "reads") else ALL
-        if isinstance(found, Tensor):
-            return found
-        return cu_seqlens[:0] if found == FIRST else None
+    def _encode_for_head(self, labels: Any, **batch: Any) -> Encoded:
+        """`encode` of the tokens that the head says it reads, beside the first of each row, with the batch's inputs."""
+        reads = self.head.reads(labels) if hasattr(self.head, "reads") else ALL
+        if not isinstance(reads, Tensor):
+            reads = batch["cu_seqlens"][:0] if reads == FIRST else None
+        return replace(self.encode(**batch, places=reads), inputs=batch["inputs"])
 
     def forward(
         self,
@@ -180,28 +190,17 @@ class FusebertModel(PreTrainedModel):
         labels: Any = None,
         **_: Any,
     ) -> dict[str, Tensor]:
-        """Logits; with `labels`, what the head's `loss` gives: the loss and its named parts."""
-        encoded = self._read(inputs, order, cu_seqlens, lengths, counts, labels)
+        """`logits` of a collated batch; with `labels`, what the head's `loss` gives: the loss and its named parts."""
+        encoded = self._encode_for_head(
+            labels, inputs=inputs, order=order, cu_seqlens=cu_seqlens, lengths=lengths, counts=counts
+        )
         if labels is None:
             return {"logits": self.head(encoded)}
         return self.head.loss(encoded, labels)
 
-    def statistics(
-        self,
-        inputs: Mapping[str, Mapping[str, Tensor]],
-        order: Tensor,
-        cu_seqlens: Tensor,
-        lengths: list[int],
-        counts: Mapping[str, Sequence[int]],
-        labels: Any,
-    ) -> Tensor:
-        """What the head counts of each row with its labels, where logits would be too many to keep: float[B, K]."""
-        encoded = self._read(inputs, order, cu_seqlens, lengths, counts, labels)
-        return self.head.statistics(encoded, labels)
-
-
-def _cross(layer: nn.Module, given: tuple[Padding, Tensor, Padding], hidden: Tensor) -> Tensor:
-    return layer(hidden, *given)
+    def statistics(self, labels: Any, **batch: Any) -> Tensor:
+        """float[B, K], K numbers for each row of a collated batch, for heads whose logits would be too many to keep."""
+        return self.head.statistics(self._encode_for_head(labels, **batch), labels)
 
 
 AutoConfig.register(FusebertConfig.model_type, FusebertConfig)

@@ -15,9 +15,10 @@ def attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) within each row.
 
     Args:
-        qkv: float[N, 3, heads, D / heads], the three projections of packed rows.
+        qkv: float[N, 3, heads, D / heads], query, key and value of packed rows; on a CPU, tokens may follow the last
+            row, and give zeros.
         layout: where each row lies.
-        dropout: share of attention weights dropped, in [0, 1).
+        dropout: probability of dropping an attention weight, in [0, 1).
 
     Returns:
         float[N, D].
@@ -37,37 +38,37 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
     return varlen_attn(query, key, value, starts, starts, longest, longest).flatten(1)  # type: ignore[union-attr]
 
 
-# compiled, it would be made anew for the lengths of each batch
+# compiled, it would be recompiled for the lengths of each batch
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
-    """One call for each run of rows of equal length, in bf16 of about equal length."""
+    """One call for each run of rows of equal length; in bf16 and fp16, of about equal length."""
     if is_half(qkv):
         return GroupedAttention.apply(qkv.to(product_dtype(qkv)), layout.lengths, dropout)
     groups = layout.groups()
     sizes = [sum(lengths) for lengths in groups]
-    *parts, filler = qkv.split([*sizes, len(qkv) - sum(sizes)])
-    out = [_equal_rows(part, lengths, dropout) for part, lengths in zip(parts, groups, strict=True)]
-    if len(filler):
-        out.append(torch.zeros_like(filler[:, 0].flatten(1)))
-    return torch.cat(out) if len(out) > 1 else out[0]
+    *parts, padding = qkv.split([*sizes, len(qkv) - sum(sizes)])
+    contexts = [_equal_rows(part, lengths, dropout) for part, lengths in zip(parts, groups, strict=True)]
+    if len(padding):
+        contexts.append(torch.zeros_like(padding[:, 0].flatten(1)))
+    return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
 
-def _equal_rows(group: Tensor, lengths: list[int], dropout: float) -> Tensor:
-    """Rows of equal length: views of the packed tensor, nothing is copied in."""
-    query, key, value = group.unflatten(0, (len(lengths), lengths[0])).permute(2, 0, 3, 1, 4).unbind(0)
-    found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    return found.transpose(1, 2).reshape(len(group), -1)
+def _equal_rows(qkv: Tensor, lengths: list[int], dropout: float) -> Tensor:
+    """Rows of equal length: views of the packed tensor, no input is copied."""
+    query, key, value = qkv.unflatten(0, (len(lengths), lengths[0])).permute(2, 0, 3, 1, 4).unbind(0)
+    context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    return context.transpose(1, 2).reshape(len(qkv), -1)
 
 
 def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
-    """The same numbers by padding and a mask, for devices and precisions without packed kernels."""
+    """The same numbers as `attention` by padding and a mask, for devices and dtypes without packed kernels."""
     starts, lengths, longest = layout.cu_seqlens[:-1], layout.cu_seqlens.diff(), layout.longest
     steps = torch.arange(longest, device=qkv.device)
     real = steps < lengths[:, None]
-    places = (starts[:, None] + steps).clamp(max=len(qkv) - 1)  # behind a row stand tokens of others, which are masked
+    places = (starts[:, None] + steps).clamp(max=len(qkv) - 1)  # behind a row's end, tokens of the next; masked
     padded = F.embedding(places, qkv.flatten(1)).unflatten(2, qkv.shape[1:])
     query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
-    found = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :], dropout_p=dropout)
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :], dropout_p=dropout)
     tokens = torch.arange(len(qkv), device=qkv.device, dtype=starts.dtype)
     rows = torch.searchsorted(layout.cu_seqlens, tokens, right=True) - 1
-    return F.embedding(rows * longest + tokens - starts[rows], found.transpose(1, 2).flatten(2).flatten(0, 1))
+    return F.embedding(rows * longest + tokens - starts[rows], context.transpose(1, 2).flatten(2).flatten(0, 1))

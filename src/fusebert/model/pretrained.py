@@ -31,7 +31,7 @@ OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias")
 
 
 def find_trunk(name: str) -> Path | None:
-    """The folder with a pretrained trunk's files; None for a size by name, which starts from nothing.
+    """The folder with a pretrained trunk's files; None for a size by name, which is trained from scratch.
 
     Args:
         name: a size of SIZES; a folder; `package:NAME` for weights shipped inside an installed Python package; else a
@@ -82,13 +82,13 @@ def _download(name: str) -> Path:
 
 def read_config(folder: Path) -> TrunkConfig:
     """The trunk configuration of a folder."""
-    found = read_json_config(folder)
-    if is_own_model(found):
+    config = read_json_config(folder)
+    if is_own_model(config):
         try:
-            return TrunkConfig(**found["trunk"])
+            return TrunkConfig(**config["trunk"])
         except (TypeError, ValidationError):
             raise ModelError(f"{folder / 'config.json'} is damaged, or of another version of fusebert") from None
-    return TrunkConfig.from_hugging_face(found, str(folder / "config.json"))
+    return TrunkConfig.from_hugging_face(config, str(folder / "config.json"))
 
 
 def is_own_model(config: Mapping[str, Any]) -> bool:
@@ -100,41 +100,44 @@ def read_json_config(folder: Path) -> dict[str, Any]:
     """A folder's config.json."""
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object")
-    unusable = [key for key, kind in OWN_KEYS.items() if not isinstance(found.get(key), kind)]
-    if is_own_model(found) and unusable:
+    unusable = [key for key, kind in OWN_KEYS.items() if not isinstance(config.get(key), kind)]
+    if is_own_model(config) and unusable:
         raise ModelError(f"{path} has no usable {', '.join(unusable)}; copy the folder again")
-    return found
+    return config
 
 
 def read_weights(trunk: Trunk, folder: Path) -> list[str]:
     """Copy the weights of a folder into `trunk`.
 
     Returns:
-        The trunk's own weights that the folder lacks and may lack (a pooler), which keep their fresh values.
+        Names of the weights that the folder lacks and may lack (the pooler's); they keep their fresh values.
+
+    Raises:
+        ModelError: the file is missing or damaged, or does not fit the trunk.
     """
     path = folder / "model.safetensors"
     if not path.is_file():
         pickled = " (pytorch_model.bin is a pickle, which fusebert never opens; convert it to safetensors)"
         raise ModelError(f"{path} is missing" + (pickled if (folder / "pytorch_model.bin").exists() else ""))
     try:
-        found = {_plain(name): value for name, value in load_file(path).items()}
+        weights = {_plain(name): value for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged: {error}") from None
-    own = trunk.state_dict()
-    missing = [name for name in own if name not in found]
+    expected = trunk.state_dict()
+    missing = [name for name in expected if name not in weights]
     if needed := [name for name in missing if name not in OPTIONAL]:
         raise ModelError(f"{path} lacks {needed[0]}" + (f" and {len(needed) - 1} more weights" if needed[1:] else ""))
-    for name, weight in own.items():
-        if name in found and found[name].shape != weight.shape:
+    for name, weight in expected.items():
+        if name in weights and weights[name].shape != weight.shape:
             raise ModelError(
-                f"{path}: {name} has shape {tuple(found[name].shape)}, config.json says {tuple(weight.shape)}"
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, config.json says {tuple(weight.shape)}"
             )
-    trunk.load_state_dict({name: found[name] for name in own if name in found}, strict=False)
+    trunk.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
     return missing
 
 

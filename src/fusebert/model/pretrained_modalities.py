@@ -1,8 +1,8 @@
-"""What a run taught the modalities beside the text, for runs that go on from its folder.
+"""The trained weights of the modalities beside the text, for runs that go on from a run's folder.
 
-A trained model holds it among its weights. Beside the BERT of a pre-training, `modalities.safetensors` holds the
-embedders, the modality embeddings by name, and the fusion; `modalities.json` says which. `processors/` holds their
-settings, and what was fitted.
+A trained model's folder holds them among its weights. A pre-training's folder is that of a BERT; beside it,
+`modalities.safetensors` holds the embedders, the modality embeddings by name, and the fusion, `modalities.json` says
+which, and `processors/` holds their settings and what was fitted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHTS, INDEX = "modalities.safetensors", "modalities.json"
 
 
 def save_modalities(folder: Path, model: Any, processors: Mapping[str, Any]) -> None:
-    """Write what `model` has beside its trunk and head; nothing where it reads text alone."""
+    """Write the weights of `model` beside trunk and head; nothing where it reads text only."""
     names = [name for name in model.config.modalities if name != TEXT]
     if not names:
         return
@@ -39,22 +39,23 @@ def save_modalities(folder: Path, model: Any, processors: Mapping[str, Any]) -> 
 
 
 def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[list[str], str | None]:
-    """Copy into `model` what a folder has learnt of the same modalities, with the same settings.
+    """Copy into `model` a folder's weights of those modalities that both have, with the same settings.
 
     Returns:
-        The modalities taken over, and a line that says what was taken over, or why not; None where there is nothing.
+        The modalities taken over, and a line that says what was taken over and why others were not; None where the
+        folder has no such weights.
     """
     names = [name for name in model.config.modalities if name != TEXT]
-    learnt = _learnt(folder) if names else None
-    if learnt is None:
+    saved = _read(folder) if names else None
+    if saved is None:
         return [], None
-    index, found = learnt
+    index, weights = saved
     taken, said = [], []
     own = _weights(model)
     for name in names:
         reason = _difference(model.embedders[name], processors[name], name, folder, index)
         if reason is None:
-            _copy({key: value for key, value in own.items() if _is_of(key, name)}, found, folder)
+            _copy({key: value for key, value in own.items() if _is_of(key, name)}, weights, folder)
             taken.append(name)
         said.append(f"{name} {'is taken over' if reason is None else f'begins anew: {reason}'}")
     fusion = {key: value for key, value in own.items() if key.startswith("fusion.")}
@@ -63,30 +64,30 @@ def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[
             index["modalities"] == names or model.config.fusion != "concat"
         )
         if same:
-            _copy(fusion, found, folder)
+            _copy(fusion, weights, folder)
         said.append(f"the fusion {'is taken over' if same else 'begins anew'}")
     return taken, f"pretrained in {folder}: " + "; ".join(said)
 
 
-def _learnt(folder: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]] | None:
-    """Fusion and names of the modalities that a folder has learnt, and the weights beside trunk and head."""
+def _read(folder: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]] | None:
+    """A folder's `fusion` and names of `modalities`, and its weights beside trunk and head; None where it has none."""
     config = read_json_config(folder)
     is_model = is_own_model(config)
     if not is_model and not (folder / INDEX).is_file():
         return None
     path = folder / ("model.safetensors" if is_model else WEIGHTS)
     try:
-        found = load_file(path)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or missing: {error}") from None
     if not is_model:
-        return read_json(folder / INDEX), found
+        return read_json(folder / INDEX), weights
     others = [name for name in config["modalities"] if name != TEXT]
-    return {"fusion": config["fusion"], "modalities": others}, found | _by_name(found, config["modalities"])
+    return {"fusion": config["fusion"], "modalities": others}, weights | _by_name(weights, config["modalities"])
 
 
 def _difference(embedder: Any, processor: Any, name: str, folder: Path, index: Mapping[str, Any]) -> str | None:
-    """Why a modality's weights would not mean here what they meant there."""
+    """Why a modality's saved weights do not fit its embedder here; None where they do."""
     if name not in index["modalities"]:
         return "not learnt there"
     try:
@@ -107,15 +108,15 @@ def _difference(embedder: Any, processor: Any, name: str, folder: Path, index: M
 
 
 def _weights(model: Any) -> dict[str, Tensor]:
-    """The weights beside trunk and head by name; modality embeddings are named by their modality."""
+    """A model's weights beside trunk and head, by name; modality embeddings are named by their modality."""
     state = model.state_dict()
-    found = {name: value for name, value in state.items() if name.startswith(("embedders.", "fusion."))}
-    found |= _by_name(state, model.config.modalities)
-    return {name: value for name, value in found.items() if not _is_of(name, TEXT)}
+    weights = {name: value for name, value in state.items() if name.startswith(("embedders.", "fusion."))}
+    weights |= _by_name(state, model.config.modalities)
+    return {name: value for name, value in weights.items() if not _is_of(name, TEXT)}
 
 
 def _by_name(state: Mapping[str, Tensor], modalities: Iterable[str]) -> dict[str, Tensor]:
-    """The modality embeddings, which a model holds in the order of its modalities, by their names."""
+    """The rows of the modality embeddings, which are in the order of the modalities, by name."""
     rows = state.get("modality_embeddings.weight", ())
     return {f"modality_embeddings.{name}": row for name, row in zip(modalities, rows, strict=False)}
 
@@ -124,9 +125,9 @@ def _is_of(key: str, modality: str) -> bool:
     return key == f"modality_embeddings.{modality}" or key.startswith(f"embedders.{modality}.")
 
 
-def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], folder: Path) -> None:
+def _copy(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], folder: Path) -> None:
     for name, weight in own.items():
-        if name not in found or found[name].shape != weight.shape:
+        if name not in saved or saved[name].shape != weight.shape:
             raise ModelError(f"the weights in {folder} do not hold {name} as its settings say; copy the folder again")
         with torch.no_grad():
-            weight.copy_(found[name])
+            weight.copy_(saved[name])

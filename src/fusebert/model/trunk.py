@@ -13,7 +13,8 @@ from torch.amp import is_autocast_available
 from transformers.activations import ACT2FN
 
 from fusebert.errors import ModelError
-from fusebert.model.cpu import Dropout, Linear, fill, linear, rounded, uses_onednn
+from fusebert.model.cpu import Dropout, Linear, linear, pad_rows, round_up, uses_onednn
+from fusebert.model.layer_norm import LayerNorm
 from fusebert.model.packed import attention
 from fusebert.types import Encoded, Layout
 
@@ -22,7 +23,7 @@ SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 51
 
 
 class TrunkConfig(BaseModel):
-    """The values of a BERT config.json that change its numbers; the rest is Hugging Face's bookkeeping."""
+    """The settings of a BERT's config.json on which its numbers depend; the others are Hugging Face's bookkeeping."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,9 +43,9 @@ class TrunkConfig(BaseModel):
 
     @classmethod
     def of_size(cls, name: str, vocab_size: int) -> TrunkConfig:
-        """A size of SIZES, whose weights start at a deviation of 1 / sqrt(hidden_size).
+        """A size of SIZES, with fresh weights of standard deviation 1 / sqrt(hidden_size).
 
-        BERT's 0.02 is made for wide layers; a narrow trunk that starts from nothing gets hardly any signal through it.
+        BERT's 0.02 is made for wide layers; a narrow trunk of such weights lets hardly any signal through.
         """
         layers, hidden = SIZES[name]
         return cls(
@@ -57,8 +58,15 @@ class TrunkConfig(BaseModel):
         )
 
     @classmethod
-    def from_hugging_face(cls, found: dict[str, Any], source: str) -> TrunkConfig:
-        """Take a BERT's config.json; raises ModelError naming any setting whose numbers this trunk does not compute."""
+    def from_hugging_face(cls, settings: dict[str, Any], source: str) -> TrunkConfig:
+        """Read the settings of a BERT's config.json.
+
+        Args:
+            source: what to call it in errors.
+
+        Raises:
+            ModelError: a setting, which it names, is one that this trunk does not compute.
+        """
         required = {
             "model_type": "bert",
             "position_embedding_type": "absolute",
@@ -66,12 +74,12 @@ class TrunkConfig(BaseModel):
             "add_cross_attention": False,
         }
         for key, only in required.items():
-            if found.get(key, only) != only:
-                raise ModelError(f"{source} has {key}={found[key]!r}; only {only!r} is supported")
-        if found.get("pruned_heads"):
+            if settings.get(key, only) != only:
+                raise ModelError(f"{source} has {key}={settings[key]!r}; only {only!r} is supported")
+        if settings.get("pruned_heads"):
             raise ModelError(f"{source} has pruned_heads, which are not supported")
         try:
-            config = cls(**{key: found[key] for key in cls.model_fields if key in found})
+            config = cls(**{key: settings[key] for key in cls.model_fields if key in settings})
         except ValidationError as error:
             first = error.errors()[0]
             raise ModelError(f"{source} has an unusable {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -102,17 +110,17 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """int[N] each -> float[N, D]."""
+        """int64[N] each -> float[N, D]."""
         words = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(words + self.position_embeddings(position_ids)))
 
 
 class SelfAttention(nn.Module):
-    """Query, key and value in one product."""
+    """Multi-head self-attention; query, key and value come of one product."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
@@ -123,30 +131,32 @@ class SelfAttention(nn.Module):
         self.dropout = config.attention_probs_dropout_prob
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        parts = (self.query, self.key, self.value)
-        if all(type(part) is Linear for part in parts):
-            weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        """float[N, D] -> float[N, D]; each token attends to the tokens of its row."""
+        projections = (self.query, self.key, self.value)
+        if all(type(one) is Linear for one in projections):
+            weight, bias = torch.cat([one.weight for one in projections]), torch.cat([one.bias for one in projections])
             qkv = linear(hidden, weight, bias)
         else:  # adapters, such as LoRA's, wrap the projections
-            qkv = torch.cat([part(hidden) for part in parts], dim=1)
+            qkv = torch.cat([one(hidden) for one in projections], dim=1)
         qkv = qkv.unflatten(1, (3, self.heads, -1))
         return attention(qkv, layout, self.dropout if self.training else 0.0)
 
 
 class Output(nn.Module):
-    """A projection, dropout, and the normalised sum with the residual stream.
+    """A projection and dropout, added to the residual stream and normalised.
 
-    Under autocast the stream stays in the precision of the products that read it; in fp32, as autocast would leave it,
-    it has twice the bytes to move. (`two_stream` adds what lies behind its small gates in fp32.)
+    Under autocast the stream keeps the dtype of the products that read it; autocast would leave it in fp32, which are
+    twice the bytes to move. (`two_stream` adds the outputs of its small gates in fp32.)
     """
 
     def __init__(self, config: TrunkConfig, width: int) -> None:
         super().__init__()
         self.dense = Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, values: Tensor, residual: Tensor) -> Tensor:
+        """float[N, width], float[N, D] -> float[N, D]."""
         values = self.dropout(self.dense(values))
         return self.LayerNorm(values + residual).to(values.dtype)
 
@@ -160,10 +170,11 @@ class Attention(nn.Module):
         self.output = Output(config, config.hidden_size)
 
     def forward(self, hidden: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
-        found = self.self(hidden, layout)
+        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places` only."""
+        context = self.self(hidden, layout)
         if places is not None:
-            found, hidden = found.index_select(0, places), hidden.index_select(0, places)
-        return self.output(found, hidden)
+            context, hidden = context.index_select(0, places), hidden.index_select(0, places)
+        return self.output(context, hidden)
 
 
 class Intermediate(nn.Module):
@@ -175,6 +186,7 @@ class Intermediate(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """float[N, D] -> float[N, intermediate_size]."""
         return self.activation(self.dense(hidden))
 
 
@@ -207,43 +219,46 @@ class Encoder(nn.Module):
         between: Sequence[Callable[[Tensor], Tensor]] = (),
         places: Tensor | None = None,
     ) -> Tensor:
-        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places`.
+        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places` only.
 
-        Where nothing comes after it, the last layer's feed-forward network runs on those tokens only.
+        Without `between`, the last layer's output projection and feed-forward network run on those tokens only.
 
         Args:
-            between: nothing, or for each layer what happens to its output.
+            between: nothing, or for each layer a function float[N, D] -> float[N, D] applied to its output.
         """
         device = hidden.device.type
         if is_autocast_available(device) and torch.is_autocast_enabled(device):
-            hidden = hidden.to(torch.get_autocast_dtype(device))  # as layers give it on, so that one compiled fits all
+            hidden = hidden.to(
+                torch.get_autocast_dtype(device)
+            )  # the layers' output dtype: one compiled layer fits all
         *below, last = self.layer
         if between:
-            for layer, step in zip(self.layer, between, strict=True):
-                hidden = step(layer(hidden, layout))
+            for layer, then in zip(self.layer, between, strict=True):
+                hidden = then(layer(hidden, layout))
             return hidden if places is None else hidden.index_select(0, places)
-        read = len(hidden) if places is None else len(places)
+        count = len(hidden) if places is None else len(places)
         if places is not None and uses_onednn(hidden):
-            places = F.pad(places, (0, rounded(read) - read))
-        hidden = fill(hidden)
+            places = F.pad(places, (0, round_up(count) - count))
+        hidden = pad_rows(hidden)
         for layer in below:
             hidden = layer(hidden, layout)
-        return last(hidden, layout, places)[:read]
+        return last(hidden, layout, places)[:count]
 
 
 class Pooler(nn.Module):
-    """The first token of each row, through a tanh layer."""
+    """BERT's pooler: the last state of each row's first token, through a dense layer and tanh."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, first: Tensor) -> Tensor:
+        """float[B, D] -> float[B, D]."""
         return torch.tanh(self.dense(first))
 
 
 class Trunk(nn.Module):
-    """BERT. Reads tokens of any origin; `embeddings` makes them of text."""
+    """BERT over embedded tokens of any modality; its own `embeddings` are for text."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
@@ -262,6 +277,7 @@ class Trunk(nn.Module):
         """float[N, D] packed tokens, the first of each row being [CLS] -> Encoded.
 
         Args:
+            between: see `Encoder`.
             places: int64[M], the tokens whose last states are read; None for all.
         """
         first = layout.cu_seqlens[:-1]

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class ZeroEmbedding(nn.Embedding):
-    """A bias, a gate, a scale, or vectors of which rare ones should stay near zero.
+    """For a bias, a gate, a scale, or vectors of which rarely used ones should stay near zero.
 
-    An embedding, because transformers leaves a bare `nn.Parameter` uninitialised.
+    An `nn.Embedding`, because transformers leaves a bare `nn.Parameter` uninitialised.
     """

@@ -1,4 +1,4 @@
-"""A plan for a given time: how large a BERT, rows how long, how many steps; and what it will have learned by then."""
+"""A plan for a given time: the size of the BERT, the length of its rows, how many steps, and the loss to expect."""
 
 from __future__ import annotations
 

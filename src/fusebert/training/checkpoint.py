@@ -34,8 +34,8 @@ class State:
         progress: under a time limit, the share of the run that is over.
         processes: that train together.
         loss_sum, loss_rows: of the running epoch.
-        best_step: of the best validation score, among equals that of the least loss or the latest; None before the
-            first, or where damage has cost it.
+        best_step: step of the best validation score; ties go to the lower loss, then to the later step. None before
+            the first validation, or where that checkpoint is damaged.
         worse_epochs: epochs since the score was last bettered.
         history: one entry an epoch.
         precision: fp32 or bf16, as chosen at the start.
@@ -89,6 +89,7 @@ class State:
         return {
             "epochs": len(self.history),
             "steps": self.step,
+            "planned_steps": self.steps,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
             "processes": self.processes,

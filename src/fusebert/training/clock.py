@@ -14,6 +14,9 @@ FORWARD_SPEED = 2.0
 arithmetic."""
 BYTES_PER_SECOND = 200e6
 """Of a checkpoint that is written, hashed and made durable, until one has been timed."""
+SHARE_TO_TRAIN = 0.5
+"""Of the time that is left when training begins: scoring every subset of modalities may take longer than training
+itself; it then goes beyond the limit."""
 SAVES_AT_THE_END = 2
 """The last checkpoint, and about as much again to read the best one and to publish."""
 
@@ -23,13 +26,14 @@ class Clock:
 
     Args:
         limit: seconds; None for no limit.
-        spent: seconds of it that are gone.
-        tokens_after: that are scored once training is over, the last validation not among them.
+        spent: seconds of it already used.
+        tokens_after: tokens to score after training, without the last validation.
     """
 
     def __init__(self, limit: float | None = None, spent: float = 0.0, tokens_after: int = 0) -> None:
         self.limited = limit is not None
-        self.deadline = math.inf if limit is None else time.monotonic() + limit - spent
+        left = math.inf if limit is None else limit - spent
+        self.deadline, self.seconds_to_score = time.monotonic() + left, (1 - SHARE_TO_TRAIN) * max(0.0, left)
         self.tokens_after, self.validation_tokens = tokens_after, 0
         self.seconds_per_save, self.seconds_per_scored_token = 0.0, math.nan
         self.seconds_to_begin_round = 0.0
@@ -71,7 +75,8 @@ class Clock:
         if math.isnan(each):  # one process scores alone
             each = state.processes * passed / ((state.tokens - tokens) * FORWARD_SPEED)
         validation = self.validation_tokens * each
-        end = self.deadline - validation - self.tokens_after * each - SAVES_AT_THE_END * self.seconds_per_save
+        scoring = min(self.tokens_after * each, self.seconds_to_score)
+        end = self.deadline - validation - scoring - SAVES_AT_THE_END * self.seconds_per_save
         found = progress + (1 - progress) * min(1.0, passed / max(end - since, 1e-9))
         another_round = validation + self.seconds_per_save + self.seconds_to_begin_round
         needed = another_round if ends_round else passed / (self._looks - WARM_UP_STEPS - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,6 @@ def lock(folder: Path) -> None:
         UsageError: another training writes there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
     if (place := folder.resolve()) in _held:
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -18,7 +18,7 @@ from fusebert.types import TEXT
 def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2017) with layer-wise decay of the learning rate (Howard & Ruder 2018).
 
-    What begins with published weights has the rate of the trunk's last layer, what is new a rate of its own. Biases and
+    Pretrained encoders learn at the rate of the trunk's last layer, new parts at `new_learning_rate`. Biases and
     normalisations are not decayed, as in BERT, nor what starts at zero. Each group keeps its peak rate under `peak`.
     """
     _freeze(model, settings.freeze)

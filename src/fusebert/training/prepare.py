@@ -127,15 +127,19 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     splits |= {name: track_absent_columns(iter(splits[name]), absent[name]) for name in absent}
     asking, learning = preparers(processors, task, target_column)
     checked = _check(splits, dict.fromkeys(splits, asking) | {"train": learning}, recipe, folder, progress)
-    missing = [f"{name}: {no_such_columns(found)}" for name, found in absent.items() if found]
-    missing += [
+    warnings = [f"{name}: {no_such_columns(found)}" for name, found in absent.items() if found]
+    warnings += [
         f"{name} is the table of the training rows; scores on it say nothing of others"
         for name in ("validation", "test")
         if isinstance(table := getattr(data, name), Path) and table == data.train
     ]
-    for said in missing:
+    if target_column is not None and hasattr(task, "doubts"):
+        warnings += task.doubts(readable(task, given_targets(samples, target_column)))
+    for processor in processors.values():
+        warnings += processor.doubts(samples) if hasattr(processor, "doubts") else []
+    for said in warnings:
         progress.note(f"Warning: {said}")
-    return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked), missing)
+    return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked), warnings)
 
 
 def table_name(table: Any) -> str:

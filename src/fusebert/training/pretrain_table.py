@@ -18,30 +18,25 @@ from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError
 from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import plain_text
-from fusebert.model.cpu import prepare_to_train
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.matching import MatchingRows
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.lock import unlocking
 from fusebert.training.prepare import Prepared, prepare
-from fusebert.training.pretrain import (
-    HELD_OUT_MASK_RATE,
-    HELD_OUT_SEED,
-    learn,
-    piece_counts,
-    unigram_entropy,
-)
+from fusebert.training.pretrain import finished_metrics, learn
+from fusebert.training.pretrain_corpus import HELD_OUT_MASK_RATE, HELD_OUT_SEED, piece_counts, unigram_entropy
 from fusebert.training.pretrain_recipe import pretraining_recipe
-from fusebert.training.progress import Progress, Silence
-from fusebert.training.ranks import naming_lost_workers
-from fusebert.training.run import join, look_into
+from fusebert.training.progress import Progress
+from fusebert.training.ranks import naming_lost_ranks
+from fusebert.training.run import Run, as_usual, begin, is_finished
 from fusebert.types import TEXT
 
 DEFAULTS: dict[str, Any] = {"task.next_sentence": "matching", "training.tokens_per_batch": 2048}
 """Where they differ from those for a corpus."""
 
 
-@naming_lost_workers()
+@as_usual()
+@naming_lost_ranks()
 @unlocking()
 def pretrain_table(
     settings: Mapping[str, Any],
@@ -64,20 +59,18 @@ def pretrain_table(
         What metrics.json holds.
     """
     started = time.monotonic() if started is None else started
-    progress = progress or Silence()
     recipe = table_recipe(settings)
     folder = Path(output)
-    prepare_to_train()
-    progress = progress if join(recipe.training.device) else Silence()
-    look_into(folder, recipe, resume)
+    if resume and is_finished(folder, recipe):
+        return finished_metrics(folder, progress)
+    progress = begin(recipe, folder, resume, progress)
     prepared = prepare_matching(recipe, folder, strict, progress)
     splits = prepared.splits
     size = prepared.processors[TEXT].vocabulary_size
     counts, scored = (piece_counts(splits[part].pieces, size) for part in ("train", "validation"))
     entropy = unigram_entropy(counts, scored)
     progress.note(f"{len(splits['train'].pieces):,} pieces; guessing by frequency costs {entropy:.3f} nats")
-    told = {"unigram_entropy": entropy}
-    return learn(recipe, prepared, counts, told, folder, progress, resume=resume, started=started)
+    return learn(Run(recipe, prepared, folder, progress, resume, started), counts, {"unigram_entropy": entropy})
 
 
 def table_recipe(settings: Mapping[str, Any]) -> Recipe:

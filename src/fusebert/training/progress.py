@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from rich import progress
 from rich.console import Console
 
+from fusebert.stderr import lasting
 from fusebert.training.checkpoint import State
 
 
@@ -62,22 +63,24 @@ class Terminal:
         self.task: progress.TaskID | None = None
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        with lasting():
+            self.console.print(text, markup=False)
 
     def step(self, state: State, loss: float) -> None:
-        if self.task is None:
-            self.bar.start()
-            self.task = self.bar.add_task("", total=state.steps, loss=loss, speed="")
         each = f" in each of {state.processes} processes" if state.processes > 1 else ""
-        self.bar.update(
-            self.task,
-            completed=state.step,
-            total=state.steps,  # which change under a time limit
-            loss=loss,
-            speed=f"{state.tokens_per_second:,.0f} tokens/s{each}",
-            description=f"{self.unit} {state.epoch + 1}",
-            refresh=True,
-        )
+        with lasting():
+            if self.task is None:
+                self.bar.start()
+                self.task = self.bar.add_task("", total=state.steps, loss=loss, speed="")
+            self.bar.update(
+                self.task,
+                completed=state.step,
+                total=state.steps,  # which change under a time limit
+                loss=loss,
+                speed=f"{state.tokens_per_second:,.0f} tokens/s{each}",
+                description=f"{self.unit} {state.epoch + 1}",
+                refresh=True,
+            )
 
     def epoch(self, entry: dict[str, Any]) -> None:
         scores = "  ".join(f"{name} {short(value)}" for name, value in entry["validation"].items())
@@ -85,7 +88,8 @@ class Terminal:
         self.note(f"{head}  validation: {scores}")
 
     def close(self) -> None:
-        self.bar.stop()
+        with lasting():
+            self.bar.stop()
 
 
 def short(number: float) -> str:

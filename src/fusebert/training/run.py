@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.ledger import variants
-from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.predictor import Predictor, load
 from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.modeling import FusebertModel
@@ -31,7 +33,7 @@ from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.prepare_histories import prepare_histories, start_at_histories
 from fusebert.training.progress import Progress, Silence
-from fusebert.training.ranks import MOST_WAIT, naming_lost_workers
+from fusebert.training.ranks import MOST_WAIT, naming_lost_ranks
 from fusebert.training.trainer import Trainer
 
 RECIPE, PLAN = "recipe.yaml", "plan.json"
@@ -39,7 +41,20 @@ RANK_SEED = 1_000_003
 FEW_ROWS = 16
 
 
-@naming_lost_workers()
+@contextmanager
+def as_usual() -> Iterator[None]:
+    """Within, torch computes as it does by default, whatever the program around has set: fp32, with gradients."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@as_usual()
+@naming_lost_ranks()
 @unlocking()
 def train(
     recipe: Recipe | Mapping[str, Any] | str | Path,
@@ -68,7 +83,6 @@ def train(
         StoppedError: on SIGINT or SIGTERM, with everything saved for `resume`.
     """
     started = time.monotonic() if started is None else started
-    progress = progress or Silence()
     folder = Path(output)
     if not isinstance(recipe, Recipe | Mapping | str | Path):
         raise UsageError(f"a recipe, its file, or settings expected, found {type(recipe).__name__}")
@@ -76,11 +90,11 @@ def train(
         recipe = Recipe.from_flat(recipe) if isinstance(recipe, Mapping) else read_recipe(Path(recipe))
     if recipe.task.get("name") == "pretraining":
         raise UsageError("task.name=pretraining is what `fusebert pretrain` does; choose another task to train")
+    if resume and is_finished(folder, recipe):
+        (progress or Silence()).note(f"{folder} holds the finished run")
+        return load(folder)
     settings = recipe.training
-    prepare_to_train()
-    is_first = join(settings.device)
-    progress = progress if is_first else Silence()
-    look_into(folder, recipe, resume)
+    progress = begin(recipe, folder, resume, progress)
     recommends = recipe.task.get("name") == "recommendation"
     prepared = prepare_histories(recipe, folder, progress) if recommends else prepare(recipe, folder, strict, progress)
     if hasattr(prepared.task, "sides"):
@@ -96,12 +110,13 @@ def train(
     if len(prepared.processors) > 1:
         scored["test" if "test" in splits else "validation"] += len(list(variants(list(prepared.processors))))
     tokens = sum(scored[name] * int(splits[name].lengths.sum()) for name in splits)
-    state = fit(recipe, prepared, model, collator, folder, progress, resume=resume, started=started, tokens=tokens)
+    run = Run(recipe, prepared, folder, progress, resume, started)
+    state = fit(run, model, collator, tokens_after=tokens)
     validation = splits["validation"]
     if calibrate:
         calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
-    if is_first:
+    if PartialState().is_main_process:
         publish(predictor, splits, prepared.files, recipe.flat(), state.totals(), prepared.warnings)
     return predictor
 
@@ -135,24 +150,44 @@ def join(device: str) -> bool:
     return bool(PartialState(cpu=picked == "cpu", timeout=MOST_WAIT).is_main_process)
 
 
-def fit(
-    recipe: Recipe,
-    prepared: Prepared,
-    model: FusebertModel,
-    collator: Collator,
-    folder: Path,
-    progress: Progress,
-    *,
-    resume: bool,
-    started: float,
-    tokens: int,
-) -> State:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is trained, on which rows, and where to.
+
+    Args:
+        folder: that is written.
+        progress: is told of steps and epochs.
+        resume: go on from the newest whole checkpoint.
+        started: on the monotonic clock, when the time limit began to count.
+    """
+
+    recipe: Recipe
+    prepared: Prepared
+    folder: Path
+    progress: Progress
+    resume: bool
+    started: float
+
+
+def begin(recipe: Recipe, folder: Path, resume: bool, progress: Progress | None) -> Progress:
+    """Join the other processes and look into the folder; who is told of the run: in all processes but the first nobody.
+
+    Raises:
+        UsageError: see `join` and `look_into`.
+    """
+    prepare_to_train()
+    is_first = join(recipe.training.device)
+    look_into(folder, recipe, resume)
+    return progress if progress is not None and is_first else Silence()
+
+
+def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -> State:
     """Train `model` on the prepared rows; the best weights are in it afterwards.
 
     Args:
-        started: on the monotonic clock, when the time limit began to count.
-        tokens: of what will be scored after training and its last validation; the time limit leaves room for them.
+        tokens_after: to score after training and its last validation; the time limit leaves room for them.
     """
+    recipe, prepared, folder, progress = run.recipe, run.prepared, run.folder, run.progress
     settings = recipe.training
     device, trackers = pick_device(settings.device), pick_trackers(settings.trackers, progress)
     accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
@@ -163,8 +198,8 @@ def fit(
         if isinstance(error, OSError) and error.filename:  # those of a network name no file
             raise UsageError(f"{error.filename} cannot be written: {error.strerror}") from None
         raise UsageError(
-            f"training.trackers={trackers}: one of them cannot begin ({' '.join(str(error).split())[:200]}); "
-            "log in to it, or leave it out"
+            f"training.trackers={trackers}: one of them cannot begin in {folder / 'logs'} "
+            f"({' '.join(str(error).split())[:200]}); log in to it, choose another --output, or leave it out"
         ) from None
     if accelerator.is_main_process:
         lock(folder)
@@ -172,15 +207,22 @@ def fit(
     else:
         torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
-    spent, validation = time.monotonic() - started, prepared.splits["validation"]
+    spent, validation = time.monotonic() - run.started, prepared.splits["validation"]
     state = State(steps=0, precision=precision, data_hash=prepared.data_hash, seconds_before=spent)
-    clock = Clock(settings.time_limit, spent, tokens)
+    clock = Clock(settings.time_limit, spent, tokens_after)
     trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state, clock)
     try:
-        return trainer.fit(prepared.splits["train"], validation, resume)
+        return trainer.fit(prepared.splits["train"], validation, run.resume)
     finally:
         progress.close()
         accelerator.end_training()
+
+
+def is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether the very run that is to be resumed has come to its end there."""
+    return all((folder / name).is_file() for name in (MANIFEST, RECIPE)) and recipe.is_same_run(
+        read_recipe(folder / RECIPE)
+    )
 
 
 def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:

@@ -34,15 +34,15 @@ from fusebert.training.optimization import (
     set_learning_rate,
 )
 from fusebert.training.progress import Progress
-from fusebert.training.ranks import OwnBatches, Ranks, naming_lost_workers
+from fusebert.training.ranks import OwnBatches, Ranks, naming_lost_ranks
 from fusebert.training.sharding import drop_unused_gradients, gather, put_whole, shard
 from fusebert.training.signals import Signals
 from fusebert.training.workers import (
     BatchOrError,
-    LostHelperError,
+    LostWorkerError,
     RowsOrErrors,
-    begin_helper,
-    naming_lost_helpers,
+    begin_worker,
+    naming_lost_workers,
     raising,
     worker_context,
 )
@@ -52,7 +52,8 @@ STEPS_BETWEEN_READINGS = 10
 """The loss is read from the device, and shown, this often."""
 FINEST = 100_000
 """Under a time limit the learning rate follows the time, in so many steps."""
-
+NO_MEMORY = "can't allocate memory"
+"""What torch says on a CPU, in a RuntimeError."""
 
 Dealt = tuple[dict[str, Any], list[int]]
 """A batch of this process, and the numbers of its rows in all of them."""
@@ -86,8 +87,8 @@ class Trainer:
         self.task, self.collator, self.settings, self.progress = task, collator, settings, progress
         self.accelerator, self.checkpoints, self.ranks = accelerator, folder / CHECKPOINTS, Ranks(accelerator)
         self.model = model.to(accelerator.device)  # whole: it is scored and published
-        self.in_parts = settings.parallel == "fsdp" and self.ranks.count > 1
-        self.learner = shard(self.model, self.ranks.count) if self.in_parts else self.model
+        self.in_parts = settings.parallel == "fsdp" and self.ranks.world_size > 1
+        self.learner = shard(self.model, self.ranks.world_size) if self.in_parts else self.model
         if self.in_parts:
             self.model.to("cpu")  # until it is scored
         self.optimizer = build_optimizer(self.learner, settings)
@@ -107,17 +108,20 @@ class Trainer:
 
         Raises:
             StoppedError: after SIGINT or SIGTERM, with everything saved.
-            LostWorkerError: another process of the run has gone.
-            LostHelperError: a process that prepares rows has gone.
-            UsageError: a batch does not fit into the GPU's memory.
+            LostRankError: another process of the run has gone.
+            LostWorkerError: a process that prepares rows has gone.
+            UsageError: a batch does not fit into memory.
         """
         try:
-            with naming_lost_workers(self.ranks.group), naming_lost_helpers():
+            with naming_lost_ranks(self.ranks.group), naming_lost_workers():
                 return self._fit(train, validation, resume)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_MEMORY not in str(error):
+                raise
+            whose = "GPU's" if isinstance(error, torch.OutOfMemoryError) else "machine's"
             raise UsageError(
-                f"the GPU's memory is too small for batches of {self.settings.tokens_per_batch:,} tokens; start again "
-                "with a smaller training.tokens_per_batch and as much more training.gradient_accumulation, "
+                f"the {whose} memory is too small for batches of {self.settings.tokens_per_batch:,} tokens; start "
+                "again with a smaller training.tokens_per_batch and as much more training.gradient_accumulation, "
                 "or a smaller model"
             ) from None
 
@@ -127,7 +131,7 @@ class Trainer:
         state.steps = planned = settings.epochs * math.ceil(len(sampler) / settings.gradient_accumulation)
         if resume:
             state = self._resume()
-        state.processes, self._planned = self.ranks.count, planned
+        state.processes, self._planned = self.ranks.world_size, planned
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         self.clock.expect(int(validation.lengths.sum()), 3 * 4 * weights)  # each with two moments, in fp32
         self._began = time.monotonic() - state.seconds
@@ -163,7 +167,7 @@ class Trainer:
             collate_fn=BatchOrError(self.collator),
             num_workers=workers,
             multiprocessing_context=worker_context() if workers else None,
-            worker_init_fn=begin_helper,
+            worker_init_fn=begin_worker,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global stream of random numbers to dropout
         )
@@ -171,10 +175,10 @@ class Trainer:
     def _next(self, batches: Iterator[Dealt]) -> list[Dealt]:
         """The batches of the next step. A signal to all processes also ends those that prepare them."""
         try:
-            with naming_lost_helpers():
+            with naming_lost_workers():
                 return list(islice(batches, self.settings.gradient_accumulation))
-        except LostHelperError:
-            if not self._asked_to_stop or self.ranks.count > 1:
+        except LostWorkerError:
+            if not self._asked_to_stop or self.ranks.world_size > 1:
                 raise
             self._read_loss()
             self._save()
@@ -196,7 +200,9 @@ class Trainer:
         for (batch, _), count in zip(group, counts, strict=True):
             with autocast(device, state.precision):
                 found = self.trained(**to_device(batch, device))
-            parts = [found[name] * (count[name] * self.ranks.count / max(1, whole)) for name, whole in sums.items()]
+            parts = [
+                found[name] * (count[name] * self.ranks.world_size / max(1, whole)) for name, whole in sums.items()
+            ]
             loss = torch.stack(parts).sum()
             loss.backward()
             self.recent_loss += loss.detach() * total
@@ -246,7 +252,7 @@ class Trainer:
 
     def _read_loss(self) -> None:
         state = self.state
-        found = self.ranks.sum([float(self.recent_loss)])[0] / self.ranks.count
+        found = self.ranks.sum([float(self.recent_loss)])[0] / self.ranks.world_size
         if not math.isfinite(found):
             raise DivergedError(
                 f"the loss is {found} at step {state.step} of {state.steps}: the run has diverged. Lower "
@@ -263,13 +269,13 @@ class Trainer:
         saved = checkpoint.read_state(found)
         if saved.data_hash != self.state.data_hash:
             raise UsageError("the data have changed since this run began; put them back, or start again elsewhere")
-        if saved.processes != self.ranks.count:
+        if saved.processes != self.ranks.world_size:
             raise UsageError(
-                f"this run was begun with processes: {saved.processes}, and is resumed with {self.ranks.count}; "
+                f"this run was begun with processes: {saved.processes}, and is resumed with {self.ranks.world_size}; "
                 "resume it with as many, or start again elsewhere"
             )
         here = self.state.seconds_before
-        self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.number)
+        self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.rank)
         self.clock.spend(self.state.seconds_before + self.state.seconds)
         self.state.seconds_before += here
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
@@ -336,10 +342,15 @@ class Trainer:
             raise DataError(
                 f"the validation rows are too much alike to tell {self.task.primary_metric}; choose another task.metric"
             )
+        for name, value in metrics.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise UsageError(
+                    f"the task {self.task.name!r} gives {name}={value!r}, which JSON has not; it may leave it out"
+                )
         state.judge(metrics, self.task.primary_metric, self.task.higher_is_better)
         if self.settings.patience is not None and state.worse_epochs >= self.settings.patience:
-            many = "s" * (state.worse_epochs > 1)
-            state.stopped = f"{state.worse_epochs} epoch{many} without a better {self.task.primary_metric}"
+            epochs = "epoch" if state.worse_epochs == 1 else "epochs"
+            state.stopped = f"{state.worse_epochs} {epochs} without a better {self.task.primary_metric}"
         if state.stopped is None:
             state.epoch, state.batch, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
         state.seconds = time.monotonic() - self._began

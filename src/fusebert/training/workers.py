@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from typing import Any
 
@@ -18,6 +19,7 @@ from fusebert.types import Example
 from fusebert.workers import follow_parent
 
 Batch = dict[str, Any]
+TOO_MANY_FILES = ("Too many open files", "ancdata")
 
 
 def worker_context() -> Any:
@@ -25,6 +27,7 @@ def worker_context() -> Any:
 
     A process of its own imports torch first, for seconds, one worker after the other, anew in every epoch.
     """
+    allow_open_files()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "fusebert.training.trainer"])
     # which it inherits: a signal to all processes would take it away from the parent, which may be starting a worker
@@ -33,11 +36,18 @@ def worker_context() -> Any:
     return context
 
 
-class LostHelperError(FusebertError):
+def allow_open_files() -> None:
+    """As many as the system lets this process have: rows come from workers through open files."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS allows fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class LostWorkerError(FusebertError):
     """A process that prepares rows has gone."""
 
 
-def begin_helper(*_: object) -> None:
+def begin_worker(*_: object) -> None:
     """Called first in a process that prepares rows.
 
     SIGTERM ends it as if it were done. Else torch, told that it was killed, would raise in the midst of a step of the
@@ -48,14 +58,19 @@ def begin_helper(*_: object) -> None:
 
 
 @contextmanager
-def naming_lost_helpers() -> Iterator[None]:
-    """Raises LostHelperError for what torch raises."""
+def naming_lost_workers() -> Iterator[None]:
+    """Raises LostWorkerError for what torch raises."""
     try:
         yield
     except RuntimeError as error:
+        if any(words in str(error) for words in TOO_MANY_FILES):
+            raise LostWorkerError(
+                "the processes that prepare rows need more open files than this shell allows (`ulimit -n`); raise it, "
+                "or go on with --resume and fewer training.workers"
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
-        raise LostHelperError(
+        raise LostWorkerError(
             "a process that prepares rows was killed, perhaps as memory was short; go on with --resume, with fewer "
             "training.workers"
         ) from error

@@ -1,4 +1,4 @@
-"""Recordings as other people might have made them, for training."""
+"""Augmentation of log-mel spectrograms in training: pace, voice, microphone, noise, and hidden bands and spans."""
 
 from __future__ import annotations
 
@@ -8,66 +8,74 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VOICES, PITCHES = (0.88, 1.14), (-3.0, 3.0)
-"""Bins are stretched and moved within these."""
+STRETCHES, SHIFTS = (0.88, 1.14), (-3.0, 3.0)
+"""Factors on the frequency axis, for other vocal tracts; and bins by which it moves."""
 COLOUR, WAVES = 0.3, 4
-"""How far a microphone raises and lowers frequencies, in deviations of a recording's values; in how many waves."""
+"""Standard deviation of a microphone's frequency response, in those of a recording's values; waves that it sums."""
 NOISES, NOISE_DEVIATION = (-4.0, -1.0), 0.3
-"""Of a floor under the logarithm, in the same deviations; silence lies at about -1.7."""
+"""Level and standard deviation of the noise, in the same unit; silence lies at about -1.7."""
 BAND_BINS, SPAN_SHARE = 12, 0.2
 """Widest hidden band, and longest hidden span as a share of the recording."""
 
 
 def perturb(mels: Tensor, recorded: Tensor, frames: Tensor) -> Tensor:
-    """Each recording at another pace, with another voice, microphone and room, and with two bands and one span hidden.
+    """Each recording at another pace, with another voice, microphone and noise, and with two bands and one span hidden.
 
-    Vocal tracts of other lengths stretch the axis of frequencies (Jaitly & Hinton 2013); a microphone adds to the
-    logarithms and noise to the power behind them; hiding is SpecAugment's (Park et al. 2019).
+    Other vocal tracts stretch the frequency axis (Jaitly & Hinton 2013); a microphone adds to log power, noise to
+    power; hiding is SpecAugment's (Park et al. 2019).
 
     Args:
-        mels: float[R, T, bins], logarithms of mean 0 and deviation 1, zero where a recording is over.
+        mels: float[R, F, bins], log power of mean 0 and standard deviation 1, zero behind a recording's end.
         recorded: int64[R], frames of each recording.
-        frames: int64[R], how many they become, said faster or slower.
+        frames: int64[R], how many they become at the other pace, at most F.
+
+    Returns:
+        float[R, F, bins], zero where hidden and behind the end.
     """
-    rows, longest, bins = mels.shape
+    recordings, longest, bins = mels.shape
     device = mels.device
 
     def draw(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(rows, 1, device=device)
+        return low + (high - low) * torch.rand(recordings, 1, device=device)
 
-    places, times = torch.arange(bins, device=device), torch.arange(longest, device=device)
-    heard = said(mels, recorded, frames, places * draw(*VOICES) + draw(*PITCHES))
-    heard = heard + colours(rows, bins, device)
-    heard = torch.logaddexp(heard, draw(*NOISES)[:, None] + NOISE_DEVIATION * torch.randn_like(heard))
-    kept = (times < frames[:, None])[:, :, None].expand_as(heard)
-    heard = standard(heard, kept)
+    bin_index, times = torch.arange(bins, device=device), torch.arange(longest, device=device)
+    mels = warp(mels, recorded, frames, bin_index * draw(*STRETCHES) + draw(*SHIFTS))
+    mels = mels + frequency_responses(recordings, bins, device)
+    mels = torch.logaddexp(mels, draw(*NOISES)[:, None] + NOISE_DEVIATION * torch.randn_like(mels))
+    real = (times < frames[:, None])[:, :, None].expand_as(mels)
+    mels = standardize(mels, real)
     for _ in range(2):
         start, width = draw(0, bins), draw(0, BAND_BINS)
-        kept = kept & ~((places >= start) & (places < start + width))[:, None]
+        real = real & ~((bin_index >= start) & (bin_index < start + width))[:, None]
     start, width = draw(0, 1) * frames[:, None], draw(0, SPAN_SHARE) * frames[:, None]
-    return heard * kept * ~((times >= start) & (times < start + width))[:, :, None]
+    return mels * real * ~((times >= start) & (times < start + width))[:, :, None]
 
 
-def said(mels: Tensor, recorded: Tensor, frames: Tensor, heights: Tensor) -> Tensor:
-    """Each recording over so many frames as it is to have, from its first to its last; what each bin hears is taken at
-    its height, float[R, bins] in bins, of what was recorded."""
+def warp(mels: Tensor, recorded: Tensor, frames: Tensor, source_bins: Tensor) -> Tensor:
+    """Resample time and frequency linearly: float[R, F, bins] -> float[R, F, bins].
+
+    Args:
+        recorded: int64[R], frames of each recording.
+        frames: int64[R], over how many it is stretched, the first to the first and the last to the last.
+        source_bins: float[R, bins], where on the frequency axis each bin is read.
+    """
     _, longest, bins = mels.shape
-    slowness = (recorded - 1) / (frames - 1).clamp(min=1)
-    times = torch.arange(longest, device=mels.device) * slowness[:, None]
-    across, along = 2 * heights / (bins - 1) - 1, 2 * times / max(1, longest - 1) - 1
-    grid = torch.stack(torch.broadcast_tensors(across[:, None], along[:, :, None]), dim=3).to(mels.dtype)
+    step = (recorded - 1) / (frames - 1).clamp(min=1)
+    times = torch.arange(longest, device=mels.device) * step[:, None]
+    x, y = 2 * source_bins / (bins - 1) - 1, 2 * times / max(1, longest - 1) - 1  # grid_sample's axes: -1 to 1
+    grid = torch.stack(torch.broadcast_tensors(x[:, None], y[:, :, None]), dim=3).to(mels.dtype)
     return F.grid_sample(mels[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
 
 
-def colours(rows: int, bins: int, device: torch.device) -> Tensor:
-    """What a microphone adds to each recording's logarithms: float[R, 1, bins], a few waves over the frequencies."""
-    sizes, phases = torch.randn(rows, WAVES, 1, device=device), torch.rand(rows, WAVES, 1, device=device)
+def frequency_responses(recordings: int, bins: int, device: torch.device) -> Tensor:
+    """What a microphone adds to each recording's log power: float[R, 1, bins], a sum of WAVES random cosines."""
+    sizes, phases = torch.randn(recordings, WAVES, 1, device=device), torch.rand(recordings, WAVES, 1, device=device)
     turns = torch.arange(1, WAVES + 1, device=device)[:, None] * torch.arange(bins, device=device) / bins
     return COLOUR * (sizes * torch.cos(math.pi * (turns + 2 * phases))).sum(1, keepdim=True)
 
 
-def standard(values: Tensor, kept: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 of what is kept, in each row: float[R, T, bins], bool[R, T, bins]."""
-    count = kept.sum((1, 2), keepdim=True).clamp(min=1)
-    centred = values - (values * kept).sum((1, 2), keepdim=True) / count
-    return centred / (((centred * kept) ** 2).sum((1, 2), keepdim=True) / count).sqrt().clamp(min=1e-3)
+def standardize(values: Tensor, real: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 in each recording over what is real: float[R, F, bins], bool[R, F, bins]."""
+    count = real.sum((1, 2), keepdim=True).clamp(min=1)
+    centred = values - (values * real).sum((1, 2), keepdim=True) / count
+    return centred / (((centred * real) ** 2).sum((1, 2), keepdim=True) / count).sqrt().clamp(min=1e-3)

@@ -1,4 +1,4 @@
-"""Recordings -> 25 tokens a second, by convolutions over time and frequency or a published speech encoder."""
+"""Recordings -> 25 tokens a second, by convolutions over time and frequency or a pretrained speech encoder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from fusebert.modalities.audio.encoders import SpeechEncoder
 from fusebert.modalities.audio.encoders import prepare as prepare
 from fusebert.modalities.audio.processor import Config
 from fusebert.modalities.audio.signal import MEL_BINS
+from fusebert.model.layer_norm import LayerNorm
 
 EPSILON = 1e-3
+"""Added to a channel's variance before its root is taken."""
 
 
 class Embedder(nn.Module):
-    """Each recording by itself: what fills up a batch is masked after each convolution.
+    """Encoder, projection to the trunk's width, and the place of each token and column.
+
+    No recording depends on the others of its batch: convolutions mask the padding, speech encoders read none.
 
     Args:
         columns: number of audio columns; each has a learned place.
@@ -28,23 +32,23 @@ class Embedder(nn.Module):
     """
 
     LEARNING_SETTINGS = ("augment", "frozen")
-    """Settings that say how it learns, not what its weights mean."""
+    """Settings of how it is trained, on which the meaning of its weights does not depend."""
 
     def __init__(self, config: Config, columns: int, trunk: Any) -> None:
         super().__init__()
         self.config = config
         self.encoder: Any = ConvEncoder(config.width) if config.encoder == "conv" else SpeechEncoder(config)
-        if config.frozen:  # else as published: Whisper's positions, a fixed wave, do not learn
+        if config.frozen:  # else as published: Whisper's positions, fixed sinusoids, are not trained
             self.encoder.requires_grad_(False)
         self.projection = nn.Linear(self.encoder.width, trunk.hidden_size)
         self.positions = nn.Embedding(config.most_tokens, trunk.hidden_size)
         self.column_places = nn.Embedding(columns, trunk.hidden_size)
-        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.LayerNorm = LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
 
     @property
     def published(self) -> nn.Module | None:
-        """What begins with published weights, and so learns as slowly as a pretrained trunk."""
+        """The module that starts with published weights, and so learns at a pretrained trunk's rate."""
         return self.encoder if self.config.backbone else None
 
     def load_pretrained(self) -> None:
@@ -53,28 +57,33 @@ class Embedder(nn.Module):
             self.encoder.load_pretrained()
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:
-        """float[R, longest, bins], int64[R] recorded and frames -> float[N, D], packed."""
-        heard, frames = features["input_features"].to(self.projection.weight.dtype), features["frames"]
-        if self.training and self.config.augment:
-            heard = perturb(heard, features["recorded"], frames)
-        found = self._encoded(heard, frames)
-        counts = self.config.tokens(frames)
-        starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=len(found))
-        places = self.positions(torch.arange(len(found), device=found.device) - starts)
-        columns = self.column_places(features["place"]).repeat_interleave(counts, dim=0, output_size=len(found))
-        return self.dropout(self.LayerNorm(self.projection(found) + places + columns))
+        """Collated features -> float[N, D], packed.
 
-    def _encoded(self, heard: Tensor, frames: Tensor) -> Tensor:
+        Args:
+            features: `input_features` float[R, F, bins], padded to the longest of R recordings; `recorded` and `frames`
+                int64[R], how many of F each has and how many it is to have at another pace; `place` int64[R].
+        """
+        mels, frames = features["input_features"].to(self.projection.weight.dtype), features["frames"]
+        if self.training and self.config.augment:
+            mels = perturb(mels, features["recorded"], frames)
+        states = self._encoded(mels, frames)
+        counts = self.config.tokens(frames)
+        starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=len(states))
+        positions = self.positions(torch.arange(len(states), device=states.device) - starts)
+        columns = self.column_places(features["place"]).repeat_interleave(counts, dim=0, output_size=len(states))
+        return self.dropout(self.LayerNorm(self.projection(states) + positions + columns))
+
+    def _encoded(self, mels: Tensor, frames: Tensor) -> Tensor:
+        """float[R, F, bins], int64[R] -> float[N, width], packed; bins is 1 where the encoder reads samples."""
         if not self.config.frozen:
-            return self.encoder(heard, frames)
+            return self.encoder(mels, frames)
         self.encoder.eval()
         with torch.no_grad():
-            return self.encoder(heard, frames)
+            return self.encoder(mels, frames)
 
 
 class ConvEncoder(nn.Module):
-    """Four convolutions, each of which halves the frequencies; the first two halve the time as well, so that
-    FRAMES_PER_TOKEN frames make a token."""
+    """Four convolutions. All halve the frequencies, the first two also the time: FRAMES_PER_TOKEN frames a token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -88,22 +97,21 @@ class ConvEncoder(nn.Module):
         self.width = channels[-1] * (MEL_BINS >> len(self.strides))
 
     def forward(self, mels: Tensor, frames: Tensor) -> Tensor:
-        """float[R, longest, bins], int64[R] frames -> float[N, width], packed; what fills up a batch is hidden from all
-        that follows."""
+        """float[R, F, bins], int64[R] frames of each -> float[N, width], packed; padding is zeroed in each layer."""
         hidden = mels[:, None]
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
             frames = -(-frames // stride)
             real = torch.arange(-(-hidden.shape[2] // stride), device=hidden.device) < frames[:, None]
-            inside = real[:, None, :, None].to(hidden.dtype)
-            hidden = F.gelu(norm(convolution(hidden) * inside, frames)) * inside
+            mask = real[:, None, :, None].to(hidden.dtype)
+            hidden = F.gelu(norm(convolution(hidden) * mask, frames)) * mask
         return hidden.transpose(1, 2)[real].flatten(1)
 
 
 class RecordingNorm(nn.Module):
-    """Each channel of each recording to mean 0 and deviation 1 (instance normalisation, Ulyanov et al. 2016).
+    """Each channel of each recording to mean 0 and variance 1 (instance normalisation, Ulyanov et al. 2016).
 
-    What a voice or a microphone does to a whole recording goes, what changes within it stays. Rows stay apart, which
-    norms over a batch would tie together.
+    It removes what a voice or a microphone does to a whole recording, and keeps what changes within it. Batch norm
+    would make recordings depend on the others of their batch.
     """
 
     def __init__(self, channels: int) -> None:
@@ -111,7 +119,7 @@ class RecordingNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, hidden: Tensor, frames: Tensor) -> Tensor:
-        """float[R, C, T, F], zero where a recording of so many frames, int64[R], is over -> float[R, C, T, F]."""
+        """float[R, channels, F, bins], zero behind each recording's int64[R] frames -> float[R, channels, F, bins]."""
         count = (frames * hidden.shape[3])[:, None]
         mean = hidden.sum((2, 3), dtype=torch.float32) / count
         variance = (hidden * hidden).sum((2, 3), dtype=torch.float32) / count - mean**2

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fusebert.config import FITTED
+from fusebert.config import FITTED, Section
 from fusebert.errors import InputError
 from fusebert.modalities.audio.signal import (
     FRAMES_PER_SECOND,
@@ -40,10 +40,8 @@ SHORTEST_SAMPLES = RATE_HZ // 10
 """What a speech encoder reads at least; shorter recordings are followed by silence."""
 
 
-class Config(BaseModel):
+class Config(Section):
     """How recordings are read and turned into tokens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str = Field(
         "conv",

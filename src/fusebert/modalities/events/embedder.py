@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusebert.modalities.events.processor import GAPS, UNKNOWN, Config
+from fusebert.model.layer_norm import LayerNorm
 
 OWN_HIDDEN = 0.2
 """Share of items that have only their description in a step of training, so that it learns to stand alone (DropoutNet,
@@ -39,7 +40,7 @@ class Embedder(nn.Module):
         self.values = nn.Linear(2, width, bias=False)
         self.ages = nn.Embedding(config.max_events, width)
         self.column_places = nn.Embedding(columns, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=trunk.layer_norm_eps)
+        self.LayerNorm = LayerNorm(width, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
 
     def describe(self, content: Tensor) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import Tokenizer
 
-from fusebert.config import FITTED
+from fusebert.config import FITTED, Section
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.events.history import Event, read_history, read_list
@@ -36,10 +36,8 @@ LOOKED_AT = 100
 """Values of a column, to see whether they are histories."""
 
 
-class Config(BaseModel):
+class Config(Section):
     """How histories are read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_events: int = Field(100, ge=1, le=4096, description="of a history, the newest; older ones are left out")
     max_items: int = Field(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fusebert.modalities.image.encoders import build_encoder
 from fusebert.modalities.image.encoders import prepare as prepare
 from fusebert.modalities.image.processor import Config
+from fusebert.model.layer_norm import LayerNorm
 
 MAX_SHIFT = 0.08
 """Largest move in training, as a share of the picture's side."""
@@ -37,7 +38,7 @@ class Embedder(nn.Module):
         self.projection = nn.Linear(self.encoder.width, trunk.hidden_size)
         self.patch_positions = nn.Embedding(config.tokens, trunk.hidden_size)
         self.column_places = nn.Embedding(columns, trunk.hidden_size)
-        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.LayerNorm = LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
         self.mean: Tensor
         self.std: Tensor

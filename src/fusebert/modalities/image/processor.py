@@ -6,13 +6,13 @@ import io
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fusebert.config import FITTED
+from fusebert.config import FITTED, Section
 from fusebert.errors import InputError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.files import PICTURE_SUFFIXES, DecodedFiles, are_sounds, encoded_media, media_of
@@ -24,11 +24,11 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 TWELVE_BITS = 4095.0
 
+Positive = Annotated[float, Field(gt=0)]
 
-class Config(BaseModel):
+
+class Config(Section):
     """How pictures are read and which network turns them into tokens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str = Field(
         "conv", description="conv, patch, vgg16, or a vision model of transformers: a Hub id or a folder"
@@ -46,7 +46,7 @@ class Config(BaseModel):
     mean: tuple[float, float, float] = Field(
         (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; where not set, a published model's own"
     )
-    std: tuple[float, float, float] = Field(
+    std: tuple[Positive, Positive, Positive] = Field(
         (0.5, 0.5, 0.5), description="of pixels in [0, 1], by channel; where not set, a published model's own"
     )
     backbone: dict[str, Any] = Field({}, json_schema_extra=FITTED, description="the vision model's own configuration")

@@ -18,7 +18,9 @@ from fusebert.modalities.values import as_category, as_date, as_number, is_missi
 Kind = Literal["number", "date", "category"]
 DATE_EXTRAS = 6
 """Numbers beside a date's bins: where in the year, the week and the day it lies."""
-BOOLEANS = {"0": "false", "1": "true"}
+BOOLEANS = {"0": "false", "1": "true", "0.0": "false", "1.0": "true"}
+"""How pandas writes them where some are missing, and how others do."""
+TRUTHS = {"false", "true"}
 ANY, MISSING = 0, 1
 """Codes of a value that has none of its own, and of none."""
 
@@ -50,7 +52,7 @@ class Column:
 
     @cached_property
     def _is_boolean(self) -> bool:
-        return {*self.values} <= {*BOOLEANS.values()}
+        return {*self.values} <= TRUTHS
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -109,7 +111,11 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
     present = [value for value in values if not is_missing(value)]
     kind = "category" if as_categories else kind_of(present)
     if kind == "category":
-        counts = Counter(name for value in present if (name := _name(value)) is not None)
+        names = [name for value in present if (name := _name(value)) is not None]
+        different = {*names}
+        if different & TRUTHS and different <= TRUTHS | BOOLEANS.keys():
+            names = [BOOLEANS.get(name, name) for name in names]
+        counts = Counter(names)
         ordered = sorted(counts, key=lambda name: (-counts[name], name))
         return Column("category", [], ordered[:max_categories])
     numbers = []
@@ -120,10 +126,9 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
                 numbers.append(as_number(value))
             elif when is not None:
                 numbers.append(when.timestamp() / 86_400)
-    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1))) if numbers else np.zeros(1)
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1)))
     if len(edges) <= bins:  # where most values are one, quantiles fall together; those of the different values are left
-        different = np.unique(numbers) if numbers else edges
-        edges = np.unique([*edges, *np.quantile(different, np.linspace(0, 1, bins + 2 - len(edges)))])
+        edges = np.unique([*edges, *np.quantile(np.unique(numbers), np.linspace(0, 1, bins + 2 - len(edges)))])
     if len(edges) < 2:
         half = max(0.5, abs(edges[0]) * 1e-6)
         edges = np.array([edges[0] - half, edges[0] + half])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusebert.modalities.table.processor import Config
+from fusebert.model.layer_norm import LayerNorm
 from fusebert.model.zero import ZeroEmbedding
 
 
@@ -31,7 +32,7 @@ class Embedder(nn.Module):
         self.columns = nn.Embedding(columns, trunk.hidden_size)
         self.values = ZeroEmbedding(config.codes, trunk.hidden_size)
         self.slopes = nn.Embedding(columns * config.width, trunk.hidden_size)
-        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.LayerNorm = LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
 
     def forward(self, features: Mapping[str, Tensor], embeddings: nn.Module) -> Tensor:

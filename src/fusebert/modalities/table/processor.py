@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fusebert.config import FITTED
+from fusebert.config import FITTED, Section
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of
@@ -25,10 +25,8 @@ FEW_WORDS = 3
 DATE_LIKE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d{2}.*)?")
 
 
-class Config(BaseModel):
+class Config(Section):
     """How columns of a table are read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bins: int = Field(
         16, ge=1, le=256, description="pieces of a number's piecewise-linear encoding (Gorishniy et al. 2022)"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from fusebert.errors import InputError, ModelError
+from fusebert.config import Section
+from fusebert.errors import InputError, ModelError, UsageError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.values import are_few
 from fusebert.storage import read_json, write_atomically, write_json
@@ -27,6 +28,8 @@ COVERED, LEAST_MERGED = 0.99995, 1 / 8
 and leaves this share of its pieces to longer ones."""
 MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
+MANY_UNKNOWN, DOUBTED_ROWS = 0.02, 1000
+"""Share of [UNK] among the pieces of so many training rows that is said."""
 """Text beyond `max_tokens` times this, blanks aside, is cut before it is tokenized: all but words of more than 100
 letters, which are one [UNK], spend fewer characters a token."""
 UNSPACED = 15
@@ -35,10 +38,8 @@ JSON_LIST = re.compile(r'\s*\[\s*[{"]')
 """How a list in JSON begins, which is rather a history than words."""
 
 
-class Config(BaseModel):
+class Config(Section):
     """How text is read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_tokens: int = Field(
         128, ge=2, le=8192, description="tokens of text a row may have; the longest column is cut first"
@@ -60,6 +61,8 @@ class Processor:
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
+        if len(columns) >= config.max_tokens:
+            raise UsageError(f"text.max_tokens={config.max_tokens} leaves no room for words of {len(columns)} columns")
         if pretrained is not None:
             return cls(config, columns, read_tokenizer(pretrained))
         texts = _readable(value for sample in samples for _, value in present(sample.values, columns))
@@ -89,6 +92,19 @@ class Processor:
             "token_type_ids": np.concatenate(types),
             "position_ids": np.arange(1, len(input_ids) + 1),
         }
+
+    def doubts(self, samples: Sequence[Sample]) -> list[str]:
+        """In words: the training rows have much that this vocabulary cannot spell."""
+        counts: Counter[bool] = Counter()
+        for sample in samples[:DOUBTED_ROWS]:
+            for value in _readable(value for _, value in present(sample.values, self.columns)):
+                counts.update(piece == self.special["[UNK]"] for piece in self._encode(value))
+        share = counts[True] / max(1, counts.total())
+        if share <= MANY_UNKNOWN:
+            return []
+        return [
+            f"{share:.0%} of the text is [UNK]: the trunk's vocabulary is of another language; choose another trunk"
+        ]
 
     def _encode(self, value: Any) -> list[int]:
         text = plain_text(value)

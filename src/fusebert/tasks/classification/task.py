@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.special import expit, log_softmax, softmax
 
+from fusebert.config import Section
 from fusebert.errors import DataError, InputError, UsageError
 from fusebert.modalities.values import as_list
 from fusebert.spill import Spill, chunks
@@ -30,10 +31,8 @@ HEAVIEST = 100.0
 CALIBRATION_ROWS = 20_000
 
 
-class Config(BaseModel):
+class Config(Section):
     """How labels are learnt and scored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     class_weights: Literal["none", "balanced"] = Field(
         "none",
@@ -212,8 +211,9 @@ class Task:
         from scipy.optimize import minimize_scalar
 
         self.temperature = 1.0
-        every = -(-len(logits) // CALIBRATION_ROWS)  # the table may be sorted
-        logits, targets = logits[::every], targets[::every]
+        if len(logits) > CALIBRATION_ROWS:  # the table may be sorted, or have a period
+            some = np.random.default_rng(0).choice(len(logits), CALIBRATION_ROWS, replace=False)
+            logits, targets = logits[some], targets[some]
         if self.multi_label or (targets != UNSEEN).any():
             answers = len(self.labels) if self.multi_label else 1  # of which `_losses` has the mean
 

@@ -65,9 +65,11 @@ class Head(nn.Module):
         same = (labels[:, None, :2] == labels[None, :, :2]).any(dim=2).fill_diagonal_(False)
         scores = (scale * left @ right.T).masked_fill(same, -math.inf)
         of_left = [scores]
+        with_it = (same | torch.eye(len(same), dtype=torch.bool, device=same.device)).float()
         for negative in negatives:
-            is_right = labels[:, 1, None] == labels[None, :, 2]
-            of_left.append((scale * left @ negative.T).masked_fill(is_right, -math.inf))
+            is_right = (labels[:, 1, None] == labels[None, :, 2]).float()
+            belongs = with_it @ is_right > 0  # to this row, or to one of the batch that shares a side with it
+            of_left.append((scale * left @ negative.T).masked_fill(belongs, -math.inf))
         own = torch.arange(len(scores), device=scores.device)
         loss = (F.cross_entropy(torch.cat(of_left, dim=1), own) + F.cross_entropy(scores.T, own)) / 2
         return {"loss": loss, "logits": torch.cat([left, right], dim=1)}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from fusebert.config import Column, one_or_more
+from fusebert.config import Column, Section, one_or_more
 from fusebert.modalities.base import present
 from fusebert.modalities.values import content_key
 from fusebert.storage import read_json, write_json
@@ -22,16 +22,16 @@ RECALL_AT = (10, 1, 5)
 AMONG = 100
 """Rows that a query is often ranked among, its own and others at random; here the mean over all ways to draw them."""
 QUERIES_AT_ONCE = 256
+ROUNDING = 1e-6
+"""By which equal cosines may differ: a product of matrices adds up in another order where they have another shape."""
 
 
 Columns = Annotated[tuple[Column, ...], BeforeValidator(one_or_more)]
 """One or several, `image` or `[image, caption]`."""
 
 
-class Config(BaseModel):
+class Config(Section):
     """What belongs together, and how it is compared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     left: Columns = Field(min_length=1, description="columns of one side, such as a picture")
     right: Columns = Field(min_length=1, description="columns of the other side, such as its name")
@@ -120,8 +120,7 @@ class Task:
             logits: float[B, 2 * vector_size], vectors of length 1.
             targets: int64[B, 2], contents of the sides.
         """
-        left, right = np.split(np.asarray(logits), 2, axis=1)
-        ways = {"left_to_right": _ranks(left, right, targets), "right_to_left": _ranks(right, left, targets[:, ::-1])}
+        ways = dict(zip(("left_to_right", "right_to_left"), _both_ways(logits, targets), strict=True))
         ranks, strangers = np.concatenate(list(ways.values()), axis=1)
         metrics = {f"recall_at_{most}": recall_at(most, ranks) for most in RECALL_AT}
         metrics |= {"mrr": mean_reciprocal_rank(ranks), "ndcg_at_10": ndcg_at(10, ranks)}
@@ -130,6 +129,10 @@ class Task:
             metrics[f"recall_at_10_of_{AMONG}"] = float(_among(ranks, strangers).mean())
         metrics["chance_recall_at_10"] = float(np.concatenate([_chance(targets), _chance(targets[:, ::-1])]).mean())
         return {"metrics": metrics}
+
+    def score_rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """float[B], each row's part in `recall_at_10`, its sides sought among those of all rows."""
+        return np.asarray(np.mean([ranks <= 10 for ranks, _ in _both_ways(logits, targets)], axis=0))
 
     def save(self, folder: Path) -> None:
         write_json(folder / "task.json", {"config": self.config.model_dump()})
@@ -177,6 +180,12 @@ def _chance(contents: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
+def _both_ways(logits: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+    """`_ranks` of each right for its left, and of each left for its right."""
+    left, right = np.split(np.asarray(logits), 2, axis=1)
+    return [_ranks(left, right, targets), _ranks(right, left, targets[:, ::-1])]
+
+
 def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.ndarray:
     """int64[2, B]: of each query, the rank from 1 of the best row that belongs to it, and how many do not.
 
@@ -189,7 +198,7 @@ def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.n
         scores = queries[some] @ found.T
         belongs = _belongs(contents, some)
         best = np.where(belongs, scores, -np.inf).max(axis=1, keepdims=True)
-        ranks.append(1 + ((scores >= best) & ~belongs).sum(axis=1))
+        ranks.append(1 + ((scores >= best - ROUNDING) & ~belongs).sum(axis=1))
         strangers.append((~belongs).sum(axis=1))
     return np.stack([np.concatenate(ranks), np.concatenate(strangers)])
 

@@ -14,6 +14,7 @@ from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
 from fusebert.model.cross_entropy import cross_entropy_sum, linear_cross_entropy_sum, log_softmax
 from fusebert.model.exact import exactly
+from fusebert.model.layer_norm import LayerNorm
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.tasks.pretraining.task import IGNORED
 from fusebert.types import FIRST, Encoded
@@ -32,7 +33,7 @@ class Head(nn.Module):
         super().__init__()
         self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
         self.activation = ACT2FN[trunk.hidden_act]
-        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.LayerNorm = LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.bias = ZeroEmbedding(1, trunk.vocab_size)
         self.seq_relationship = nn.Linear(trunk.hidden_size, 2)
         self.asks_next_sentence = self.reads_pooler = bool(config["next_sentence"])
@@ -96,13 +97,13 @@ class Head(nn.Module):
         return found
 
     def statistics(self, encoded: Encoded, labels: Mapping[str, Tensor]) -> Tensor:
-        """float[B, 6]: of each row, what `task.STATISTICS` names."""
+        """float[B, 7]: of each row, what `task.STATISTICS` names."""
         places, pieces, following = labels["places"], labels["pieces"], labels["next_sentence_label"]
         hidden, weight, bias = self.readout(encoded)
         with torch.autocast(hidden.device.type, enabled=False):  # in bf16 the best pieces would often be equals
             scores = log_softmax(linear(hidden.to(weight.dtype), weight, bias))
         rows = torch.searchsorted(encoded.layout.cu_seqlens, places.to(torch.int32), right=True) - 1
-        found = torch.zeros(len(following), 6, device=scores.device)
+        found = torch.zeros(len(following), 7, device=scores.device)
         each = torch.stack(
             [
                 F.nll_loss(scores, pieces, reduction="none"),
@@ -118,6 +119,7 @@ class Head(nn.Module):
             found[:, 3] = F.cross_entropy(answer, following, ignore_index=IGNORED, reduction="none")
             found[:, 4] = (answer.argmax(dim=1) == following).float()
             found[:, 5] = asked.float()
+            found[:, 6] = (following == 0).float()
         return found
 
 

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fusebert.config import without_places
 from fusebert.errors import ModelError
 from fusebert.model.pretrained import OLD_NAMES
 from fusebert.model.pretrained_modalities import save_modalities
@@ -115,6 +116,6 @@ Held-out text, masked once and the same in every round (losses in nats; guessing
 Use it as `model.trunk` of a fusebert recipe, or with `transformers.BertForPreTraining.from_pretrained`.
 
 ```yaml
-{yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).strip()}
+{yaml.safe_dump(without_places(recipe), sort_keys=False, allow_unicode=True).strip()}
 ```
 """

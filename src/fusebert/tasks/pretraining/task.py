@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from fusebert.config import Section
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 
 IGNORED = -100
 """Label where nothing is asked."""
 MOST_ROUNDS = 10_000
-STATISTICS = ("mlm_loss", "mlm_right", "masked", "next_sentence_loss", "next_sentence_right", "pairs")
+STATISTICS = ("mlm_loss", "mlm_right", "masked", "next_sentence_loss", "next_sentence_right", "pairs", "label_0")
 """What the head counts of each row, in this order."""
 
 
-class Config(BaseModel):
+class Config(Section):
     """What rows are made of and what is asked of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     length: int = Field(128, ge=16, le=8192, description="tokens of a full row, [CLS] and [SEP] included")
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of pieces to guess")
@@ -37,10 +36,10 @@ class Config(BaseModel):
         description="nsp: does B follow A (BERT); sentence_order: are A and B in order (ALBERT); matching: does a "
         "table's text belong to what stands beside it",
     )
-    next_sentence_weight: float = Field(1.0, gt=0, description="of its loss in training; BERT adds the two as they are")
+    next_sentence_weight: float = Field(1.0, gt=0, description="weight of this loss in training; BERT has 1")
     rounds: int = Field(10, ge=1, le=MOST_ROUNDS, description="validations, spread evenly over the run")
     passes: float = Field(10.0, gt=0, description="how often the corpus is read")
-    held_out_tokens: int = Field(250_000, ge=1, description="of a corpus: about so many are scored in each round")
+    held_out_tokens: int = Field(250_000, ge=1, description="held-out tokens scored in each round (corpora only)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,8 @@ class Task:
     higher_is_better = False
     metric_names: Sequence[str] = (
         *("loss", "mlm_loss", "mlm_accuracy"),
-        *("next_sentence_loss", "next_sentence_accuracy", "matching_loss", "matching_accuracy"),
+        *("next_sentence_loss", "next_sentence_accuracy", "next_sentence_majority"),
+        *("matching_loss", "matching_accuracy", "matching_majority"),
     )
 
     def __init__(self, config: Config) -> None:
@@ -107,10 +107,10 @@ class Task:
         return bool(raw == answer)
 
     def evaluate(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """Losses in nats and accuracies, apart.
+        """Losses in nats and accuracies, apart; `majority` is the accuracy of always giving the more frequent answer.
 
         Args:
-            logits: float[B, 6], the STATISTICS of each row.
+            logits: float[B, 7], the STATISTICS of each row.
         """
         sums = dict(zip(STATISTICS, logits.astype(np.float64).sum(axis=0).tolist(), strict=True))
         masked, pairs = max(1.0, sums["masked"]), sums["pairs"]
@@ -120,6 +120,7 @@ class Task:
             question = "matching" if self.config.next_sentence == "matching" else "next_sentence"
             metrics[f"{question}_loss"] = sums["next_sentence_loss"] / pairs
             metrics[f"{question}_accuracy"] = sums["next_sentence_right"] / pairs
+            metrics[f"{question}_majority"] = max(sums["label_0"], pairs - sums["label_0"]) / pairs
             metrics["loss"] = mlm_loss + metrics[f"{question}_loss"]
         return {"metrics": metrics}
 

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fusebert.config import Column
+from fusebert.config import Column, Section
 
 HISTORY, NEXT = "history", "next"
 """Columns of the rows that a trained model reads and is scored on."""
 
 
-class Config(BaseModel):
+class Config(Section):
     """Which columns of the tables of events say who did what, and how it is learnt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     user: Column = Field("user", description="column of the one who did it")
     item: Column = Field("item", description="column of what it was done with")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fusebert.model.borrowed import Borrowed
 from fusebert.model.cpu import Linear, linear
 from fusebert.model.cross_entropy import linear_cross_entropy_sum
+from fusebert.model.layer_norm import LayerNorm
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.tasks.recommendation.ranking import NEVER
 from fusebert.tasks.recommendation.task import RULED_OUT
@@ -33,7 +34,7 @@ class Head(nn.Module):
         super().__init__()
         self.outputs, self.trained, self.repeats = config["outputs"], config["trained"], config["repeats"]
         self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
-        self.LayerNorm = nn.LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
+        self.LayerNorm = LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.own, self.sharing = config["own_vectors"], config["outputs"] - config["own_vectors"]
         self.bias = ZeroEmbedding(1, self.own + 1)
         self._events: Any = None  # borrowed by `tie`

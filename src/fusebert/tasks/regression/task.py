@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fusebert.config import Section
 from fusebert.errors import DataError, InputError
 from fusebert.modalities.values import as_number
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 
 SCATTER_POINTS = 2000
+FAR = 10
+"""Interquartile ranges beyond the quartiles, where a target is more likely a slip than a number like the others."""
 
 
-class Config(BaseModel):
+class Config(Section):
     """How numbers are learnt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pooling: Literal["first", "mean"] = Field(
         "first", description="what stands for a row: BERT's pooler over [CLS], or the mean of all its tokens"
@@ -41,7 +42,7 @@ class Task:
 
     @staticmethod
     def read(raw: Any) -> float:
-        """A finite number, of which the square is one too. Raises InputError."""
+        """A number up to 1e100, so that its square is finite too. Raises InputError."""
         if isinstance(raw, bool):
             raise InputError(f"{raw!r} is not a number")
         return as_number(raw)
@@ -60,6 +61,23 @@ class Task:
         self.mean, self.std = float(numbers.mean()), float(numbers.std())
         if not self.std:
             raise DataError("the target differs by less than numbers can tell; give it in a smaller unit")
+
+    @classmethod
+    def far_targets(cls, targets: Sequence[Any]) -> list[int]:
+        """Which of them lie far away from all others, by their number in the list."""
+        numbers = np.array([cls.read(target) for target in targets])
+        low, high = np.quantile(numbers, (0.25, 0.75)) if len(numbers) else (0.0, 0.0)
+        room = FAR * (high - low)
+        return np.flatnonzero((numbers < low - room) | (numbers > high + room)).tolist() if room else []
+
+    def doubts(self, targets: Sequence[Any]) -> list[str]:
+        """In words: a few targets decide the scale of all, and with their squares most of the loss."""
+        far = self.far_targets(targets)
+        if not far:
+            return []
+        farthest = max((self.read(targets[number]) for number in far), key=lambda number: abs(number - self.mean))
+        said = f"{len(far)} of {len(targets)} targets lie far away from the others, the farthest at {farthest:g}"
+        return [f"{said}: they decide the scale and most of the loss; `fusebert check` names their rows"]
 
     @property
     def head_config(self) -> dict[str, Any]:

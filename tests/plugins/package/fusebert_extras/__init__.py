@@ -1,0 +1,1 @@
+"""Modalities and tasks for fusebert, from outside."""
