@@ -108,8 +108,10 @@ class DataSettings(Section):
     root: Path | None = Field(
         None, description="folder the table paths are relative to; else $FUSEBERT_DATA if it has them, else here"
     )
-    bad_rows: Literal["refuse", "skip"] = Field(
-        "refuse", description="what to do when rows cannot be read; both list them in a file"
+    bad_rows: Literal["refuse", "skip", "blank"] = Field(
+        "refuse",
+        description="when rows cannot be read: end, go on without them, or use them without the input that cannot be "
+        "read; all are listed in a file",
     )
 
 

@@ -229,6 +229,12 @@ TABLES = [
     Case("semicolons", table("rows.tsv", delimited("a;b", ";")), 1, ("rows.tsv", "';'", "'\\t'")),
     Case("duplicate column", table("rows.csv", "a,b,a\n1,2,3\n"), 1, ("rows.csv", "'a'", "more than once")),
     Case("duplicate column, parquet", doubled_parquet, 1, ("rows.parquet", "'x'", "more than once")),
+    Case(
+        "nothing but commas after a header", table("rows.csv", "a,b,,\n1,2,,\n"), 1, ("rows.csv", "without a name", "3")
+    ),
+    Case("UTF-16", table("rows.csv", "a,b\n1,2\n".encode("utf-16-le")), 1, ("rows.csv", "zero bytes", "UTF-8")),
+    Case("carriage returns", table("rows.csv", "a,b\r1,2\r"), 1, ("rows.csv", "carriage return", "line ends")),
+    Case("key without a name", table("rows.jsonl", lines('{"": 1}')), 1, ("rows.jsonl", BAD, "no name")),
     Case("unnamed column", table("rows.csv", "a,,b\n1,2,3\n"), 1, ("rows.csv", "without a name", "2")),
     Case("broken JSON", table("rows.jsonl", lines('{"question": ')), 1, ("rows.jsonl", BAD, "not a JSON object")),
     Case("JSON array", table("rows.jsonl", lines("[1, 2]")), 1, ("rows.jsonl", BAD, "object expected", "list")),

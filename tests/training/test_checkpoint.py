@@ -117,7 +117,10 @@ def test_a_changed_bit_in_any_file_of_a_model_is_noticed(
     trained: Path, tmp_path: Path, random: np.random.Generator
 ) -> None:
     shutil.copytree(trained, tmp_path / "model")
+    card = tmp_path / "model" / "README.md"
+    card.write_text(card.read_text() + "\nAsk us about it.\n")  # which is for people
     files = [path for path in (tmp_path / "model").rglob("*") if path.is_file() and "logs" not in path.parts]
+    files.remove(card)
     assert len(files) >= 8
     for path in files:
         data = path.read_bytes()

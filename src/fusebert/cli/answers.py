@@ -41,11 +41,11 @@ def add_commands(command: Command) -> None:
     )
     known = "tables of events that came before, for a recommender; they are not scored"
     evaluate.add_argument("--known", metavar="TABLE", type=Path, nargs="+", default=[], help=known)
-    add_bad_rows(evaluate)
+    add_bad_rows(evaluate, "blank")
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
     predict.add_argument("folder", metavar="FOLDER", type=Path)
-    options = "[--output FILE.jsonl] [--keep COLUMN] [--top K] [--bad-rows skip] [--json]"
+    options = "[--output FILE.jsonl] [--keep COLUMN] [--top K] [--bad-rows skip|blank] [--json]"
     predict.usage = f"fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) {options}"
     predict.add_argument(
         "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
@@ -58,7 +58,7 @@ def add_commands(command: Command) -> None:
         help="write this column of the table beside each answer, as `id` is; may be given again",
     )
     predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
-    add_bad_rows(predict)
+    add_bad_rows(predict, "blank")
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -77,6 +77,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
     if bad := found.get("bad_rows"):
         say(f"Warning: {bad} more rows cannot be used and are skipped; they are listed in {listed_in}")
+    if values := found.get("lost_values"):
+        say(f"Warning: {values} values cannot be read and are left out of their rows; they are listed in {listed_in}")
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
         say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
     if unseen := found.get("unseen_labels"):
@@ -182,11 +184,15 @@ def _answers(
 
     strange, first, unfamiliar = 0, "", Unfamiliar(predictor.processors)
     kept = {"id"}
-    for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top):
+    lost: dict[Any, RowError] | None = {} if options.bad_rows == "blank" else None
+    for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top, lost):
         counts["rows"] += 1
+        left_out = [lost.pop(key) for key in list(lost) if key[1] == row.row] if lost else []
+        for error in left_out:
+            say(f"left out: {error}")
         place = {"row": row.row}
         if isinstance(answer, RowError):
-            if options.bad_rows == "refuse":
+            if options.bad_rows != "skip":
                 raise answer
             counts["bad_rows"] += 1
             say(f"skipped: {answer}")
@@ -196,13 +202,14 @@ def _answers(
             strange, first = strange + 1, first or f"{unknown[0]!r} in {row_in_words(row.row, row.line)}"
         own = {name: _plain(row.values[name]) for name in options.keep if name in row.values}
         kept.update(own)
-        yield place | own | answer.to_json()
+        without = {"left_out": [error.column for error in left_out]} if left_out else {}
+        yield place | own | answer.to_json() | without
     if strange:
         say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
     if not counts["rows"]:
         say(f"Note: {table} has no rows")
-    elif lost := [name for name in options.keep if name not in kept]:
-        say(f"Warning: no row has {', '.join(lost)} to keep")
+    elif absent := [name for name in options.keep if name not in kept]:
+        say(f"Warning: no row has {', '.join(absent)} to keep")
     counts |= unfamiliar.columns
     _warn_of_columns(counts)
 

@@ -21,10 +21,13 @@ MOST_BESIDE = 4
 """Columns of a table, so that their names can be read on a narrow screen."""
 
 
-def add_bad_rows(parser: argparse.ArgumentParser) -> None:
+def add_bad_rows(parser: argparse.ArgumentParser, *more: str) -> None:
     """The option `--bad-rows`."""
     parser.add_argument(
-        "--bad-rows", choices=("refuse", "skip"), default="refuse", help="what to do with rows that cannot be read"
+        "--bad-rows",
+        choices=("refuse", "skip", *more),
+        default="refuse",
+        help="what to do with rows that cannot be read",
     )
 
 

@@ -24,6 +24,10 @@ KEPT_BYTES, EXAMPLE_BYTES = 256 * 2**20, 2048
 """Of prepared rows that one split keeps, and what a row takes beside its arrays."""
 
 
+Lost = dict[tuple[str, int, str], RowError]
+"""What could not be read of rows that are used without it, by table, row and column."""
+
+
 class Preparer:
     """A raw row -> an Example, or a RowError that says what is wrong with it.
 
@@ -34,6 +38,8 @@ class Preparer:
         sides: columns of each side, where the trunk reads them apart; a side without columns is skipped.
         hard_negatives: column of a side -> the column whose values stand in for its own in one more side.
         bare: let rows with nothing to read pass as [CLS] alone.
+        lost: where given, an input that cannot be read is left out of its row and noted here, by its place; else it
+            makes the row unusable.
     """
 
     def __init__(
@@ -44,8 +50,9 @@ class Preparer:
         sides: Sequence[Sequence[str]] = (),
         hard_negatives: Mapping[str, str] | None = None,
         bare: bool = False,
+        lost: Lost | None = None,
     ) -> None:
-        self.processors, self.task, self.target, self.bare = processors, task, target, bare
+        self.processors, self.task, self.target, self.bare, self.lost = processors, task, target, bare, lost
         self.sides = [{column: column for column in columns} for columns in sides]
         if hard_negatives:
             self.sides.append(dict(hard_negatives))
@@ -111,13 +118,23 @@ class Preparer:
     def _features(self, sample: Sample) -> dict[str, Features] | RowError:
         features = {}
         for name, processor in self.processors.items():
-            try:
-                found = processor.load(sample)
-            except InputError as error:
-                return sample.error(str(error), _culprit(processor, sample))
+            found = self._load(processor, sample)
+            if isinstance(found, RowError):
+                return found
             if found is not None:
                 features[name] = found
         return features
+
+    def _load(self, processor: Processor, sample: Sample) -> Features | RowError | None:
+        try:
+            return processor.load(sample)
+        except InputError as error:
+            column = _culprit(processor, sample)
+            problem = sample.error(str(error), column)
+        if self.lost is None or sample.values.get(column) is None:
+            return problem
+        self.lost[str(sample.table), sample.row, column] = problem
+        return self._load(processor, replace(sample, values={**sample.values, column: None}))
 
 
 def _culprit(processor: Processor, sample: Sample) -> str:
@@ -280,26 +297,35 @@ def check(
     return good, np.array(lengths, dtype=np.int64), bad
 
 
-def report_bad_rows(bad: Sequence[RowError], total: int, policy: str, listed_in: Path | None) -> str | None:
-    """List unusable rows in a file, if one is given; refuse them, or say how many are skipped. An older list goes.
+def report_bad_rows(
+    bad: Sequence[RowError], total: int, policy: str, listed_in: Path | None, lost: Lost | None = None
+) -> str | None:
+    """List unusable rows, and values that rows are used without, in a file, if one is given; refuse the rows, or say
+    how many are skipped. An older list goes.
 
     Raises:
-        DataError: the policy is `refuse`, or no row is left.
+        DataError: rows are unusable and the policy is not `skip`, or no row is left.
     """
-    if not bad:
+    told = sorted([*bad, *(lost or {}).values()], key=lambda error: (str(error.table), error.row))
+    if not told:
         if listed_in is not None:
             listed_in.unlink(missing_ok=True)
         return None
-    bad = sorted(bad, key=lambda error: (str(error.table), error.row))
-    text = "".join(json.dumps(error.to_json(), ensure_ascii=False) + "\n" for error in bad)
+    text = "".join(json.dumps(error.to_json(), ensure_ascii=False) + "\n" for error in told)
     if listed_in is not None:
         write_atomically(listed_in, text.encode(errors="backslashreplace"))
-    named = "; ".join(str(error) for error in bad[:ROWS_NAMED]) + ("; ..." if len(bad) > ROWS_NAMED else "")
-    summary = f"{len(bad)} of {total} rows cannot be used ({named})" + (
-        f". All are listed in {listed_in}" if listed_in is not None else ""
-    )
-    if policy == "refuse":
+    listed = f". All are listed in {listed_in}" if listed_in is not None else ""
+    if not bad:
+        return f"{len(told)} values cannot be read and are left out of their rows ({_named(told)}){listed}"
+    summary = f"{len(bad)} of {total} rows cannot be used ({_named(bad)}){listed}"
+    if policy != "skip":
         raise DataError(f"{summary}. Mend them, or skip them (train: data.bad_rows=skip, else --bad-rows skip)")
     if len(bad) == total:
         raise DataError(f"{summary}. No row is left")
     return summary + " and are skipped"
+
+
+def _named(errors: Sequence[RowError]) -> str:
+    """The first of them."""
+    first = sorted(errors, key=lambda error: (str(error.table), error.row))[:ROWS_NAMED]
+    return "; ".join(map(str, first)) + ("; ..." if len(errors) > ROWS_NAMED else "")

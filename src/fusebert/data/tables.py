@@ -146,7 +146,8 @@ def _next_record(reader: Any, lines: _TextLines, path: Path, row: int) -> list[s
                 f"{where}: a quote that opens here is not closed as it should be ({error}), so the rows "
                 "after it cannot be told apart; mend it"
             ) from None
-        return RowError(f"not readable as a delimited line ({error})", path, row, line=first)
+        why = "a carriage return alone ends a line; save it with usual line ends" if "new-line" in str(error) else error
+        return RowError(f"not readable as a delimited line ({why})", path, row, line=first)
     except InputError as error:
         if lines.number > first:
             raise lines.lost(error) from None
@@ -207,14 +208,16 @@ def decode_line(line: bytes, number: int) -> str:
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
-    doubled = [name for name, count in Counter(header).items() if count > 1]
-    if doubled:
-        raise DataError(f"{path} has the column {sorted(doubled)[0]!r} more than once; rename one of them")
     if "" in header:
         raise DataError(
             f"{path} has a column without a name (number {header.index('') + 1}); give it one (pandas writes its index "
             "so: to_csv(..., index=False) leaves it out)"
         )
+    if any("\0" in name for name in header):
+        raise DataError(f"{path} has zero bytes in its header, as UTF-16 has them; save it as UTF-8")
+    doubled = [name for name, count in Counter(header).items() if count > 1]
+    if doubled:
+        raise DataError(f"{path} has the column {sorted(doubled)[0]!r} more than once; rename one of them")
     if len(header) == 1 and delimiter:
         for other in ";\t|,":
             if other != delimiter and other in header[0]:
@@ -248,6 +251,8 @@ def _parse_json_line(line: bytes, number: int) -> dict[str, Any]:
         raise InputError(f"not a JSON object: {error}") from None
     if not isinstance(found, dict):
         raise InputError(f"a JSON object expected, found {type(found).__name__}")
+    if "" in found:
+        raise InputError("a column has no name; give it one")
     return found
 
 

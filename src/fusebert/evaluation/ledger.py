@@ -22,7 +22,12 @@ GROUPS, FEWEST_GROUPS = 20, 5
 
 
 def ledger(
-    predictor: Predictor, table: Any, logits: np.ndarray, targets: np.ndarray, things: Sequence[Any] | None = None
+    predictor: Predictor,
+    table: Any,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    things: Sequence[Any] | None = None,
+    bad_rows: str = "refuse",
 ) -> Ledger:
     """Metrics by what the model may see, `all` first, always of the same rows: one that is left with nothing to read is
     answered from nothing. The others also have the `standard_error` of their primary metric's difference from `all`,
@@ -33,6 +38,7 @@ def ledger(
         logits, targets: of these rows as they are, as the task's `evaluate` takes them.
         things: what each row is about, such as its picture: rows about one thing are right or wrong together. None
             where each is about another.
+        bad_rows: as `Predictor.evaluate` takes it.
 
     With three modalities or more, this scores every subset of them. A model with a single modality has only the
     shuffled variant beside `all`.
@@ -43,7 +49,7 @@ def ledger(
     known = len(targets) >= LEAST_ROWS and group.max() + 1 >= FEWEST_GROUPS
     whole = _scores_without_a_group(task, logits, targets, group) if known else None
     for label, change in variants(list(predictor.processors)):
-        logits, targets, _ = predictor.outputs(table, **change)
+        logits, targets, _ = predictor.outputs(table, **change, bad_rows=bad_rows)
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
             error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)

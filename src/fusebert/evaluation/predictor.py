@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import NO_SUCH_COLUMN, Dataset, Preparer, check, report_bad_rows
+from fusebert.data.dataset import NO_SUCH_COLUMN, Dataset, Lost, Preparer, check, report_bad_rows
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
@@ -121,13 +121,16 @@ class Predictor:
         found: tuple[list[str], int] = self.task.unknown_items(row.values)
         return found
 
-    def answers(self, rows: Any, top: int = 1) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
+    def answers(
+        self, rows: Any, top: int = 1, lost: Lost | None = None
+    ) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory.
 
         Args:
             rows: as `predict` takes them; an iterator too.
+            lost: where given, an input that cannot be read is left out of its row and noted here.
         """
-        preparer = Preparer(self.processors, sides=self._sides)
+        preparer = Preparer(self.processors, sides=self._sides, lost=lost)
 
         def decoded(examples: list[Example]) -> Sequence[Answer]:
             return self.task.decode(infer(self.model, examples, self.collator, self.precision), top)
@@ -198,11 +201,12 @@ class Predictor:
                 the first that has any.
             known: tables of events that came before, for a recommender; they are not scored. One table, or one
                 modality, may stand by itself instead of in a list.
-            bad_rows: refuse, or skip and report.
+            bad_rows: refuse, skip, or blank, which uses a row without the input that cannot be read.
             listed_in: file that lists unusable rows; None for no list.
 
         Returns:
-            `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped; `absent_columns` if no row had
+            `rows`, `metrics`, and the task's tables; `bad_rows` if some were skipped; `lost_values` if
+            some were left out of their rows; `absent_columns` if no row had
             some that the model reads; `unknown_columns` if nearly all categories of some are unknown to it.
         """
         logits, targets, noted = self.outputs(table, without, shuffle, known, bad_rows, listed_in)
@@ -220,8 +224,8 @@ class Predictor:
         """What `evaluate` scores: logits and targets as the task's `evaluate` takes them, and what else it tells."""
         rows = _read(table)
         without, shuffle, known = map(_several, (without, shuffle, known))
-        if bad_rows not in ("refuse", "skip"):
-            raise UsageError(f"bad_rows={bad_rows!r} is neither 'refuse' nor 'skip'")
+        if bad_rows not in ("refuse", "skip", "blank"):
+            raise UsageError(f"bad_rows={bad_rows!r} is none of 'refuse', 'skip' and 'blank'")
         for name in [*without, *shuffle]:
             if name not in self.processors:
                 raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
@@ -235,15 +239,16 @@ class Predictor:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         unfamiliar = Unfamiliar(self.processors)
         rows = unfamiliar.watch(rows)
-        seen = Seen(stop_at_bad=bad_rows == "refuse")
+        seen, lost = Seen(stop_at_bad=bad_rows != "skip"), Lost() if bad_rows == "blank" else None
         if without or shuffle:
-            rows = self._usable(rows, seen)
+            rows = self._usable(rows, seen, lost)
         rows, true = tee(rows)
         if shuffle:
             rows = shuffled(list(rows), self._dealt_out(shuffle))
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
-        preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=bool(without or shuffle))
+        bare = bool(without or shuffle)
+        preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=bare, lost=lost)
         examples = seen.examples(zip(rows, true, strict=True), preparer)
         first, bad = next(examples, None), seen.bad
         if first is None:
@@ -252,15 +257,16 @@ class Predictor:
                 raise UsageError(
                     f"{where} has no column {self.target!r} to compare the answers with; predict needs none"
                 )
-            report_bad_rows(bad, seen.rows, bad_rows, listed_in)
+            report_bad_rows(bad, seen.rows, bad_rows, listed_in, lost)
             raise DataError(f"{where} has no rows")
         logits, targets = infer_all(self.model, chain([first], examples), self.collator, self.precision)
-        report_bad_rows(bad, seen.rows, bad_rows, listed_in)
-        return logits, targets, ({"bad_rows": len(bad)} if bad else {}) | unfamiliar.columns
+        report_bad_rows(bad, seen.rows, bad_rows, listed_in, lost)
+        counts = {"bad_rows": len(bad), "lost_values": len(lost or ())}
+        return logits, targets, {name: count for name, count in counts.items() if count} | unfamiliar.columns
 
-    def _usable(self, rows: Rows, seen: Seen) -> Rows:
+    def _usable(self, rows: Rows, seen: Seen, lost: Lost | None) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""
-        preparer = Preparer(self.processors, self.task, self.target, self._sides)
+        preparer = Preparer(self.processors, self.task, self.target, self._sides, lost=lost)
         for row in rows:
             made = preparer(row)
             if isinstance(made, RowError):

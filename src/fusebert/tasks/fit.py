@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fusebert import plugins
 from fusebert.config import Recipe, wrong_setting
 from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_task
-from fusebert.data.dataset import Preparer
+from fusebert.data.dataset import Lost, Preparer
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
 from fusebert.modalities.base import Processor
@@ -75,11 +75,16 @@ def refuse_ambiguous(columns: Sequence[ColumnGuess], of_target: Sequence[ColumnG
         raise UsageError(f"--strict: {'; '.join(map(str, doubtful))}; settle it with {settings}")
 
 
-def preparers(processors: Mapping[str, Processor], task: Any, target: str | None) -> tuple[Preparer, Preparer]:
+def preparers(
+    processors: Mapping[str, Processor], task: Any, target: str | None, lost: Lost | None = None
+) -> tuple[Preparer, Preparer]:
     """Of rows that are asked about, and of rows to learn from, which have hard negatives where the task has them."""
     sides = getattr(task, "sides", ())
     negatives = getattr(task, "hard_negatives", None)
-    return Preparer(processors, task, target, sides), Preparer(processors, task, target, sides, negatives)
+    return (
+        Preparer(processors, task, target, sides, lost=lost),
+        Preparer(processors, task, target, sides, negatives, lost=lost),
+    )
 
 
 def pick_target(named: str | None, samples: Sequence[Sample]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from fusebert import plugins
 from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, guess_columns
-from fusebert.data.dataset import Dataset, ExampleCache, Preparer, check, report_bad_rows
+from fusebert.data.dataset import Dataset, ExampleCache, Lost, Preparer, check, report_bad_rows
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
@@ -125,8 +125,9 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     inputs = {guess.column for guess in columns if guess.kind != IGNORE}
     absent = {name: set(inputs) for name in splits if name != "train"}
     splits |= {name: track_absent_columns(iter(splits[name]), absent[name]) for name in absent}
-    asking, learning = preparers(processors, task, target_column)
-    checked = _check(splits, dict.fromkeys(splits, asking) | {"train": learning}, recipe, folder, progress)
+    lost: Lost | None = {} if data.bad_rows == "blank" else None
+    asking, learning = preparers(processors, task, target_column, lost)
+    checked = _check(splits, dict.fromkeys(splits, asking) | {"train": learning}, recipe, folder, progress, lost)
     warnings = [f"{name}: {no_such_columns(found)}" for name, found in absent.items() if found]
     warnings += [
         f"{name} is the table of the training rows; scores on it say nothing of others"
@@ -190,6 +191,7 @@ def _check(
     recipe: Recipe,
     folder: Path,
     progress: Progress,
+    lost: Lost | None,
 ) -> dict[str, Dataset]:
     datasets: dict[str, Dataset] = {}
     bad: list[RowError] = []
@@ -200,7 +202,8 @@ def _check(
         learnt = name == "train"
         hidden, seed = recipe.model.modality_dropout if learnt else 0.0, recipe.training.seed
         datasets[name] = Dataset(good, lengths, preparers[name], hidden, seed, kept, len(wrong), varied=learnt)
-    note = report_bad_rows(bad, sum(map(len, datasets.values())) + len(bad), recipe.data.bad_rows, folder / BAD_ROWS)
+    total = sum(map(len, datasets.values())) + len(bad)
+    note = report_bad_rows(bad, total, recipe.data.bad_rows, folder / BAD_ROWS, lost)
     if note:
         progress.note(note)
     for name, dataset in datasets.items():

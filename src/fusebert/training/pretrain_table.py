@@ -19,7 +19,7 @@ from fusebert.errors import DataError, UsageError
 from fusebert.modalities.base import present
 from fusebert.modalities.text.processor import plain_text
 from fusebert.tasks.pretraining.masking import Masking
-from fusebert.tasks.pretraining.matching import MatchingRows
+from fusebert.tasks.pretraining.table_rows import TableRows
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.lock import unlocking
 from fusebert.training.prepare import Prepared, prepare
@@ -118,7 +118,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
         if share * len(rows) < 1:
             raise DataError(f"{table}: a round has no {part} rows; lower task.rounds or raise task.passes")
         masking = Masking.of(text.tokenizer, masked[part], task.config.whole_words)
-        splits[part] = MatchingRows(rows, masking, matching, one_stream, seeds[part], share)
+        splits[part] = TableRows(rows, masking, matching, one_stream, seeds[part], share)
         if matching and not splits[part].differ:
             raise DataError(
                 f"{table}: the {part} part has no two rows that differ in their text and in what stands beside it, so "

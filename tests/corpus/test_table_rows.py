@@ -16,7 +16,7 @@ from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import RowError
 from fusebert.tasks.pretraining.masking import Masking
-from fusebert.tasks.pretraining.matching import MatchingRows
+from fusebert.tasks.pretraining.table_rows import TableRows
 from fusebert.tasks.pretraining.task import IGNORED, Task
 from fusebert.types import Example, Sample
 
@@ -33,7 +33,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return [row for row in read_table(world / "train.jsonl") if isinstance(row, Sample)]
 
 
-def make(samples: list[Sample], names: tuple[str, ...] = ("image", "text"), **changed: Any) -> MatchingRows:
+def make(samples: list[Sample], names: tuple[str, ...] = ("image", "text"), **changed: Any) -> TableRows:
     processors = {}
     for name in names:
         half = plugins.load("modalities", name, "processor")
@@ -42,7 +42,7 @@ def make(samples: list[Sample], names: tuple[str, ...] = ("image", "text"), **ch
     assert not bad
     masking = Masking.of(processors["text"].tokenizer, 0.15, True)
     rows = Dataset(good, lengths, Preparer(processors), changed.pop("hidden", 0.0), 0)
-    return MatchingRows(rows, masking, **{"matching": True, "one_stream": True, "seed": 0, **changed})
+    return TableRows(rows, masking, **{"matching": True, "one_stream": True, "seed": 0, **changed})
 
 
 def lacking(sample: Sample, column: str) -> Sample:

@@ -22,7 +22,7 @@ MOST_DRAWS = 64
 """A row that so many draws find no other for keeps what is its own."""
 
 
-class MatchingRows:
+class TableRows:
     """The rows that one epoch reads. What it holds is a pure function of seed and epoch.
 
     Half of the rows that have text and something beside it show what belongs to another row of the same part, one with
