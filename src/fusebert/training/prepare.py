@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,25 @@ class Prepared:
     warnings: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the training table asks for.
+
+    Args:
+        columns: what each input column was taken for.
+        task: fitted on the whole table, as a label may be so rare that all of it is held out.
+        target: the column to predict; of sides to match their names, in words; empty for neither.
+        target_column: None where there is none, or it is left alone.
+        of_target: what that was taken for.
+    """
+
+    columns: list[ColumnGuess]
+    task: Task
+    target: str
+    target_column: str | None
+    of_target: list[ColumnGuess]
+
+
 def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task: Task | None = None) -> Prepared:
     """Read everything the recipe names; unusable rows are listed in `folder`.
 
@@ -72,51 +90,23 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         FusebertError: the first thing that the user has to mend.
     """
     data = recipe.data
-    if data.train is None:
-        raise UsageError("data.train is not set: name the table to train on")
-    if data.validation_group is not None and not isinstance(data.validation, float):
-        raise UsageError("data.validation_group is set, but data.validation is a table: nothing is held out by groups")
-    rows = list(read_table(recipe.table(data.train)))
-    samples = [row for row in rows if isinstance(row, Sample)]
-    unreadable = [row for row in rows if isinstance(row, RowError)]
-    if not samples:
-        report_bad_rows(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
-        raise DataError(f"{recipe.table(data.train)} has no rows")
-    task = task or without_target(recipe)
-    lost_rows_first = partial(_lost_rows_first, unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
-    target = pick_target(data.target, samples) if task is None or data.target is not None else None
-    with lost_rows_first():
-        columns = guess_columns(samples, target, data.columns)
-    sides = getattr(task, "sides", ())
-    if sides:
-        columns, target = only_sides(columns, task, samples), " and ".join(", ".join(side) for side in sides)
-    of_target, target_column = [], None
-    if task is None:
-        target_column = str(target)
-        with lost_rows_first():  # on the whole table: a label may be so rare that all of it is held out
-            guess, task = fit_task(recipe, target_column, samples)
-        of_target = [guess]
+    samples, unreadable = _read_training_rows(recipe, folder)
     files = {"train": table_name(data.train)}
     splits: dict[str, Iterable[Sample | RowError]] = {}
-    if isinstance(data.validation, float):
-        with lost_rows_first():
-            samples, held_out = hold_out(samples, data.validation, data.validation_group)
-        if target_column is not None and hasattr(task, "adjust"):
-            with naming_column(samples, target_column):
-                task.adjust(readable(task, given_targets(samples, target_column)))
-        splits["validation"] = held_out
-        files["validation"] = f"{data.validation:.0%} of {table_name(data.train)}, held out"
-    else:
-        splits["validation"], files["validation"] = (
-            read_table(recipe.table(data.validation)),
-            table_name(data.validation),
-        )
-    if data.test is not None:
-        splits["test"], files["test"] = read_table(recipe.table(data.test)), table_name(data.test)
-    for guess in [*columns, *of_target]:
+    with _lost_rows_first(samples, unreadable, data.bad_rows, folder / BAD_ROWS):
+        settled = _settle(recipe, samples, task)
+        if isinstance(data.validation, float):
+            samples, splits["validation"] = hold_out(samples, data.validation, data.validation_group)
+            files["validation"] = f"{data.validation:.0%} of {table_name(data.train)}, held out"
+            _adjust(settled, samples)
+    for name, table in (("validation", data.validation), ("test", data.test)):
+        if isinstance(table, Path):
+            splits[name], files[name] = read_table(recipe.table(table)), table_name(table)
+    columns, task, target_column = settled.columns, settled.task, settled.target_column
+    for guess in [*columns, *settled.of_target]:
         progress.note(str(guess))
     if strict:
-        refuse_ambiguous(columns, of_target)
+        refuse_ambiguous(columns, settled.of_target)
     for name in sorted(recipe.modalities.keys() - {guess.kind for guess in columns}):
         progress.note(f"Warning: {name}.{next(iter(recipe.modalities[name]))} is set, but no column is {name}")
     trunk_folder = find_trunk(recipe.model.trunk)
@@ -140,7 +130,43 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         warnings += processor.doubts(samples) if hasattr(processor, "doubts") else []
     for said in warnings:
         progress.note(f"Warning: {said}")
-    return Prepared(columns, target or "", task, processors, checked, files, trunk_folder, _hash(checked), warnings)
+    return Prepared(columns, settled.target, task, processors, checked, files, trunk_folder, _hash(checked), warnings)
+
+
+def _read_training_rows(recipe: Recipe, folder: Path) -> tuple[list[Sample], list[RowError]]:
+    """The rows of the training table, and those that cannot even be read."""
+    data = recipe.data
+    if data.train is None:
+        raise UsageError("data.train is not set: name the table to train on")
+    if data.validation_group is not None and not isinstance(data.validation, float):
+        raise UsageError("data.validation_group is set, but data.validation is a table: nothing is held out by groups")
+    rows = list(read_table(recipe.table(data.train)))
+    samples = [row for row in rows if isinstance(row, Sample)]
+    unreadable = [row for row in rows if isinstance(row, RowError)]
+    if not samples:
+        report_bad_rows(unreadable, len(rows), data.bad_rows, folder / BAD_ROWS)
+        raise DataError(f"{recipe.table(data.train)} has no rows")
+    return samples, unreadable
+
+
+def _settle(recipe: Recipe, samples: Sequence[Sample], task: Task | None) -> Settled:
+    data, task = recipe.data, task or without_target(recipe)
+    target = pick_target(data.target, samples) if task is None or data.target is not None else None
+    columns = guess_columns(samples, target, data.columns)
+    if task is None:
+        guess, task = fit_task(recipe, str(target), samples)
+        return Settled(columns, task, str(target), target, [guess])
+    if sides := getattr(task, "sides", ()):
+        columns, target = only_sides(columns, task, samples), " and ".join(", ".join(side) for side in sides)
+    return Settled(columns, task, target or "", None, [])
+
+
+def _adjust(settled: Settled, samples: Sequence[Sample]) -> None:
+    """Let the task look at the rows that are left to learn from, once others are held out."""
+    task: Any = settled.task
+    if settled.target_column is not None and hasattr(task, "adjust"):
+        with naming_column(samples, settled.target_column):
+            task.adjust(readable(task, given_targets(samples, settled.target_column)))
 
 
 def table_name(table: Any) -> str:
@@ -158,8 +184,11 @@ def _hash(datasets: Mapping[str, Dataset]) -> str:
 
 
 @contextmanager
-def _lost_rows_first(unreadable: Sequence[RowError], total: int, bad_rows: str, listed_in: Path) -> Iterator[None]:
+def _lost_rows_first(
+    samples: Sequence[Sample], unreadable: Sequence[RowError], bad_rows: str, listed_in: Path
+) -> Iterator[None]:
     """Where something cannot be done with the rows that are left, those that were lost may be the reason."""
+    total = len(samples) + len(unreadable)
     try:
         yield
     except DataError:

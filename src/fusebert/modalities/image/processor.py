@@ -150,17 +150,11 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the bounds below are ours, and damaged metadata is no reason to fail
-            given = isinstance(value, Image.Image)
-            picture = value if given else _open(value)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise InputError(
-                    f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read"
-                )
-            if not given:  # it would shrink the caller's own
-                picture.draft("RGB", (2 * size_pixels, 2 * size_pixels))
-            if given:
-                picture = ImageOps.exif_transpose(picture)
+            if isinstance(value, Image.Image):
+                picture = ImageOps.exif_transpose(_bounded(value))  # a copy: it is the caller's own
             else:
+                picture = _bounded(_open(value))
+                picture.draft("RGB", (2 * size_pixels, 2 * size_pixels))  # a JPEG is decoded at about that size
                 ImageOps.exif_transpose(picture, in_place=True)
             picture = _square(picture, size_pixels)
     except InputError:
@@ -172,6 +166,13 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
     except Exception as error:  # a decoder may raise anything over damaged bytes
         raise InputError(f"the picture is damaged: {error}") from None
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+
+def _bounded(picture: Image.Image) -> Image.Image:
+    """The picture, whose pixels are not decoded yet. Raises InputError where they are too many."""
+    if picture.width * picture.height > MAX_PIXELS:
+        raise InputError(f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read")
+    return picture
 
 
 def _open(data: Any) -> Image.Image:
