@@ -167,6 +167,7 @@ class Answer:
     Args:
         value: the answer itself: a label, a list of labels, a number.
         probability: how sure, in [0, 1], calibrated on validation by tasks that can be; None where the task has none.
+            Of a list of labels, that exactly these are right, as if labels were independent.
         top: the best labels with their probabilities, best first.
     """
 

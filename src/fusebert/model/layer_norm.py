@@ -35,14 +35,14 @@ class _Normalized(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         hidden, mean, rstd, weight, bias = ctx.saved_tensors
-        grad_input, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
-            grad_output.float(),
-            hidden.float(),
-            hidden.shape[-1:],
-            mean.float(),
-            rstd.float(),
-            weight.float(),
-            bias.float(),
-            [True, True, True],
+        grad_input, _, _ = torch.ops.aten.native_layer_norm_backward(
+            grad_output, hidden, hidden.shape[-1:], mean, rstd, weight, bias, [True, False, False]
         )
-        return grad_input.to(hidden.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None
+        # the sums over tokens are matrix products, which add up in fp32; weight's is that of
+        # grad_output * (hidden - mean) * rstd, without its terms being written in fp32
+        rows = grad_output.flatten(0, -2)
+        mean, rstd = mean.flatten(), rstd.flatten()
+        factors = torch.stack([torch.ones_like(rstd), mean * rstd]).to(rows.dtype)
+        grad_bias, by_mean = (factors @ rows).float()
+        by_hidden = rstd.to(rows.dtype) @ (grad_output * hidden).flatten(0, -2)
+        return grad_input, (by_hidden.float() - by_mean).to(weight.dtype), grad_bias.to(bias.dtype), None
