@@ -16,11 +16,14 @@ from fusebert.cli import main
 from fusebert.config import read_settings
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError
+from fusebert.evaluation import ledger as module
 from fusebert.evaluation.ledger import beaten, ledger, warnings
 from fusebert.evaluation.predictor import load
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
 from fusebert.tasks.classification.task import Task as Classification
+from fusebert.tasks.matching.task import Config as MatchingConfig
+from fusebert.tasks.matching.task import Task as Matching
 from fusebert.training.run import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -82,6 +85,51 @@ def test_of_few_rows_no_worse_is_as_good_and_nothing_misleads() -> None:
     for scores in found.values():
         del scores["standard_error"]
     assert [line.split(":")[0] for line in warnings(found, higher_is_better=True)] == ["image is not used"]
+
+
+def test_rows_about_one_picture_are_not_independent() -> None:
+    """Two models that understand different pictures: ten questions about a picture say little more than one."""
+    random = np.random.default_rng(0)
+    pictures, questions = 100, 10
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    things = np.repeat(np.arange(pictures), questions)
+    targets = random.integers(0, 2, len(things))
+    differences, errors, naive = [], [], []
+    for _ in range(60):
+        right = [random.random(pictures)[things] < 0.75 for _ in range(2)]
+        whole, other = (np.eye(2)[np.where(one, targets, 1 - targets)] for one in right)
+        differences.append(right[1].mean() - right[0].mean())
+        model = Pretending(task, other, targets)
+        errors.append(ledger(model, None, whole, targets, things)["image shuffled"]["standard_error"])
+        naive.append(ledger(model, None, whole, targets)["image shuffled"]["standard_error"])
+    assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.25)
+    assert np.mean(naive) < 0.5 * np.std(differences)
+
+
+def test_of_many_logits_a_part_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    targets, logits, other = random.integers(0, 2, 20_000), *random.normal(size=(2, 20_000, 2))
+    things = np.arange(20_000) // 4
+    found = ledger(Pretending(task, other, targets), None, logits, targets, things)["image shuffled"]
+    monkeypatch.setattr(module, "MOST_LOGITS", 8000)
+    part = ledger(Pretending(task, other, targets), None, logits, targets, things)["image shuffled"]
+    assert part["standard_error"] != found["standard_error"]
+    assert part["standard_error"] == pytest.approx(found["standard_error"], rel=0.5)
+
+
+def test_few_things_have_no_error_and_ranks_are_among_all() -> None:
+    random = np.random.default_rng(0)
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    targets, logits = random.integers(0, 2, 100), random.normal(size=(100, 2))
+    found = ledger(Pretending(task, logits, targets), None, logits, targets, np.arange(100) % 3)
+    assert "standard_error" not in found["image shuffled"]
+    ranking = Matching(MatchingConfig(left="image", right="text"))
+    vectors = random.normal(size=(200, 2, 8))
+    vectors = (vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).reshape(200, 16)
+    contents = np.arange(400).reshape(200, 2)
+    whole = ranking.evaluate(vectors, contents)["metrics"]["recall_at_10"]
+    assert ranking.score_rows(vectors, contents).mean() == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("rows", [100, 900, 5000])

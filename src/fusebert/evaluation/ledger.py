@@ -19,6 +19,9 @@ LEAST_ROWS = 50
 """Of fewer, two standard errors are so wide that nearly any score is as good as any other."""
 GROUPS, FEWEST_GROUPS = 20, 5
 """Of rows, for the standard error; of fewer it would be chance itself."""
+MOST_LOGITS = 2**25
+"""About so many, of things drawn at random, tell how far a difference is chance: more would take long, and memory."""
+LEFT_OUT = -1
 
 
 def ledger(
@@ -45,28 +48,33 @@ def ledger(
     """
     task = predictor.task
     found = {"all": task.evaluate(logits, targets)["metrics"]}
-    group = _groups(range(len(targets)) if things is None else things)
+    most = len(logits) if hasattr(task, "score_rows") else MOST_LOGITS // max(1, logits[0].size)
+    group = _groups(range(len(logits)) if things is None else things, most)
     known = len(targets) >= LEAST_ROWS and group.max() + 1 >= FEWEST_GROUPS
     whole = _scores_without_a_group(task, logits, targets, group) if known else None
+    share = (group != LEFT_OUT).mean()
     for label, change in variants(list(predictor.processors)):
         logits, targets, _ = predictor.outputs(table, **change, bad_rows=bad_rows)
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
             error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)
             if math.isfinite(error):
-                found[label][STANDARD_ERROR] = error
+                found[label][STANDARD_ERROR] = error * math.sqrt(share)
     return found
 
 
-def _groups(things: Iterable[Any]) -> np.ndarray:
-    """int64[B], the group of each row: things are dealt out to GROUPS groups, with all of their rows."""
+def _groups(things: Iterable[Any], most: int) -> np.ndarray:
+    """int64[B], the group of each row: things are dealt out at random to GROUPS groups, with all of their rows; those
+    beyond about `most` rows are LEFT_OUT."""
     numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(thing, len(numbers)) for thing in things], dtype=np.int64) % GROUPS
+    number = np.array([numbers.setdefault(thing, len(numbers)) for thing in things], dtype=np.int64)
+    place = np.random.default_rng(0).permutation(len(numbers))[number]
+    return np.where(place < most / len(number) * len(numbers), place % GROUPS, LEFT_OUT)
 
 
 def _scores_without_a_group(task: Task, logits: np.ndarray, targets: np.ndarray, group: np.ndarray) -> np.ndarray:
     """The primary metric float[groups] without each group of rows in turn."""
-    kept = [group != one for one in range(group.max() + 1)]
+    kept = [(group != one) & (group != LEFT_OUT) for one in range(group.max() + 1)]
     if hasattr(task, "score_rows"):
         scores = task.score_rows(logits, targets)
         return np.array([scores[rows].mean() for rows in kept])
