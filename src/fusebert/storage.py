@@ -22,9 +22,9 @@ from fusebert.errors import ModelError
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 WORKING_FOLDERS = (CHECKPOINTS, "logs")
+"""Of a training, in its model's folder; no part of the model."""
 CARD = "README.md"
 """Of a model; for people, who may go on writing in it."""
-"""Of a training, in its model's folder; no part of the model."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -15,9 +15,11 @@ from tests.model.test_fusion import model_with
 
 @pytest.mark.parametrize("tokens", [64, 3072, 16_384])
 @pytest.mark.parametrize("mean", [0.0, 0.5])
-def test_gradients_of_bf16_are_those_of_fp32(tokens: int, mean: float) -> None:
+@pytest.mark.parametrize("level", [0.0, 10.0])
+def test_gradients_of_bf16_are_those_of_fp32(tokens: int, mean: float, level: float) -> None:
     torch.manual_seed(0)
-    norm, hidden = LayerNorm(64, eps=1e-12), torch.randn(tokens, 64).bfloat16()
+    norm, hidden = LayerNorm(64, eps=1e-12), (torch.randn(tokens, 64) + level).bfloat16()
+    hidden[0] = 1.0  # its deviation is nothing
     grad_output = (torch.randn(tokens, 64) + mean).bfloat16()
     grads = []
     for dtype in (torch.float32, torch.bfloat16):

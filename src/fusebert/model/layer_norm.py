@@ -15,9 +15,10 @@ from torch.autograd.function import once_differentiable
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's, over the last axis, with the weights' gradients summed in fp32."""
+    """torch's over the last axis, with weight and bias whose gradients are summed in fp32."""
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """float[..., D] -> float[..., D]."""
         if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and torch.is_grad_enabled():
             normed: Tensor = _Normalized.apply(hidden, self.weight, self.bias, self.eps)
             return normed
@@ -29,20 +30,23 @@ class _Normalized(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         normed, mean, rstd = torch.native_layer_norm(hidden, hidden.shape[-1:], weight, bias, eps)
         ctx.save_for_backward(hidden, mean, rstd, weight, bias)
+        ctx.eps = eps
         return normed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         hidden, mean, rstd, weight, bias = ctx.saved_tensors
+        axis = hidden.shape[-1:]
         grad_input, _, _ = torch.ops.aten.native_layer_norm_backward(
-            grad_output, hidden, hidden.shape[-1:], mean, rstd, weight, bias, [True, False, False]
+            grad_output, hidden, axis, mean, rstd, weight, bias, [True, False, False]
         )
-        # the sums over tokens are matrix products, which add up in fp32; weight's is that of
-        # grad_output * (hidden - mean) * rstd, without its terms being written in fp32
-        rows = grad_output.flatten(0, -2)
-        mean, rstd = mean.flatten(), rstd.flatten()
-        factors = torch.stack([torch.ones_like(rstd), mean * rstd]).to(rows.dtype)
-        grad_bias, by_mean = (factors @ rows).float()
-        by_hidden = rstd.to(rows.dtype) @ (grad_output * hidden).flatten(0, -2)
-        return grad_input, (by_hidden.float() - by_mean).to(weight.dtype), grad_bias.to(bias.dtype), None
+        unscaled, _, _ = torch.native_layer_norm(hidden, axis, None, None, ctx.eps)
+        grad_weight, grad_bias = (_sum_over_tokens(terms) for terms in (grad_output * unscaled, grad_output))
+        return grad_input, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None
+
+
+def _sum_over_tokens(terms: Tensor) -> Tensor:
+    """bf16[..., D] -> bf16[D], by a matrix product, which adds up in fp32."""
+    rows = terms.reshape(-1, terms.shape[-1])
+    return rows.new_ones(1, len(rows)).mm(rows)[0]

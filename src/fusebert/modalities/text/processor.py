@@ -28,10 +28,10 @@ COVERED, LEAST_MERGED = 0.99995, 1 / 8
 and leaves this share of its pieces to longer ones."""
 MAX_TEXT_CHARACTERS = 200_000
 CHARACTERS_PER_TOKEN_BOUND = 32
-MANY_UNKNOWN, DOUBTED_ROWS = 0.02, 1000
-"""Share of [UNK] among the pieces of so many training rows that is said."""
 """Text beyond `max_tokens` times this, blanks aside, is cut before it is tokenized: all but words of more than 100
 letters, which are one [UNK], spend fewer characters a token."""
+MANY_UNKNOWN, DOUBTED_ROWS = 0.02, 1000
+"""Share of [UNK] among the pieces of so many training rows that is said."""
 UNSPACED = 15
 """Characters; longer ones that are no words, such as Thai sentences, are texts of a script without spaces."""
 JSON_LIST = re.compile(r'\s*\[\s*[{"]')
