@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from fusebert.data.dataset import report_bad_rows
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, RowError
+from fusebert.errors import DataError, InputError, RowError
+from fusebert.modalities.values import as_category, as_number
 from fusebert.types import Sample
 
 TEXTS = ["one", "two\nlines", "three", "four"]
@@ -61,11 +62,17 @@ def test_a_spreadsheet_divides_by_semicolons_and_has_decimal_commas(tmp_path: Pa
     path.write_text('\ufefftext;"price, in EUR"\r\n"fine; really";1,50\r\n2,5 stars;-3\r\n')
     rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
     assert rows == [
-        {"text": "fine; really", "price, in EUR": "1.50"},
+        {"text": "fine; really", "price, in EUR": "1,50"},
         {"text": "2,5 stars", "price, in EUR": "-3"},
     ]
+    assert [as_number(row["price, in EUR"]) for row in rows] == [1.5, -3]
+    assert as_category(rows[0]["price, in EUR"]) == "1,50"  # tags, or a label, stay what they are
+    with pytest.raises(InputError, match="is not a number"):
+        as_number("1,50")  # of another table, where it may be a thousand
     path.write_text("text,a;b\n1;2,3\n")
     assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"text": "1;2", "a;b": "3"}]
+    path.write_text('"a;\nx",b\n1,2\n')
+    assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"a;\nx": "1", "b": "2"}]
 
 
 def test_decimals_are_numbers(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_trained_scored_and_answered_without_what_is_gone(
     assert (found["lost_values"], found.get("bad_rows")) == (1, None)
     assert found["metrics"] == model.metrics["evaluations"]["test"]["metrics"]
     assert json.loads((tmp_path / "lost.jsonl").read_text())["column"] == "image"
+    assert model.evaluate(table, bad_rows="blank", shuffle="image")["lost_values"] == 1
 
     capsys.readouterr()
     assert main(["predict", str(model.folder), str(table), "--bad-rows", "blank", "--json"]) == 0
@@ -66,5 +67,5 @@ def test_a_row_that_has_nothing_else_is_still_refused(trained: Path) -> None:
     answers = [answer for _, answer in load(trained).answers(rows, lost=lost)]
     assert not isinstance(answers[0], RowError)
     assert isinstance(answers[1], RowError)
-    assert "nothing to read" in str(answers[1])
-    assert [(row, column) for _, row, column in lost] == [(1, "image"), (2, "image")]
+    assert str(answers[1]) == "the given table, row 2, column 'image': file 'gone.png' does not exist"
+    assert [(row, column) for _, row, column in lost] == [(1, "image")]

@@ -221,7 +221,7 @@ def test_a_simple_way_that_does_as_well_is_named() -> None:
         "metrics": {"ndcg_at_10": 0.5},
         "baselines": {"popularity": {"ndcg_at_10": 0.2}, "knn": {"ndcg_at_10": 0.5}},
     }
-    assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, 0.500"]
+    assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, the model's 0.500"]
 
 
 def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_trunk_is_not_saved_over_other_files(trained: Path, tmp_path: Path) ->
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     for place in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt", trained):
-        with pytest.raises(UsageError, match="not empty"):
+        with pytest.raises(UsageError, match="choose another folder for the trunk"):
             model.save_trunk(place)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
@@ -75,7 +75,9 @@ def test_one_modality_may_stand_by_itself(trained: Path, world: Path) -> None:
         model.evaluate(table, shuffle="smell")
     with pytest.raises(UsageError, match="only a recommender reads what is known"):
         model.evaluate(table, known=str(table))
-    with pytest.raises(UsageError, match="bad_rows='skp' is neither 'refuse' nor 'skip'"):
+    with pytest.raises(UsageError, match="a list of them expected, found NoneType"):
+        model.evaluate(table, known=None)
+    with pytest.raises(UsageError, match="bad_rows='skp' is none of 'refuse', 'skip' and 'blank'"):
         model.evaluate(table, bad_rows="skp")
 
 

@@ -62,7 +62,7 @@ class Preparer:
             return sample
         if self.sides:
             return self._apart(sample)
-        features = self._features(sample)
+        features = self._features(sample, {})
         if isinstance(features, RowError):
             return features
         if not features and not self.bare:
@@ -83,10 +83,9 @@ class Preparer:
         sides = []
         for sources in self.sides:
             values = {column: sample.values.get(source) for column, source in sources.items()}
-            features = self._features(replace(sample, values=values))
+            features = self._features(replace(sample, values=values), sources)
             if isinstance(features, RowError):
-                named = sources.get(features.column or "", features.column)
-                return sample.error(features.problem, named)
+                return features
             if sources and not features and not self.bare:
                 return self._nothing(sample, list(sources.values()))
             sides.append(Example(features, None, self.length(features)))
@@ -112,29 +111,37 @@ class Preparer:
         return 1 + sum(self.processors[name].length(found) for name, found in features.items())
 
     def _nothing(self, sample: Sample, columns: Sequence[str]) -> RowError:
+        if self.lost and (mine := [key for key in self.lost if key[:2] == (str(sample.table), sample.row)]):
+            first, *_ = [self.lost.pop(key) for key in mine]
+            return first
         which = f"all of {', '.join(columns)} are" if len(columns) > 1 else f"{columns[0]} is"
         return sample.error(f"nothing to read: {which} empty")
 
-    def _features(self, sample: Sample) -> dict[str, Features] | RowError:
+    def _features(self, sample: Sample, sources: Mapping[str, str]) -> dict[str, Features] | RowError:
         features = {}
         for name, processor in self.processors.items():
-            found = self._load(processor, sample)
+            found = self._load(processor, sample, sources)
             if isinstance(found, RowError):
                 return found
             if found is not None:
                 features[name] = found
         return features
 
-    def _load(self, processor: Processor, sample: Sample) -> Features | RowError | None:
+    def _load(self, processor: Processor, sample: Sample, sources: Mapping[str, str]) -> Features | RowError | None:
+        """Features, perhaps without what is lost.
+
+        Args:
+            sources: the column of the table behind each of the sample's that has another name.
+        """
         try:
             return processor.load(sample)
         except InputError as error:
             column = _culprit(processor, sample)
-            problem = sample.error(str(error), column)
+            problem = sample.error(str(error), sources.get(column, column))
         if self.lost is None or sample.values.get(column) is None:
             return problem
-        self.lost[str(sample.table), sample.row, column] = problem
-        return self._load(processor, replace(sample, values={**sample.values, column: None}))
+        self.lost[str(sample.table), sample.row, sources.get(column, column)] = problem
+        return self._load(processor, replace(sample, values={**sample.values, column: None}), sources)
 
 
 def _culprit(processor: Processor, sample: Sample) -> str:
@@ -273,6 +280,12 @@ def _varies(processor: Processor) -> bool:
     return getattr(processor, "varies", False)
 
 
+def without_lost(sample: Sample, lost: Lost | None) -> Sample:
+    """The sample without the values that could not be read."""
+    gone = {column for table, row, column in lost or () if (table, row) == (str(sample.table), sample.row)}
+    return replace(sample, values={**sample.values, **dict.fromkeys(gone)}) if gone else sample
+
+
 def check(
     rows: Iterable[Sample | RowError], preparer: Preparer, kept: ExampleCache | None = None
 ) -> tuple[list[Sample], np.ndarray, list[RowError]]:
@@ -292,7 +305,7 @@ def check(
         else:
             if kept is not None:
                 kept.add(len(good), made)
-            good.append(row)
+            good.append(without_lost(row, preparer.lost))
             lengths.append(made.length)
     return good, np.array(lengths, dtype=np.int64), bad
 
@@ -319,7 +332,10 @@ def report_bad_rows(
         return f"{len(told)} values cannot be read and are left out of their rows ({_named(told)}){listed}"
     summary = f"{len(bad)} of {total} rows cannot be used ({_named(bad)}){listed}"
     if policy != "skip":
-        raise DataError(f"{summary}. Mend them, or skip them (train: data.bad_rows=skip, else --bad-rows skip)")
+        raise DataError(
+            f"{summary}. Mend them, or skip them (data.bad_rows=skip in training, else --bad-rows skip, in Python "
+            "bad_rows='skip'); blank uses rows without the inputs that cannot be read"
+        )
     if len(bad) == total:
         raise DataError(f"{summary}. No row is left")
     return summary + " and are skipped"

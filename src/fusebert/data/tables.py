@@ -30,7 +30,7 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
 QUOTED = re.compile(b'"[^"]*"')
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-"""Of a csv that is divided by semicolons."""
+"""A cell of a csv that is divided by semicolons."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
@@ -99,11 +99,21 @@ def track_absent_columns(rows: Rows, columns: set[str]) -> Rows:
         columns.clear()
 
 
+class DecimalComma(str):
+    """A cell such as `1,50`: a number for columns of numbers, and for others the text that it is."""
+
+    __slots__ = ()
+
+    def __float__(self) -> float:
+        return float(self.replace(",", "."))
+
+
 def _csv_delimiter(path: Path) -> str:
     """A comma; a semicolon where it divides the header, as spreadsheets do where numbers have decimal commas."""
     with path.open("rb") as file:
         header = QUOTED.sub(b"", file.readline(MAX_LINE_BYTES))
-    return ";" if b";" in header and b"," not in header else ","
+    is_whole = b'"' not in header  # else a name runs over several lines
+    return ";" if is_whole and b";" in header and b"," not in header else ","
 
 
 def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
@@ -129,7 +139,7 @@ def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
                 yield RowError(problem, path, row, line=first)
             else:
                 if delimiter == ";":
-                    record = [cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell) else cell for cell in record]
+                    record = [DecimalComma(cell) if DECIMAL_COMMA.fullmatch(cell) else cell for cell in record]
                 values = {name: cell or None for name, cell in zip(header, record, strict=True)}
                 yield _sample(path, row, values, max_characters, first)
             row += 1
@@ -338,7 +348,8 @@ def rows_from_memory(rows: Any) -> Rows:
     table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
     for number, values in enumerate(rows, 1):
         if not isinstance(values, Mapping | Sample | RowError):
-            raise DataError(f"{table}, row {number}: a dict expected, found {type(values).__name__}")
+            yield RowError(f"a dict expected, found {type(values).__name__}", table, number)
+            continue
         if isinstance(values, Mapping):
             given = {str(name): _plain(value) for name, value in values.items()}
             if len(given) < len(values):

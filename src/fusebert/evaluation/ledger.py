@@ -30,7 +30,6 @@ def ledger(
     logits: np.ndarray,
     targets: np.ndarray,
     things: Sequence[Any] | None = None,
-    bad_rows: str = "refuse",
 ) -> Ledger:
     """Metrics by what the model may see, `all` first, always of the same rows: one that is left with nothing to read is
     answered from nothing. The others also have the `standard_error` of their primary metric's difference from `all`,
@@ -41,7 +40,6 @@ def ledger(
         logits, targets: of these rows as they are, as the task's `evaluate` takes them.
         things: what each row is about, such as its picture: rows about one thing are right or wrong together. None
             where each is about another.
-        bad_rows: as `Predictor.evaluate` takes it.
 
     With three modalities or more, this scores every subset of them. A model with a single modality has only the
     shuffled variant beside `all`.
@@ -54,7 +52,7 @@ def ledger(
     whole = _scores_without_a_group(task, logits, targets, group) if known else None
     share = (group != LEFT_OUT).mean()
     for label, change in variants(list(predictor.processors)):
-        logits, targets, _ = predictor.outputs(table, **change, bad_rows=bad_rows)
+        logits, targets, _ = predictor.outputs(table, **change)
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
             error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)
@@ -166,7 +164,8 @@ def beaten(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     """In words: simple ways that do as well as the model; more of `metric` is better."""
     own = evaluation["metrics"][metric]
     return [
-        f"{name} does as well as the model: {metric_name(metric)} is {metric_text(found[metric])}, {metric_text(own)}"
+        f"{name} does {'better than' if found[metric] > own else 'as well as'} the model: {metric_name(metric)} is "
+        f"{metric_text(found[metric])}, the model's {metric_text(own)}"
         for name, found in evaluation["baselines"].items()
         if found[metric] >= own
     ]

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import NO_SUCH_COLUMN, Dataset, Lost, Preparer, check, report_bad_rows
+from fusebert.data.dataset import NO_SUCH_COLUMN, Dataset, Lost, Preparer, check, report_bad_rows, without_lost
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
@@ -66,7 +66,9 @@ class Predictor:
     def metrics(self) -> dict[str, Any]:
         """What metrics.json of its folder holds: `evaluations` with the `metrics` of validation and test, `ledger`,
         `warnings`, `training` and `speed`. Raises ModelError where there is none, as after `save`."""
-        found: dict[str, Any] = read_json(self.folder / "metrics.json")
+        if not (path := self.folder / "metrics.json").is_file():
+            raise ModelError(f"{self.folder} has no scores: it was saved, not trained; evaluate gives them")
+        found: dict[str, Any] = read_json(path)
         return found
 
     @property
@@ -247,8 +249,10 @@ class Predictor:
             rows = shuffled(list(rows), self._dealt_out(shuffle))
         if without:
             rows = hidden(rows, [column for column, name in self.columns.items() if name in without])
-        bare = bool(without or shuffle)
-        preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=bare, lost=lost)
+        bare = bool(without or shuffle)  # of rows that were looked at above
+        preparer = Preparer(
+            self.processors, self.task, self.target, self._sides, bare=bare, lost=None if bare else lost
+        )
         examples = seen.examples(zip(rows, true, strict=True), preparer)
         first, bad = next(examples, None), seen.bad
         if first is None:
@@ -271,8 +275,8 @@ class Predictor:
             made = preparer(row)
             if isinstance(made, RowError):
                 seen.add_bad(made)
-            else:
-                yield row
+            elif isinstance(row, Sample):
+                yield without_lost(row, lost)
 
     def _dealt_out(self, modalities: Sequence[str]) -> list[str]:
         """Their columns; of a model with two sides those of one, as both together would still belong to each other."""
@@ -361,7 +365,8 @@ def _new_folder(folder: str | Path, what: str) -> Path:
     """A folder to write to. Raises UsageError where it holds something already."""
     place = Path(folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UsageError(f"{folder} is not empty; choose another folder for {what}")
+        why = "is not empty" if place.is_dir() else "is a file"
+        raise UsageError(f"{place} {why}; choose another folder for {what}")
     return place
 
 
@@ -383,6 +388,8 @@ def no_such_columns(absent: Iterable[str]) -> str:
 
 def _several(given: Any) -> list[Any]:
     """A list, also where one thing stands for it."""
+    if not hasattr(given, "__iter__") and not isinstance(given, Path):
+        raise UsageError(f"a name, a table, or a list of them expected, found {type(given).__name__}")
     is_table = hasattr(given, "to_dict") or hasattr(given, "to_pylist")  # of pandas, polars; of pyarrow
     alone = isinstance(given, str | Path | Mapping) or is_table
     return [given] if alone else list(given)

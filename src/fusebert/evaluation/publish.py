@@ -82,7 +82,7 @@ def publish(
     if len(predictor.processors) > 1:
         samples = splits[shown].samples
         things = _things(samples, predictor.columns, recipe.get("data.validation_group"))
-        worth = ledger(predictor, samples, *outputs[shown], things, recipe.get("data.bad_rows", "refuse"))
+        worth = ledger(predictor, samples, *outputs[shown], things)
         said += warnings(worth, predictor.task.higher_is_better)
     said += guessing(evaluations[shown], predictor.task.primary_metric)
     if "baselines" in evaluations[shown]:
