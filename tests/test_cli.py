@@ -28,13 +28,14 @@ def test_evaluate_prints_one_object(trained: Path, world: Path, capsys: pytest.C
 
 def test_predict_answers_each_row_in_order(trained: Path, world: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
-    keep = ["--keep", "language", "--keep", "colours"]
+    keep = ["--keep", "language", "--keep", "colours", "--keep", "answer"]
     asked = ["predict", str(trained), str(world / "test.jsonl"), "--output", str(output), "--top", "2", *keep]
     assert main(asked) == 0
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
     for name in ("id", "language", "colours"):
         assert [line[name] for line in lines] == [row[name] for row in rows]
+    assert [line["given_answer"] for line in lines] == [row["answer"] for row in rows]
     assert all(len(line["top"]) == 2 and line["top"][0]["label"] == line["answer"] for line in lines)
 
 

@@ -74,7 +74,7 @@ OTHER_NAMES = {
 
 
 class Section(BaseModel):
-    """A group of settings; unknown keys are errors, and so is true or false for a number."""
+    """A group of settings; unknown keys are errors, and so is true or false for a plain number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -73,6 +74,33 @@ def test_a_spreadsheet_divides_by_semicolons_and_has_decimal_commas(tmp_path: Pa
     assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"text": "1;2", "a;b": "3"}]
     path.write_text('"a;\nx",b\n1,2\n')
     assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"a;\nx": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["12,38;1.026", "9,98;612", "1.154,5;2.000.000"], [[12.38, 1026], [9.98, 612], [1154.5, 2_000_000]]),
+        (["10.36;3,021", "0.5;12"], [[10.36, 3021], [0.5, 12]]),
+        (["0,123;7", "1,234;8"], [[0.123, 7], [1.234, 8]]),
+        (["1.026;3,021", "612;7"], [[None, None], [612, 7]]),
+        (["10,5;1.026", "10.5;7"], [[None, None], [None, 7]]),
+    ],
+)
+def test_a_sheet_tells_its_decimals_by_numbers_that_read_in_one_way(
+    cells: list[str], numbers: list[list[float | None]], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a;b\n" + "".join(f"{line}\n" for line in cells))
+
+    def read(cell: Any) -> float | None:
+        try:
+            return as_number(cell)
+        except InputError:
+            return None
+
+    rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
+    assert [";".join(row.values()) for row in rows] == cells
+    assert [[read(cell) for cell in row.values()] for row in rows] == numbers
 
 
 def test_decimals_are_numbers(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from fusebert.cli import main
 from fusebert.errors import DataError, RowError
 from fusebert.evaluation.predictor import load
+from fusebert.training.pretrain_table import pretrain_table
 from fusebert.training.run import train
 
 BROKEN = 3
@@ -36,6 +37,7 @@ def test_trained_scored_and_answered_without_what_is_gone(
     with pytest.raises(DataError, match=f"^{BROKEN + 1} of .* rows cannot be used"):
         train(settings, tmp_path / "refused")
     model = train(settings | {"data.bad_rows": "blank"}, tmp_path / "model")
+    assert "inputs of test that cannot be read, and so are left out of their rows: 1" in model.metrics["warnings"]
     listed = [json.loads(line) for line in (tmp_path / "model" / "bad_rows.jsonl").read_text().splitlines()]
     assert [(row["row"], row["column"]) for row in listed] == [(1, "image"), (1, "image"), (2, "image"), (3, "image")]
     assert model.metrics["evaluations"]["test"]["rows"] == len((damaged / "test.jsonl").read_text().splitlines())
@@ -59,6 +61,40 @@ def test_trained_scored_and_answered_without_what_is_gone(
     assert "left out: " in err
     question = json.loads(table.read_text().splitlines()[0])["question"]
     assert answers[0]["answer"] == load(model.folder).predict({"question": question}).value
+
+
+def test_a_row_without_anything_left_is_skipped_and_one_is_told_from_the_other(
+    damaged: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in (damaged / "train.jsonl").read_text().splitlines()]
+    lines[1]["question"], lines[4]["answer"] = "", ""
+    (damaged / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train(tiny | {"data.root": str(damaged), "training.epochs": 1, "data.bad_rows": "blank"}, tmp_path / "model")
+    listed = [json.loads(line) for line in (tmp_path / "model" / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(row["row"], row["row_is_used"]) for row in listed] == [
+        *((1, True), (1, True)),  # of test, and of train
+        *((2, False), (3, True), (5, False)),
+    ]
+
+
+@pytest.mark.parametrize("task", ["matching", "pretraining"])
+def test_what_is_lost_is_not_read_again(task: str, damaged: Path, tiny: dict[str, Any], tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (damaged / "train.jsonl").read_text().splitlines()]
+    lines[5]["caption"] = {"a": 1}
+    (damaged / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    columns = {"image": "image", "caption": "text", "question": "text"}
+    ignored = dict.fromkeys(("language", "shapes", "colours", "answer", "id"), "ignore")
+    kept = {key: value for key, value in tiny.items() if key not in ("data.target", "data.columns", "data.test")}
+    settings = kept | {"data.root": str(damaged), "data.bad_rows": "blank", "data.columns": columns | ignored}
+    if task == "matching":
+        sides = {"task.left": ["image", "question"], "task.right": "caption", "training.epochs": 1}
+        train(settings | {"task.name": "matching"} | sides, tmp_path / "model")
+    else:
+        short = {"task.passes": 1.0, "task.rounds": 1}
+        gone = {key: value for key, value in settings.items() if key != "training.epochs"}
+        pretrain_table(gone | short, tmp_path / "model")
+    listed = [json.loads(line) for line in (tmp_path / "model" / "bad_rows.jsonl").read_text().splitlines()]
+    assert (6, "caption") in [(row["row"], row["column"]) for row in listed]
 
 
 def test_a_row_that_has_nothing_else_is_still_refused(trained: Path) -> None:

@@ -111,6 +111,12 @@ def test_training_gets_half_of_the_time_however_much_is_scored_after_it(
     assert 100.0 - now == pytest.approx(left, abs=1.0)
 
 
+def test_what_earlier_starts_took_to_begin_is_no_time_to_score() -> None:
+    clock = Clock(100.0, spent=20.0, tokens_after=10**9)
+    clock.spend(20.0, 20.0)
+    assert clock.seconds_to_score == pytest.approx(30.0)
+
+
 def test_a_command_counts_from_its_beginning(
     corpus: Path,  # noqa: F811
     tmp_path: Path,

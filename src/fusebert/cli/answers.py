@@ -192,7 +192,7 @@ def _answers(
             say(f"left out: {error}")
         place = {"row": row.row}
         if isinstance(answer, RowError):
-            if options.bad_rows != "skip":
+            if options.bad_rows == "refuse":
                 raise answer
             counts["bad_rows"] += 1
             say(f"skipped: {answer}")
@@ -200,10 +200,11 @@ def _answers(
             continue
         if unknown := predictor.unknown_items(row)[0]:
             strange, first = strange + 1, first or f"{unknown[0]!r} in {row_in_words(row.row, row.line)}"
+        found = answer.to_json() | ({"left_out": [error.column for error in left_out]} if left_out else {})
         own = {name: _plain(row.values[name]) for name in options.keep if name in row.values}
         kept.update(own)
-        without = {"left_out": [error.column for error in left_out]} if left_out else {}
-        yield place | own | answer.to_json() | without
+        own = {f"given_{name}" if name in {*place, *found} else name: value for name, value in own.items()}
+        yield place | own | found
     if strange:
         say(f"Warning: {strange} of {counts['rows']} rows have items that the model does not know: first {first}")
     if not counts["rows"]:

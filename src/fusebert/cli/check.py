@@ -43,7 +43,8 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         say(_problem(line))
     for finding in findings:
         say(f"{finding.fault}: {finding}")
-    say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used; {len(findings)} things may be wrong")
+    things = "1 thing" if len(findings) == 1 else f"{len(findings)} things"
+    say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used; {things} may be wrong")
     if found["bad_rows"]:
         found["error"] = (
             f"{options.source}: {found['bad_rows']} of {found['rows']} rows cannot be used; "

@@ -89,7 +89,9 @@ class Preparer:
             if sources and not features and not self.bare:
                 return self._nothing(sample, list(sources.values()))
             sides.append(Example(features, None, self.length(features)))
-        return Example({}, self.belonging(sample), sum(side.length for side in sides), tuple(sides))
+        return Example(
+            {}, self.belonging(without_lost(sample, self.lost)), sum(side.length for side in sides), tuple(sides)
+        )
 
     def belonging(self, sample: Sample) -> Any:
         """What the task, if there is one, makes of a row whose sides belong together."""
@@ -204,6 +206,7 @@ class Dataset:
         seed: of all draws.
         kept: rows that were prepared before.
         skipped: how many more rows the table has that cannot be used.
+        lost_values: how many inputs its rows are used without.
         varied: let modalities that can vary a row do so, anew each epoch; for rows to learn from.
     """
 
@@ -217,8 +220,10 @@ class Dataset:
         kept: ExampleCache | None = None,
         skipped: int = 0,
         varied: bool = False,
+        lost_values: int = 0,
     ) -> None:
-        self.samples, self.lengths, self.preparer, self.skipped = samples, lengths, preparer, skipped
+        self.samples, self.lengths, self.preparer = samples, lengths, preparer
+        self.skipped, self.lost_values = skipped, lost_values
         self.modality_dropout, self.seed, self.epoch = modality_dropout, seed, 0
         self.varied = varied and any(map(_varies, preparer.processors.values()))
         self._kept = kept or ExampleCache()
@@ -317,21 +322,24 @@ def report_bad_rows(
     how many are skipped. An older list goes.
 
     Raises:
-        DataError: rows are unusable and the policy is not `skip`, or no row is left.
+        DataError: rows are unusable and the policy is `refuse`, or no row is left.
     """
-    told = sorted([*bad, *(lost or {}).values()], key=lambda error: (str(error.table), error.row))
+    lost = lost or {}
+    told = sorted([*bad, *lost.values()], key=lambda error: (str(error.table), error.row))
     if not told:
         if listed_in is not None:
             listed_in.unlink(missing_ok=True)
         return None
-    text = "".join(json.dumps(error.to_json(), ensure_ascii=False) + "\n" for error in told)
+    lines = [error.to_json() | ({"row_is_used": error in lost.values()} if lost else {}) for error in told]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if listed_in is not None:
         write_atomically(listed_in, text.encode(errors="backslashreplace"))
     listed = f". All are listed in {listed_in}" if listed_in is not None else ""
+    left_out = f"{len(lost)} values cannot be read and are left out of their rows ({_named([*lost.values()])})"
     if not bad:
-        return f"{len(told)} values cannot be read and are left out of their rows ({_named(told)}){listed}"
-    summary = f"{len(bad)} of {total} rows cannot be used ({_named(bad)}){listed}"
-    if policy != "skip":
+        return left_out + listed
+    summary = f"{len(bad)} of {total} rows cannot be used ({_named(bad)}){'; ' + left_out if lost else ''}{listed}"
+    if policy == "refuse":
         raise DataError(
             f"{summary}. Mend them, or skip them (data.bad_rows=skip in training, else --bad-rows skip, in Python "
             "bad_rows='skip'); blank uses rows without the inputs that cannot be read"

@@ -13,11 +13,13 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from fusebert.data.decimals import as_kind, number_kinds
 from fusebert.data.parquet import parquet_rows
 from fusebert.errors import GIVEN_ROW, GIVEN_TABLE, DataError, InputError, RowError, row_in_words
 from fusebert.modalities.files import PICTURE_SUFFIXES
@@ -29,8 +31,8 @@ MAX_LINE_BYTES = 8 * 2**20
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
 QUOTED = re.compile(b'"[^"]*"')
-DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-"""A cell of a csv that is divided by semicolons."""
+ROWS_LOOKED_AT = 1000
+"""To see how a spreadsheet writes its numbers."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
@@ -99,21 +101,22 @@ def track_absent_columns(rows: Rows, columns: set[str]) -> Rows:
         columns.clear()
 
 
-class DecimalComma(str):
-    """A cell such as `1,50`: a number for columns of numbers, and for others the text that it is."""
-
-    __slots__ = ()
-
-    def __float__(self) -> float:
-        return float(self.replace(",", "."))
-
-
 def _csv_delimiter(path: Path) -> str:
-    """A comma; a semicolon where it divides the header, as spreadsheets do where numbers have decimal commas."""
+    """A comma; a semicolon where more of them divide the header, as spreadsheets do beside decimal commas."""
     with path.open("rb") as file:
         header = QUOTED.sub(b"", file.readline(MAX_LINE_BYTES))
     is_whole = b'"' not in header  # else a name runs over several lines
-    return ";" if is_whole and b";" in header and b"," not in header else ","
+    return ";" if is_whole and header.count(b";") > header.count(b",") else ","
+
+
+def _kinds_of_numbers(path: Path, columns: int) -> list[type[str]]:
+    """Of a csv that is divided by semicolons, by its first rows; errors are for who reads all of it."""
+    found = []
+    with path.open("rb") as file, suppress(csv.Error, InputError, DataError):
+        records = csv.reader(_TextLines(path, file), delimiter=";", strict=True)
+        for record in itertools.islice(records, 1, ROWS_LOOKED_AT):
+            found.append(record)  # those before an error are kept
+    return number_kinds(found, columns)
 
 
 def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
@@ -125,6 +128,7 @@ def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
         if not isinstance(header, list):
             raise DataError(f"{path} has no header line" if header is None else f"{path}, header: {header.problem}")
         _check_header(header, path, delimiter)
+        kinds = _kinds_of_numbers(path, len(header)) if delimiter == ";" else []
         row = 1
         while True:
             first = lines.number + 1  # a cell in quotes may run over several lines
@@ -138,8 +142,8 @@ def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
                 problem = f"{len(record)} cells, but the header has {len(header)} columns"
                 yield RowError(problem, path, row, line=first)
             else:
-                if delimiter == ";":
-                    record = [DecimalComma(cell) if DECIMAL_COMMA.fullmatch(cell) else cell for cell in record]
+                if kinds:
+                    record = [as_kind(cell, kind) for cell, kind in zip(record, kinds, strict=True)]
                 values = {name: cell or None for name, cell in zip(header, record, strict=True)}
                 yield _sample(path, row, values, max_characters, first)
             row += 1
@@ -218,6 +222,8 @@ def decode_line(line: bytes, number: int) -> str:
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
+    if header[0].startswith("sep="):
+        raise DataError(f"{path} begins with {header[0]!r}, which only Excel reads; take that line out")
     if "" in header:
         raise DataError(
             f"{path} has a column without a name (number {header.index('') + 1}); give it one (pandas writes its index "

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fusebert.data.dataset import Preparer
+from fusebert.data.dataset import Preparer, without_lost
 from fusebert.data.tables import Rows
 from fusebert.errors import RowError
 from fusebert.types import Example, Sample
@@ -59,4 +59,8 @@ class Seen:
             self.rows += 1
             if self.bad and self.stop_at_bad:
                 continue
-            yield replace(made, target=preparer.belonging(true)) if made.sides and isinstance(true, Sample) else made
+            yield (
+                replace(made, target=preparer.belonging(without_lost(true, preparer.lost)))
+                if made.sides and isinstance(true, Sample)
+                else made
+            )

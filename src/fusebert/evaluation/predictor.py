@@ -28,6 +28,7 @@ from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import save_trunk
 from fusebert.storage import check_finished, finish, naming_failures, read_json, verify, write_json
 from fusebert.tasks.base import Task
+from fusebert.tasks.fit import preparers
 from fusebert.types import TEXT, Answer, Example, Sample
 
 PREDICTOR = "predictor.json"
@@ -142,17 +143,17 @@ class Predictor:
         )
 
     def dataset(self, rows: Any) -> Dataset:
-        """Rows with targets, prepared: item i is an Example, and `collator` makes a batch of some. So transformers'
+        """Rows to learn from, prepared: item i is an Example, and `collator` makes a batch of some. So transformers'
         Trainer, or a loop of your own, trains `model`.
 
         Raises:
             RowError: a row cannot be read.
         """
-        preparer = Preparer(self.processors, self.task, self.target, self._sides)
-        samples, lengths, bad = check(_read(rows), preparer)
+        _, learning = preparers(self.processors, self.task, self.target)
+        samples, lengths, bad = check(_read(rows), learning)
         if bad:
             raise bad[0]
-        return Dataset(samples, lengths, preparer)
+        return Dataset(samples, lengths, learning, varied=True)
 
     def embed(self, rows: Any, side: str) -> np.ndarray:
         """Vectors float32[B, vector_size], each of length 1, of one side of a model for `task.name=matching`.
@@ -241,7 +242,7 @@ class Predictor:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         unfamiliar = Unfamiliar(self.processors)
         rows = unfamiliar.watch(rows)
-        seen, lost = Seen(stop_at_bad=bad_rows != "skip"), Lost() if bad_rows == "blank" else None
+        seen, lost = Seen(stop_at_bad=bad_rows == "refuse"), Lost() if bad_rows == "blank" else None
         if without or shuffle:
             rows = self._usable(rows, seen, lost)
         rows, true = tee(rows)

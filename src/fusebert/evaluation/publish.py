@@ -79,6 +79,9 @@ def publish(
         if skipped := splits[name].skipped:
             evaluation["bad_rows"] = skipped
             said.append(f"rows of {name} that cannot be used, and so are not scored: {skipped}")
+        if values := getattr(splits[name], "lost_values", 0):
+            evaluation["lost_values"] = values
+            said.append(f"inputs of {name} that cannot be read, and so are left out of their rows: {values}")
     if len(predictor.processors) > 1:
         samples = splits[shown].samples
         things = _things(samples, predictor.columns, recipe.get("data.validation_group"))

@@ -37,6 +37,8 @@ class Task(Protocol):
             learn from; {} for none, and always there beside `sides`.
 
     Of tables of events (see `recommendation`)
+        score_rows(logits, targets) -> float[B]: the primary metric of each row among all, where it is their mean;
+        doubts(targets) -> list[str]: in words, what about the training targets is probably a slip;
         questions(rows: Rows, known: Sequence[Rows]) -> Rows: the rows that `evaluate` of a model scores, from those it
             is given and those that came before;
         unknown_items(row: Mapping[str, Any]) -> tuple[list[str], int]: items of a row that the model does not know, and

@@ -27,7 +27,8 @@ class State:
     Args:
         epoch, batch: the next batch to train on.
         step: optimizer steps done.
-        steps: optimizer steps planned.
+        steps: optimizer steps planned, or under a time limit expected.
+        planned_steps: those of all epochs.
         tokens: of all processes so far.
         seconds: of training so far, validations and saves included.
         seconds_before: that reading, planning and building took, in all starts of the run.
@@ -51,6 +52,7 @@ class State:
     tokens: int = 0
     seconds: float = 0.0
     seconds_before: float = 0.0
+    planned_steps: int = 0
     progress: float = 0.0
     processes: int = 1
     loss_sum: float = 0.0
@@ -89,7 +91,7 @@ class State:
         return {
             "epochs": len(self.history),
             "steps": self.step,
-            "planned_steps": self.steps,
+            "planned_steps": self.planned_steps,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 1),
             "processes": self.processes,

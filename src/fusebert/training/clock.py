@@ -41,9 +41,10 @@ class Clock:
         self._looks = 0
         self._since: tuple[float, int, float] | None = None
 
-    def spend(self, seconds: float) -> None:
-        """Count the seconds that an interrupted run of this one took."""
-        self.deadline -= seconds
+    def spend(self, seconds_before: float, seconds: float) -> None:
+        """Count what earlier starts of this run took: to begin, and in training."""
+        self.deadline -= seconds_before + seconds
+        self.seconds_to_score -= (1 - SHARE_TO_TRAIN) * seconds_before
 
     def expect(self, validation_tokens: int, checkpoint_bytes: int) -> None:
         """Say how much a validation scores and a checkpoint holds: what they take until they are `timed`."""

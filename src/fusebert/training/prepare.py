@@ -226,11 +226,15 @@ def _check(
     bad: list[RowError] = []
     for name, rows in splits.items():
         kept = ExampleCache()
+        lost_before = len(lost or ())
         good, lengths, wrong = check(rows, preparers[name], kept)
         bad += wrong
         learnt = name == "train"
         hidden, seed = recipe.model.modality_dropout if learnt else 0.0, recipe.training.seed
-        datasets[name] = Dataset(good, lengths, preparers[name], hidden, seed, kept, len(wrong), varied=learnt)
+        lost_values = len(lost or ()) - lost_before
+        datasets[name] = Dataset(
+            good, lengths, preparers[name], hidden, seed, kept, len(wrong), varied=learnt, lost_values=lost_values
+        )
     total = sum(map(len, datasets.values())) + len(bad)
     note = report_bad_rows(bad, total, recipe.data.bad_rows, folder / BAD_ROWS, lost)
     if note:

@@ -27,9 +27,9 @@ from fusebert.training.plan_file import find_begun, keep_plan
 from fusebert.training.prepare import Prepared
 from fusebert.training.pretrain_corpus import Corpus, prepare_rows, read_corpus
 from fusebert.training.pretrain_recipe import check_for_corpus, pretraining_recipe
-from fusebert.training.progress import Progress, Silence
+from fusebert.training.progress import Progress
 from fusebert.training.ranks import attempt, naming_lost_ranks, of_first
-from fusebert.training.run import PLAN, Run, as_usual, begin, fit, is_finished
+from fusebert.training.run import PLAN, Run, as_usual, begin, fit, is_finished, join, told
 
 LITTLE_LEARNT = 0.95
 """Loss, as a share of what guessing by frequency costs."""
@@ -73,7 +73,7 @@ def pretrain(
     recipe = pretraining_recipe(settings) if begun is None else begun.recipe
     check_for_corpus(recipe)
     if begun is not None and is_finished(folder, recipe):
-        return finished_metrics(folder, progress)
+        return finished_metrics(folder, recipe, progress)
     progress = begin(recipe, folder, resume, progress)
     is_first = PartialState().is_main_process
     plan = of_first(None if begun is None else begun.plan)
@@ -90,17 +90,17 @@ def pretrain(
         _tell_of_plan(made, corpus.unigram_entropy, progress)
     elif budget is None and is_first:
         (folder / PLAN).unlink(missing_ok=True)  # of a run that was killed before it began
-    told = {"unigram_entropy": corpus.unigram_entropy} | ({} if plan is None else {"plan": plan})
+    noted = {"unigram_entropy": corpus.unigram_entropy} | ({} if plan is None else {"plan": plan})
     run = Run(recipe, prepare_rows(recipe, corpus, trunk_folder), folder, progress, resume, started)
-    return learn(run, corpus.counts, told)
+    return learn(run, corpus.counts, noted)
 
 
-def learn(run: Run, counts: np.ndarray, told: Mapping[str, Any]) -> dict[str, Any]:
+def learn(run: Run, counts: np.ndarray, noted: Mapping[str, Any]) -> dict[str, Any]:
     """Train on prepared rows, and publish.
 
     Args:
         counts: int64[V], how often each piece occurs in the training rows.
-        told: further values of metrics.json.
+        noted: further values of metrics.json, `unigram_entropy` among them.
 
     Returns:
         What metrics.json holds.
@@ -113,19 +113,19 @@ def learn(run: Run, counts: np.ndarray, told: Mapping[str, Any]) -> dict[str, An
     state = fit(run, model, collator, tokens_after=0)
     scores = state.kept()
     scored = {"rows": len(prepared.splits["validation"]), "metrics": scores}
-    if (loss := scores["mlm_loss"]) >= told["unigram_entropy"]:
+    if (loss := scores["mlm_loss"]) >= noted["unigram_entropy"]:
         run.progress.note(
             f"Warning: held-out words cost {loss:.3f} nats, no less than by their frequency; train longer"
         )
-    metrics = {"evaluations": {"held_out": scored}, **told, "training": state.totals()}
+    metrics = {"evaluations": {"held_out": scored}, **noted, "training": state.totals()}
     if PartialState().is_main_process:
         publish_pretrained(run.folder, model, prepared.processors, recipe.flat(), metrics)
     return metrics
 
 
-def finished_metrics(folder: Path, progress: Progress | None) -> dict[str, Any]:
+def finished_metrics(folder: Path, recipe: Recipe, progress: Progress | None) -> dict[str, Any]:
     """Those of a run that came to its end before it was resumed."""
-    (progress or Silence()).note(f"{folder} holds the finished run")
+    told(progress, join(recipe.training.device)).note(f"{folder} holds the finished run")
     metrics: dict[str, Any] = read_json(folder / "metrics.json")
     return metrics
 

@@ -62,7 +62,7 @@ def pretrain_table(
     recipe = table_recipe(settings)
     folder = Path(output)
     if resume and is_finished(folder, recipe):
-        return finished_metrics(folder, progress)
+        return finished_metrics(folder, recipe, progress)
     progress = begin(recipe, folder, resume, progress)
     prepared = prepare_matching(recipe, folder, strict, progress)
     splits = prepared.splits

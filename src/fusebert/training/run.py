@@ -91,8 +91,8 @@ def train(
     if recipe.task.get("name") == "pretraining":
         raise UsageError("task.name=pretraining is what `fusebert pretrain` does; choose another task to train")
     if resume and is_finished(folder, recipe):
-        (progress or Silence()).note(f"{folder} holds the finished run")
-        return load(folder)
+        told(progress, join(recipe.training.device)).note(f"{folder} holds the finished run")
+        return load(folder, pick_device(recipe.training.device))
     settings = recipe.training
     progress = begin(recipe, folder, resume, progress)
     recommends = recipe.task.get("name") == "recommendation"
@@ -178,6 +178,11 @@ def begin(recipe: Recipe, folder: Path, resume: bool, progress: Progress | None)
     prepare_to_train()
     is_first = join(recipe.training.device)
     look_into(folder, recipe, resume)
+    return told(progress, is_first)
+
+
+def told(progress: Progress | None, is_first: bool) -> Progress:
+    """Who is told of a run: in all processes but the first nobody."""
     return progress if progress is not None and is_first else Silence()
 
 

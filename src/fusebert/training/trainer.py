@@ -132,6 +132,7 @@ class Trainer:
         if resume:
             state = self._resume()
         state.processes, self._planned = self.ranks.world_size, planned
+        state.planned_steps = planned
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         self.clock.expect(int(validation.lengths.sum()), 3 * 4 * weights)  # each with two moments, in fp32
         self._began = time.monotonic() - state.seconds
@@ -276,7 +277,7 @@ class Trainer:
             )
         here = self.state.seconds_before
         self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.rank)
-        self.clock.spend(self.state.seconds_before + self.state.seconds)
+        self.clock.spend(self.state.seconds_before, self.state.seconds)
         self.state.seconds_before += here
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
         return self.state

@@ -62,8 +62,8 @@ def naming_lost_workers() -> Iterator[None]:
     """Raises LostWorkerError for what torch raises."""
     try:
         yield
-    except RuntimeError as error:
-        if any(words in str(error) for words in TOO_MANY_FILES):
+    except (RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, EOFError) or any(words in str(error) for words in TOO_MANY_FILES):
             raise LostWorkerError(
                 "the processes that prepare rows need more open files than this shell allows (`ulimit -n`); raise it, "
                 "or go on with --resume and fewer training.workers"

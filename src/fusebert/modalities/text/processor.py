@@ -56,15 +56,16 @@ class Config(Section):
 class Processor:
     """Tokenizes the text columns of a row into one stream with token types (0 for the first column, 1 for the rest)."""
 
-    def __init__(self, config: Config, columns: Sequence[str], tokenizer: Tokenizer) -> None:
+    def __init__(self, config: Config, columns: Sequence[str], tokenizer: Tokenizer, pretrained: bool = False) -> None:
         self.config, self.columns, self.tokenizer = config, tuple(columns), tokenizer
+        self.pretrained = pretrained
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
         if len(columns) >= config.max_tokens:
             raise UsageError(f"text.max_tokens={config.max_tokens} leaves no room for words of {len(columns)} columns")
         if pretrained is not None:
-            return cls(config, columns, read_tokenizer(pretrained))
+            return cls(config, columns, read_tokenizer(pretrained), pretrained=True)
         texts = _readable(value for sample in samples for _, value in present(sample.values, columns))
         return cls(config, columns, train_tokenizer(texts, config.vocabulary_size, config.lowercase))
 
@@ -94,7 +95,9 @@ class Processor:
         }
 
     def doubts(self, samples: Sequence[Sample]) -> list[str]:
-        """In words: the training rows have much that this vocabulary cannot spell."""
+        """In words: the training rows have much that the trunk's vocabulary cannot spell."""
+        if not self.pretrained:
+            return []
         counts: Counter[bool] = Counter()
         for sample in samples[:DOUBTED_ROWS]:
             for value in _readable(value for _, value in present(sample.values, self.columns)):

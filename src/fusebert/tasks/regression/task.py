@@ -17,8 +17,9 @@ from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 
 SCATTER_POINTS = 2000
-FAR = 10
-"""Interquartile ranges beyond the quartiles, where a target is more likely a slip than a number like the others."""
+FAR, TAILS = 10, (0.25, 0.05, 0.01)
+"""Interquartile ranges beyond the quartiles, where a target is more likely a slip than a number like the others; wider
+quantiles, where those are one number."""
 
 
 class Config(Section):
@@ -66,9 +67,11 @@ class Task:
     def far_targets(cls, targets: Sequence[Any]) -> list[int]:
         """Which of them lie far away from all others, by their number in the list."""
         numbers = np.array([cls.read(target) for target in targets])
-        low, high = np.quantile(numbers, (0.25, 0.75)) if len(numbers) else (0.0, 0.0)
-        room = FAR * (high - low)
-        return np.flatnonzero((numbers < low - room) | (numbers > high + room)).tolist() if room else []
+        for tail in TAILS if len(numbers) else ():
+            low, high = np.quantile(numbers, (tail, 1 - tail))
+            if room := FAR * (high - low):
+                return np.flatnonzero((numbers < low - room) | (numbers > high + room)).tolist()
+        return []
 
     def doubts(self, targets: Sequence[Any]) -> list[str]:
         """In words: a few targets decide the scale of all, and with their squares most of the loss."""

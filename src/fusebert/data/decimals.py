@@ -1,0 +1,64 @@
+"""Numbers of spreadsheets: whether a comma or a point begins the fraction, and the other sign divides thousands.
+
+Each column is read as those of its numbers say that can be read in one way only, such as 12,5 or 1.234,50; a column of
+which none does as the other columns are. Where that is not settled, 1.234 is no number, rather than a wrong one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+
+def _grammar(fraction: str, thousands: str) -> re.Pattern[str]:
+    groups = rf"[1-9]\d{{0,2}}(?:{re.escape(thousands)}\d{{3}})+"
+    return re.compile(rf"[+-]?(?:\d+|{groups})(?:{re.escape(fraction)}\d+)?")
+
+
+COMMA, POINT = _grammar(",", "."), _grammar(".", ",")
+
+
+class CommaNumber(str):
+    """A cell such as `1.234,50`: 1234.5 for a column of numbers, and for others the text that it is."""
+
+    __slots__ = ()
+
+    def __float__(self) -> float:
+        return float(self.replace(".", "").replace(",", "."))
+
+
+class PointNumber(str):
+    """A cell such as `1,234.50`."""
+
+    __slots__ = ()
+
+    def __float__(self) -> float:
+        return float(self.replace(",", ""))
+
+
+class UnclearNumber(str):
+    """A cell such as `1.234` where it may be either."""
+
+    __slots__ = ()
+
+    def __float__(self) -> float:
+        raise ValueError(f"{self} may be a fraction or thousands")
+
+
+def number_kinds(records: Iterable[list[str]], columns: int) -> list[type[str]]:
+    """How each column's numbers are to be read, by some of its rows."""
+    commas, points = [False] * columns, [False] * columns
+    for record in records:
+        for place, cell in enumerate(record[:columns]):
+            by_comma, by_point = COMMA.fullmatch(cell), POINT.fullmatch(cell)
+            commas[place] |= bool(by_comma and not by_point)
+            points[place] |= bool(by_point and not by_comma)
+    others = (any(commas), any(points))
+    kinds: dict[tuple[bool, bool], type[str]] = {(True, False): CommaNumber, (False, True): PointNumber}
+    return [kinds.get(own if any(own) else others, UnclearNumber) for own in zip(commas, points, strict=True)]
+
+
+def as_kind(cell: str, kind: type[str]) -> str:
+    """The cell, marked as a number of that kind where it may be one with a comma or a point."""
+    has_sign = "," in cell or "." in cell
+    return kind(cell) if has_sign and (COMMA.fullmatch(cell) or POINT.fullmatch(cell)) else cell
