@@ -27,6 +27,8 @@ class Task(Protocol):
         adjust(targets: Sequence[Any]) -> None: called after `fit`, which saw the whole table, with the raw targets of
             the rows that are learnt from: for what is taken from how often answers occur;
         score(logits, targets) -> float: the primary metric alone, where `evaluate` is much more work; NaN for none;
+        score_rows(logits, targets) -> float[B]: the primary metric of each row among all, where it is their mean;
+        doubts(targets) -> list[str]: in words, what about the training targets is probably a slip;
         calibrate(logits, targets) -> None: called once after training, with validation rows as `evaluate` gets them, to
             fit what makes probabilities honest; `save` comes after it;
         limits: Sequence[str], sentences for the model card on what its answers do not say.
@@ -37,8 +39,6 @@ class Task(Protocol):
             learn from; {} for none, and always there beside `sides`.
 
     Of tables of events (see `recommendation`)
-        score_rows(logits, targets) -> float[B]: the primary metric of each row among all, where it is their mean;
-        doubts(targets) -> list[str]: in words, what about the training targets is probably a slip;
         questions(rows: Rows, known: Sequence[Rows]) -> Rows: the rows that `evaluate` of a model scores, from those it
             is given and those that came before;
         unknown_items(row: Mapping[str, Any]) -> tuple[list[str], int]: items of a row that the model does not know, and
