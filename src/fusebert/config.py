@@ -220,13 +220,13 @@ class Recipe(Section):
             raise RecipeError(f"{source}: {wrong_setting(error, section)}") from None
         return recipe
 
-    def is_same_run(self, other: Recipe) -> bool:
-        """Whether a run of the other recipe can be resumed with this one."""
-        mine, its = (
-            {key: value for key, value in one.flat().items() if key not in MAY_CHANGE_ON_RESUME}
-            for one in (self, other)
+    def differing(self, other: Recipe) -> list[str]:
+        """Settings of the two that differ, of those that a run has to be resumed with."""
+        mine, its = self.flat(), other.flat()
+        names = mine.keys() | its.keys()
+        return sorted(
+            n for n in names if n not in MAY_CHANGE_ON_RESUME and (n in mine, mine.get(n)) != (n in its, its.get(n))
         )
-        return mine == its
 
     def task_config(self, name: str | None = None) -> Any:
         """The checked settings of the task; of `name` where the recipe names none."""

@@ -76,7 +76,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     )
     print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
     if bad := found.get("bad_rows"):
-        say(f"Warning: {bad} more rows cannot be used and are skipped; they are listed in {listed_in}")
+        say(f"Warning: {bad} other rows cannot be used and are skipped; they are listed in {listed_in}")
     if values := found.get("lost_values"):
         say(f"Warning: {values} values cannot be read and are left out of their rows; they are listed in {listed_in}")
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:

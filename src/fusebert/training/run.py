@@ -39,6 +39,8 @@ from fusebert.training.trainer import Trainer
 RECIPE, PLAN = "recipe.yaml", "plan.json"
 RANK_SEED = 1_000_003
 FEW_ROWS = 16
+NAMED = 5
+"""Settings that a message names."""
 
 
 @contextmanager
@@ -225,9 +227,8 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
 
 def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether the very run that is to be resumed has come to its end there."""
-    return all((folder / name).is_file() for name in (MANIFEST, RECIPE)) and recipe.is_same_run(
-        read_recipe(folder / RECIPE)
-    )
+    is_sealed = all((folder / name).is_file() for name in (MANIFEST, RECIPE))
+    return is_sealed and not recipe.differing(read_recipe(folder / RECIPE))
 
 
 def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -242,8 +243,11 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
     if resume and written.is_file():
-        if not recipe.is_same_run(read_recipe(written)):
-            raise UsageError(f"{folder} was started with other settings (see {written}); resume with the same ones")
+        if differing := recipe.differing(read_recipe(written)):
+            named = ", ".join(differing[:NAMED])
+            raise UsageError(
+                f"{folder} was started with other settings ({named}; see {written}); resume with the same ones"
+            )
     elif folder.exists() and any(
         path.name not in (BAD_ROWS, PLAN) and path.suffix != ".part" for path in folder.iterdir()
     ):
