@@ -43,6 +43,14 @@ def test_ranges_are_in_words() -> None:
     assert allowed["image.mean"] == "3 numbers"
 
 
+@pytest.mark.parametrize(
+    "key", ["training.epochs", "training.checkpoint_steps", "text.max_tokens", "training.time_limit"]
+)
+def test_yes_is_no_number(key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{key}=True will not do: a number expected, found true or false"):
+        Recipe.from_flat({key: True})
+
+
 def test_one_section_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings", "training", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -320,6 +320,9 @@ def test_a_vocabulary_is_measured_on_all_of_the_held_out_part(documents: list[st
     assert report["learnt_from_one_document_in"] == 1
     tokenizer = train_tokenizer(["abc abd bcd"] * 9, 200, lowercase=True)
     assert measure(tokenizer, ["abc bcd", "abc 国国"])["coverage"] == pytest.approx(9 / 11, abs=1e-6)
+    half, nothing = (measure(tokenizer, [text]) for text in ("abc 国国", "国国 国国"))
+    assert (half["fertility"], half["whole_words"]) == (1.0, pytest.approx(1 / 3, abs=1e-3))
+    assert (nothing["fertility"], nothing["whole_words"], nothing["unknown"]) == (0.0, 0.0, 1.0)
 
 
 def test_a_vocabulary_of_a_huge_corpus_is_learnt_from_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from fusebert.cli import main
+from fusebert.data import dataset
 from fusebert.errors import DataError, RowError
 from fusebert.evaluation.predictor import load
 from fusebert.training.pretrain_table import pretrain_table
+from fusebert.training.progress import Silence
 from fusebert.training.run import train
 
 BROKEN = 3
@@ -75,6 +77,20 @@ def test_a_row_without_anything_left_is_skipped_and_one_is_told_from_the_other(
         *((1, True), (1, True)),  # of test, and of train
         *((2, False), (3, True), (5, False)),
     ]
+
+
+def test_a_picture_that_goes_while_it_trains_is_not_passed_over(
+    damaged: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "KEPT_BYTES", 0)  # rows are prepared each time
+
+    class Takes(Silence):
+        def epoch(self, entry: dict[str, Any]) -> None:  # noqa: ARG002
+            shutil.rmtree(damaged / "images", ignore_errors=True)
+
+    settings = tiny | {"data.root": str(damaged), "training.epochs": 2, "data.bad_rows": "blank"}
+    with pytest.raises(RowError, match="does not exist"):
+        train(settings, tmp_path / "model", progress=Takes())
 
 
 @pytest.mark.parametrize("task", ["matching", "pretraining"])

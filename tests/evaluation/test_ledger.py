@@ -17,7 +17,7 @@ from fusebert.config import read_settings
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
-from fusebert.evaluation.ledger import beaten, ledger, warnings
+from fusebert.evaluation.ledger import beaten, guessing, ledger, warnings
 from fusebert.evaluation.predictor import load
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
@@ -214,6 +214,13 @@ def test_every_subset_of_five_modalities_is_scored(tiny: dict[str, Any], tmp_pat
         subsets[kept] = 1
     assert len(subsets) == 2**5 - 1
     assert all(math.isfinite(value) for metrics in found.values() for value in metrics.values())
+
+
+@pytest.mark.parametrize(("recall", "said"), [(0.10, 1), (0.14, 1), (0.2, 0)])
+def test_a_score_of_chance_is_named(recall: float, said: int) -> None:
+    found = {"rows": 200, "metrics": {"recall_at_10": recall, "chance_recall_at_10": 0.1}}
+    assert len(guessing(found, "recall_at_10")) == said
+    assert not guessing({"rows": 9, "metrics": {"accuracy": 0.1}}, "accuracy")
 
 
 def test_a_simple_way_that_does_as_well_is_named() -> None:

@@ -83,6 +83,15 @@ def test_media_within_rows_count_in_a_window(matching: Predictor, monkeypatch: p
     assert pulled == 11
 
 
+@pytest.mark.parametrize("rows", [256, 257])
+def test_equal_vectors_find_nothing(rows: int, random: np.random.Generator) -> None:
+    """Also where the last of them are compared alone, and their products rounded otherwise."""
+    vector = random.normal(size=384)
+    vectors = np.tile(vector / np.linalg.norm(vector), (rows, 2)).astype(np.float32)
+    metrics = Task(Config(left=("a",), right=("b",))).evaluate(vectors, np.arange(2 * rows).reshape(rows, 2))["metrics"]
+    assert metrics["recall_at_10"] == 0
+
+
 def test_ranks_are_those_of_a_plain_search(random: np.random.Generator) -> None:
     vectors = random.normal(size=(40, 2, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
@@ -360,6 +369,7 @@ def test_the_loss_with_hard_negatives_is_that_of_the_plain_formula() -> None:
     labels = torch.arange(15).reshape(rows, 3)
     labels[2, 0] = labels[0, 0]  # two rows with the same left
     labels[3, 2] = labels[1, 1]  # a negative that is what belongs to another row
+    labels[4, 2] = labels[2, 1]  # and to both rows of one left
     found = head.loss(encoded, labels)
     left, right, negative = F.normalize(
         torch.stack([head.left(hidden[0::3]), head.right(hidden[1::3]), head.right(hidden[2::3])]), dim=2
@@ -368,7 +378,7 @@ def test_the_loss_with_hard_negatives_is_that_of_the_plain_formula() -> None:
     for row in range(rows):
         others = [other for other in range(rows) if {row, other} != {0, 2}]
         against = [right[other] for other in others]
-        against += [negative[other] for other in range(rows) if (row, other) != (1, 3)]
+        against += [negative[other] for other in range(rows) if (row, other) not in ((1, 3), (0, 4), (2, 4))]
         to_right = left[row] @ torch.stack(against).T / 0.07
         to_left = right[row] @ left[others].T / 0.07
         for scores in (to_right, to_left):

@@ -304,6 +304,23 @@ def test_all_files_of_a_model_are_as_readable_as_its_folder(trained: Path, tmp_p
         assert set(rights.values()) == {folder.stat().st_mode & 0o666}
 
 
+@pytest.mark.parametrize(
+    ("targets", "far"),
+    [
+        ([*range(20), 1e9], [20]),
+        ([0] * 80 + [*range(1, 21), 1e9, -1e9], [100, 101]),
+        ([1, 2, 3, 4, 20], []),
+        ([0] * 999 + [1], []),
+        ([], []),
+    ],
+)
+def test_targets_far_away_from_all_others(targets: list[float], far: list[int]) -> None:
+    assert Regression.far_targets(targets) == far
+    if far:
+        (said,) = Regression.fit(RegressionConfig(), targets).doubts(targets)
+        assert said.startswith(f"{len(far)} of {len(targets)} targets lie far away from the others")
+
+
 def test_answers_tell_what_is_wrong_with_each_row(trained: Path) -> None:
     good, bad = {"question": "what is it"}, {"question": ""}
     model = load(trained)

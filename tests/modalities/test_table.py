@@ -105,12 +105,14 @@ def test_moments_of_numpy_are_moments() -> None:
     assert row.values["when"] == datetime(2024, 5, 31, 12)
 
 
-@pytest.mark.parametrize("value", [1, 1.0, True, "true", "TRUE", "1"])
+@pytest.mark.parametrize("value", [1, 1.0, True, "true", "TRUE", "1", "1.0"])
 def test_one_is_true_in_a_column_of_true_and_false(value: Any) -> None:
     column = fit_column([True, False, True], 16, 10, False)
     assert column.read(value, 22)[0] == column.read(True, 22)[0]
     assert column.is_known(value)
     assert not column.is_known("yes")
+    assert fit_column(["True", "0", 1, "1.0", "FALSE"], 16, 10, False).values == ["true", "false"]
+    assert fit_column(["0", "1", "2"], 16, 10, True).values == ["0", "1", "2"]  # codes of three things
 
 
 @pytest.mark.parametrize("value", ["abc", float("inf"), "1e999", [1], {"a": 1}])

@@ -60,3 +60,14 @@ def test_blanks_are_not_what_a_long_text_is_cut_to() -> None:
     tokenizer = train_tokenizer(["hello world"] * 9, 60, lowercase=True)
     spread = " " * 5000 + "hello" + " " * 5000 + "world"
     assert encode(tokenizer, spread, 8) == encode(tokenizer, "hello world", 8)
+
+
+def test_a_vocabulary_of_another_language_is_doubted() -> None:
+    tokenizer = train_tokenizer(["a red circle", "the blue square"] * 9, 200, lowercase=True)
+    rows = [
+        Sample(Path("t.csv"), number, {"text": text}, None) for number, text in enumerate(["红色的圆", "a red circle"])
+    ]
+    (said,) = Processor(Config(), ["text"], tokenizer, pretrained=True).doubts(rows)
+    assert "of the text is [UNK]" in said
+    assert not Processor(Config(), ["text"], tokenizer, pretrained=True).doubts(rows[1:])
+    assert not Processor(Config(), ["text"], tokenizer).doubts(rows)  # no other would do better

@@ -235,6 +235,8 @@ def _check(
         datasets[name] = Dataset(
             good, lengths, preparers[name], hidden, seed, kept, len(wrong), varied=learnt, lost_values=lost_values
         )
+    for preparer in preparers.values():
+        preparer.lost = None  # what cannot be read any more, once training has begun, ends it
     total = sum(map(len, datasets.values())) + len(bad)
     note = report_bad_rows(bad, total, recipe.data.bad_rows, folder / BAD_ROWS, lost)
     if note:

@@ -244,7 +244,7 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
     if resume and written.is_file():
         if differing := recipe.differing(read_recipe(written)):
-            named = ", ".join(differing[:NAMED])
+            named = ", ".join(differing[:NAMED]) + (", ..." if len(differing) > NAMED else "")
             raise UsageError(
                 f"{folder} was started with other settings ({named}; see {written}); resume with the same ones"
             )
