@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,12 @@ from fusebert.errors import FusebertError
 Value = TypeVar("Value")
 MOST_WAIT = timedelta(days=1)
 """For what the first process does alone, such as tokenizing or scoring; torch's own 10 or 30 minutes may be too few."""
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(nn.parallel.DistributedDataParallel.__init__).parameters
+)
+"""Whether buffers are copied in each forward pass, as torch calls it from 2.13 on, and before."""
 _of_lost_runs: list[Any] = []
 """Groups that are not to be taken apart at once: torch waits for a group's threads with Python's lock in hand, which
 one of them may need to drop what it was doing when the other process went. That hung one of twenty survivors."""
@@ -71,7 +78,8 @@ class Ranks:
             return model
         # a batch may lack a modality in one process and not in another; buffers, such as what describes a catalogue,
         # are alike from the start, or it is the first process's that are scored and saved
-        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+        how: dict[str, Any] = {"find_unused_parameters": True, SYNC_BUFFERS: False}
+        return nn.parallel.DistributedDataParallel(model, **how)
 
     def own(self, rows: Sequence[int]) -> list[int]:
         """This process's rows of a batch; every process has at least one (whose loss may count nothing)."""
