@@ -102,10 +102,13 @@ class Task:
 
     @classmethod
     def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
-        lists = sum(as_list(target) is not None for target in targets)
+        are_lists = [as_list(target) is not None for target in targets]
+        lists = sum(are_lists)
         if lists not in (0, len(targets)):
+            odd = targets[are_lists.index(2 * lists <= len(targets))]  # one of the fewer
             raise DataError(
-                f"{lists} of {len(targets)} targets are lists and the others are not; use lists for all or for none"
+                f"{lists} of {len(targets)} targets are lists and the others are not, such as {odd!r:.60}; use lists "
+                "for all or for none"
             )
         spelled = Counter(label for target in targets for label in cls.read(target))
         found: Counter[tuple[str, Label]] = Counter()
@@ -116,7 +119,10 @@ class Task:
             found[folded] += count
         kinds = {kind for kind, _ in found}
         if len(kinds) > 1:
-            raise DataError(f"the labels mix {' and '.join(sorted(kinds))}; write all of them the same way")
+            rare = min(found, key=lambda key: sum(count for (kind, _), count in found.items() if kind == key[0]))
+            raise DataError(
+                f"the labels mix {' and '.join(sorted(kinds))}, such as {rare[1]!r:.60}; write all of them the same way"
+            )
         if len(found) < 2:
             raise DataError(
                 f"the target has {len(found)} label{'' if len(found) == 1 else 's'}; classification needs at least two"
