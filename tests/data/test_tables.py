@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from fusebert.data.dataset import report_bad_rows
+from fusebert.data.decimals import CommaNumber, PointNumber, as_kind
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RowError
 from fusebert.modalities.values import as_category, as_number
@@ -101,6 +102,13 @@ def test_a_sheet_tells_its_decimals_by_numbers_that_read_in_one_way(
     rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
     assert [";".join(row.values()) for row in rows] == cells
     assert [[read(cell) for cell in row.values()] for row in rows] == numbers
+
+
+def test_a_number_that_a_later_row_writes_otherwise_is_none() -> None:
+    assert float(as_kind("1.234,5", CommaNumber)) == 1234.5
+    for cell, kind in (("10.5", CommaNumber), ("10,5", PointNumber)):
+        with pytest.raises(InputError, match="is not a number"):
+            as_number(as_kind(cell, kind))
 
 
 def test_decimals_are_numbers(tmp_path: Path) -> None:

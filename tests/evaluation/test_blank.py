@@ -115,9 +115,9 @@ def test_what_is_lost_is_not_read_again(task: str, damaged: Path, tiny: dict[str
 
 def test_a_row_that_has_nothing_else_is_still_refused(trained: Path) -> None:
     rows = [{"question": "what is it", "image": "gone.png"}, {"image": "gone.png"}]
-    lost: dict[Any, RowError] = {}
+    lost: dataset.Lost = {}
     answers = [answer for _, answer in load(trained).answers(rows, lost=lost)]
     assert not isinstance(answers[0], RowError)
     assert isinstance(answers[1], RowError)
     assert str(answers[1]) == "the given table, row 2, column 'image': file 'gone.png' does not exist"
-    assert [(row, column) for _, row, column in lost] == [(1, "image")]
+    assert [(row, list(columns)) for (_, row), columns in lost.items()] == [(1, ["image"])]

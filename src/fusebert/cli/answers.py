@@ -184,10 +184,10 @@ def _answers(
 
     strange, first, unfamiliar = 0, "", Unfamiliar(predictor.processors)
     kept = {"id"}
-    lost: dict[Any, RowError] | None = {} if options.bad_rows == "blank" else None
+    lost: dict[Any, dict[str, RowError]] | None = {} if options.bad_rows == "blank" else None
     for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top, lost):
         counts["rows"] += 1
-        left_out = [lost.pop(key) for key in list(lost) if key[1] == row.row] if lost else []
+        left_out = list((lost or {}).pop((str(row.table), row.row), {}).values())
         for error in left_out:
             say(f"left out: {error}")
         place = {"row": row.row}

@@ -24,8 +24,8 @@ KEPT_BYTES, EXAMPLE_BYTES = 256 * 2**20, 2048
 """Of prepared rows that one split keeps, and what a row takes beside its arrays."""
 
 
-Lost = dict[tuple[str, int, str], RowError]
-"""What could not be read of rows that are used without it, by table, row and column."""
+Lost = dict[tuple[str, int], dict[str, RowError]]
+"""What could not be read of rows that are used without it, by table and row, then by column."""
 
 
 class Preparer:
@@ -113,9 +113,8 @@ class Preparer:
         return 1 + sum(self.processors[name].length(found) for name, found in features.items())
 
     def _nothing(self, sample: Sample, columns: Sequence[str]) -> RowError:
-        if self.lost and (mine := [key for key in self.lost if key[:2] == (str(sample.table), sample.row)]):
-            first, *_ = [self.lost.pop(key) for key in mine]
-            return first
+        if self.lost and (mine := self.lost.pop((str(sample.table), sample.row), None)):
+            return next(iter(mine.values()))
         which = f"all of {', '.join(columns)} are" if len(columns) > 1 else f"{columns[0]} is"
         return sample.error(f"nothing to read: {which} empty")
 
@@ -142,7 +141,7 @@ class Preparer:
             problem = sample.error(str(error), sources.get(column, column))
         if self.lost is None or sample.values.get(column) is None:
             return problem
-        self.lost[str(sample.table), sample.row, sources.get(column, column)] = problem
+        self.lost.setdefault((str(sample.table), sample.row), {})[sources.get(column, column)] = problem
         return self._load(processor, replace(sample, values={**sample.values, column: None}), sources)
 
 
@@ -285,9 +284,14 @@ def _varies(processor: Processor) -> bool:
     return getattr(processor, "varies", False)
 
 
+def lost_errors(lost: Lost | None) -> list[RowError]:
+    """All that could not be read."""
+    return [error for of_row in (lost or {}).values() for error in of_row.values()]
+
+
 def without_lost(sample: Sample, lost: Lost | None) -> Sample:
     """The sample without the values that could not be read."""
-    gone = {column for table, row, column in lost or () if (table, row) == (str(sample.table), sample.row)}
+    gone = (lost or {}).get((str(sample.table), sample.row))
     return replace(sample, values={**sample.values, **dict.fromkeys(gone)}) if gone else sample
 
 
@@ -324,21 +328,22 @@ def report_bad_rows(
     Raises:
         DataError: rows are unusable and the policy is `refuse`, or no row is left.
     """
-    lost = lost or {}
-    told = sorted([*bad, *lost.values()], key=lambda error: (str(error.table), error.row))
+    left_out = lost_errors(lost)
+    told = sorted([*bad, *left_out], key=lambda error: (str(error.table), error.row))
     if not told:
         if listed_in is not None:
             listed_in.unlink(missing_ok=True)
         return None
-    lines = [error.to_json() | ({"row_is_used": error in lost.values()} if lost else {}) for error in told]
+    used = set(map(id, left_out))
+    lines = [error.to_json() | ({"row_is_used": id(error) in used} if left_out else {}) for error in told]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if listed_in is not None:
         write_atomically(listed_in, text.encode(errors="backslashreplace"))
     listed = f". All are listed in {listed_in}" if listed_in is not None else ""
-    left_out = f"{len(lost)} values cannot be read and are left out of their rows ({_named([*lost.values()])})"
+    without = f"{len(left_out)} values cannot be read and are left out of their rows ({_named(left_out)})"
     if not bad:
-        return left_out + listed
-    summary = f"{len(bad)} of {total} rows cannot be used ({_named(bad)}){'; ' + left_out if lost else ''}{listed}"
+        return without + listed
+    summary = f"{len(bad)} of {total} rows cannot be used ({_named(bad)}){'; ' + without if left_out else ''}{listed}"
     if policy == "refuse":
         raise DataError(
             f"{summary}. Mend them, or skip them (data.bad_rows=skip in training, else --bad-rows skip, in Python "

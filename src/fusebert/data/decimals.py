@@ -18,13 +18,19 @@ def _grammar(fraction: str, thousands: str) -> re.Pattern[str]:
 COMMA, POINT = _grammar(",", "."), _grammar(".", ",")
 
 
+def _read(cell: str, grammar: re.Pattern[str], plain: str) -> float:
+    if not grammar.fullmatch(cell):  # in a row beyond those that were looked at
+        raise ValueError(f"{cell} is not written as the other numbers")
+    return float(plain)
+
+
 class CommaNumber(str):
     """A cell such as `1.234,50`: 1234.5 for a column of numbers, and for others the text that it is."""
 
     __slots__ = ()
 
     def __float__(self) -> float:
-        return float(self.replace(".", "").replace(",", "."))
+        return _read(self, COMMA, self.replace(".", "").replace(",", "."))
 
 
 class PointNumber(str):
@@ -33,7 +39,7 @@ class PointNumber(str):
     __slots__ = ()
 
     def __float__(self) -> float:
-        return float(self.replace(",", ""))
+        return _read(self, POINT, self.replace(",", ""))
 
 
 class UnclearNumber(str):

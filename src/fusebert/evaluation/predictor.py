@@ -16,7 +16,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
 from fusebert.data.collate import Collator
-from fusebert.data.dataset import NO_SUCH_COLUMN, Dataset, Lost, Preparer, check, report_bad_rows, without_lost
+from fusebert.data.dataset import (
+    NO_SUCH_COLUMN,
+    Dataset,
+    Lost,
+    Preparer,
+    check,
+    lost_errors,
+    report_bad_rows,
+    without_lost,
+)
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
@@ -266,7 +275,7 @@ class Predictor:
             raise DataError(f"{where} has no rows")
         logits, targets = infer_all(self.model, chain([first], examples), self.collator, self.precision)
         report_bad_rows(bad, seen.rows, bad_rows, listed_in, lost)
-        counts = {"bad_rows": len(bad), "lost_values": len(lost or ())}
+        counts = {"bad_rows": len(bad), "lost_values": len(lost_errors(lost))}
         return logits, targets, {name: count for name, count in counts.items() if count} | unfamiliar.columns
 
     def _usable(self, rows: Rows, seen: Seen, lost: Lost | None) -> Rows:

@@ -12,7 +12,7 @@ from typing import Any
 from fusebert import plugins
 from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, guess_columns
-from fusebert.data.dataset import Dataset, ExampleCache, Lost, Preparer, check, report_bad_rows
+from fusebert.data.dataset import Dataset, ExampleCache, Lost, Preparer, check, lost_errors, report_bad_rows
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
@@ -226,12 +226,12 @@ def _check(
     bad: list[RowError] = []
     for name, rows in splits.items():
         kept = ExampleCache()
-        lost_before = len(lost or ())
+        lost_before = len(lost_errors(lost))
         good, lengths, wrong = check(rows, preparers[name], kept)
         bad += wrong
         learnt = name == "train"
         hidden, seed = recipe.model.modality_dropout if learnt else 0.0, recipe.training.seed
-        lost_values = len(lost or ()) - lost_before
+        lost_values = len(lost_errors(lost)) - lost_before
         datasets[name] = Dataset(
             good, lengths, preparers[name], hidden, seed, kept, len(wrong), varied=learnt, lost_values=lost_values
         )
