@@ -55,7 +55,8 @@ def add_commands(command: Command) -> None:
         metavar="COLUMN",
         action="append",
         default=["id"],
-        help="write this column of the table beside each answer, as `id` is; may be given again",
+        help="write this column of the table beside each answer, as `id` is (`answer` itself as given_answer); may be "
+        "given again",
     )
     predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
     add_bad_rows(predict, "blank")
