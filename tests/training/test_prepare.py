@@ -62,6 +62,22 @@ def test_the_weights_are_those_of_the_training_rows_and_the_labels_those_of_the_
     assert task["weights"][0] / task["weights"][1] == pytest.approx(counts[1] / counts[0])
 
 
+@pytest.mark.parametrize(
+    ("usual", "odd"), [(["a", "b"], ["a"]), (["a", "b"], 1), ([["a"], ["a", "b"], []], "a"), ([1.5, 2.5, 3.5], ["a"])]
+)
+def test_a_target_of_another_kind_is_a_bad_row(usual: list[Any], odd: Any, tmp_path: Path) -> None:
+    given = settings(tmp_path, [odd if number == 7 else usual[number % len(usual)] for number in range(ROWS)])
+    if not isinstance(usual[0], float):
+        given |= {"task.class_weights": "balanced"}
+    with pytest.raises(DataError, match=r"1 of \d+ rows cannot be used.*row 8, column 'y'"):
+        train(given, tmp_path / "model")
+    model = train(given | {"data.bad_rows": "skip"}, tmp_path / "model")
+    evaluations = model.metrics["evaluations"]
+    assert sum(part["rows"] for part in evaluations.values()) < ROWS
+    (line,) = (model.folder / "bad_rows.jsonl").read_text().splitlines()
+    assert json.loads(line)["row"] == 8
+
+
 def test_rows_that_are_not_scored_are_counted_and_named(tmp_path: Path) -> None:
     given = settings(tmp_path, [number % 2 for number in range(ROWS)], **{"data.bad_rows": "skip"})
     (tmp_path / "test.jsonl").write_text('{"x": 1, "y": 0}\n{"x": 1, "y": 3}\n{"x": 2, "y": 1}\n{"x": 3, "y": 0}\n')

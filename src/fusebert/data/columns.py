@@ -102,7 +102,7 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     numbers = [number for number in read if number is not None and math.isfinite(number)]
     words = sum(number is None and not is_missing(target) for number, target in zip(read, targets, strict=True))
     if not numbers or words > FEW_WORDS * len(targets):
-        if any(as_list(target) is not None for target in targets):
+        if 2 * sum(as_list(target) is not None for target in targets) > len(targets):
             return ColumnGuess(name, "classification", "lists of labels")
         if sum(map(looks_like_number, targets)) > len(targets) / 2:
             why = f"{different} labels; they look like numbers, of which only those like 1234.5 are read"

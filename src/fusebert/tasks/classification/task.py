@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -28,6 +29,8 @@ MOST_CURVES = 1000
 SAME = {"0": "false", "1": "true", "false": "0", "true": "1"}
 """How one of two labels may be written otherwise."""
 HEAVIEST = 100.0
+FEW = 0.05
+"""Share of targets of another kind than the others, up to which they are slips, and not another way to write."""
 CALIBRATION_ROWS = 20_000
 
 
@@ -103,26 +106,22 @@ class Task:
     @classmethod
     def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
         are_lists = [as_list(target) is not None for target in targets]
-        lists = sum(are_lists)
-        if lists not in (0, len(targets)):
-            odd = targets[are_lists.index(2 * lists <= len(targets))]  # one of the fewer
+        lists = 2 * sum(are_lists) > len(targets)
+        odd = [target for target, is_list in zip(targets, are_lists, strict=True) if is_list != lists]
+        if len(odd) > FEW * len(targets):
             raise DataError(
-                f"{lists} of {len(targets)} targets are lists and the others are not, such as {odd!r:.60}; use lists "
-                "for all or for none"
+                f"{sum(are_lists)} of {len(targets)} targets are lists and the others are not, such as {odd[0]!r:.60}; "
+                "use lists for all or for none"
             )
-        spelled = Counter(label for target in targets for label in cls.read(target))
+        alike = [target for target, is_list in zip(targets, are_lists, strict=True) if is_list == lists]
+        spelled = Counter(label for target in alike for label in cls.read(target))
         found: Counter[tuple[str, Label]] = Counter()
         spelling: dict[tuple[str, Label], Label] = {}
         for key, count in spelled.most_common():
             folded = _fold(key, config.ignore_case)
             spelling.setdefault(folded, key[1])
             found[folded] += count
-        kinds = {kind for kind, _ in found}
-        if len(kinds) > 1:
-            rare = min(found, key=lambda key: sum(count for (kind, _), count in found.items() if kind == key[0]))
-            raise DataError(
-                f"the labels mix {' and '.join(sorted(kinds))}, such as {rare[1]!r:.60}; write all of them the same way"
-            )
+        found = _of_one_kind(found, allow_few=config.unseen_labels == "refuse")
         if len(found) < 2:
             raise DataError(
                 f"the target has {len(found)} label{'' if len(found) == 1 else 's'}; classification needs at least two"
@@ -135,7 +134,7 @@ class Task:
             )
         if len(found) > MAX_CLASSES:
             raise DataError(f"the target has {len(found):,} labels; at most {MAX_CLASSES:,} can be learnt")
-        task = cls(config, [spelling[label] for label in sorted(found)], bool(lists), [1.0] * len(found))
+        task = cls(config, [spelling[label] for label in sorted(found)], lists, [1.0] * len(found))
         task.adjust(targets)
         return task
 
@@ -146,12 +145,17 @@ class Task:
         """
         if self.config.class_weights != "balanced":
             return
-        found = Counter(self._number(label) for target in targets for _, label in self.read(target))
-        counts = np.array([max(1, found[number]) for number in range(len(self.labels))])
+        rows, found = 0, np.zeros(len(self.labels))
+        for raw in targets:
+            with suppress(InputError):  # of another kind than the others: reported with its row
+                target = self.target(raw)
+                found[target[:-1] > 0 if self.multi_label else target] += 1
+                rows += 1
+        counts = np.maximum(1, found)
         if self.multi_label:
-            self.weights = np.clip((len(targets) - counts) / counts, 1 / HEAVIEST, HEAVIEST).tolist()
+            self.weights = np.clip((rows - counts) / counts, 1 / HEAVIEST, HEAVIEST).tolist()
         else:
-            self.weights = (len(targets) / (len(self.labels) * counts)).tolist()
+            self.weights = (rows / (len(counts) * counts)).tolist()
 
     @property
     def head_config(self) -> dict[str, Any]:
@@ -304,6 +308,23 @@ def _key(label: Any) -> tuple[str, Label]:
     if isinstance(label, str) and label.strip():
         return ("text", label.strip())
     raise InputError(f"{label!r} is not a label; use text, a whole number, or true/false")
+
+
+def _of_one_kind(counts: Counter[tuple[str, Label]], allow_few: bool) -> Counter[tuple[str, Label]]:
+    """The labels of the most frequent kind; rows with a few others are refused one by one, if that is allowed.
+
+    Raises:
+        DataError: others are not few.
+    """
+    kinds = Counter[str]()
+    for (kind, _), count in counts.items():
+        kinds[kind] += count
+    (usual, most), *_ = kinds.most_common()
+    if others := [key for key in counts if key[0] != usual]:
+        if not allow_few or kinds.total() - most > FEW * kinds.total():
+            mixed, odd = " and ".join(sorted(kinds)), min(others, key=lambda key: kinds[key[0]])[1]
+            raise DataError(f"the labels mix {mixed}, such as {odd!r:.60}; write all of them the same way")
+    return Counter({key: count for key, count in counts.items() if key[0] == usual})
 
 
 def _fold(key: tuple[str, Label], ignore_case: bool) -> tuple[str, Label]:
