@@ -142,6 +142,12 @@ def test_a_stray_value_among_numbers_does_not_decide() -> None:
     assert not guess_task("y", prices).ambiguous
 
 
+@pytest.mark.parametrize("odd", [["a"], {"a": 1}])
+def test_a_list_among_numbers_is_left_to_the_check_of_every_row(odd: Any) -> None:
+    guess = guess_columns([sample(n, x=odd if n == 5 else n / 7) for n in range(100)], None, {})[0]
+    assert (guess.kind, guess.why) == ("table", "numbers, 99 different")
+
+
 @pytest.mark.parametrize("raw", ["2023_01", "1_000", "nan", "1e999", "x"])
 def test_what_only_a_programmer_reads_as_a_number_is_none(raw: str) -> None:
     with pytest.raises(InputError):

@@ -22,6 +22,8 @@ from fusebert.types import Evidence, Features, Sample
 
 FEW_WORDS = 3
 """Strings are categories where they are at most so many words, and few of them differ."""
+FEW_OTHERS = 0.05
+"""Share of a column's values that no table holds, such as lists, up to which they are slips."""
 DATE_LIKE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d{2}.*)?")
 
 
@@ -119,9 +121,11 @@ class Processor:
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
-    """A column of numbers, dates, booleans, or of few different short strings."""
-    present = [value for value in values if not is_missing(value)]
-    if not present or any(not isinstance(value, str | int | float | bool | date) for value in present):
+    """A column of numbers, dates, booleans, or of few different short strings; a few other values are reported by the
+    check of every row."""
+    given = [value for value in values if not is_missing(value)]
+    present = [value for value in given if isinstance(value, str | int | float | bool | date)]
+    if not present or len(given) - len(present) > FEW_OTHERS * len(given):
         return None
     different = len(set(map(str, present)))
     if all(isinstance(value, bool) for value in present):
