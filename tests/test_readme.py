@@ -35,7 +35,7 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "accuracy" in capsys.readouterr().out
 
 
-COMMANDS = "(train|compare|evaluate|predict|check|settings|corpus|pretrain|embed|index|find) "
+COMMANDS = "(train|compare|evaluate|predict|check|settings|corpus|pretrain|embed|index|find|extend) "
 PAGES = ("README.md", "docs/pretraining.md", "CONTRIBUTING.md")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -17,7 +18,8 @@ import fusebert
 from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, RecipeError, RowError, UsageError
+from fusebert.errors import DataError, ModelError, RecipeError, RowError, UsageError
+from fusebert.evaluation.catalogue import describe, read_catalogue
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.baselines import _ranks
@@ -26,7 +28,6 @@ from fusebert.tasks.recommendation.histories import hold_out_newest, questions, 
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.ranking import NAMES, NEVER, ranking_metrics
 from fusebert.tasks.recommendation.task import RULED_OUT, Task
-from fusebert.training.catalogue import describe, read_catalogue
 from fusebert.training.prepare_histories import prepare_histories
 from fusebert.training.progress import Silence
 from fusebert.training.run import train
@@ -241,7 +242,7 @@ def test_a_description_stands_for_an_item_that_nobody_had(
     """Each new item is described exactly like one that all know: of the new ones, it comes next where that one does."""
     catalogue = [{"item": f"i{n}", "title": f"number{n % ITEMS}"} for n in range(2 * ITEMS)]
     items = write(tmp_path / "items.jsonl", catalogue)
-    monkeypatch.setattr("fusebert.training.catalogue.Encoder", Reader)
+    monkeypatch.setattr("fusebert.evaluation.catalogue.Encoder", Reader)
     settings = {"task.catalogue": str(items), "task.content": "any", "task.repeats": True}
     model = train(recipe(world, **settings), tmp_path / "model")
     again = fusebert.load(tmp_path / "model")
@@ -254,6 +255,64 @@ def test_a_description_stands_for_an_item_that_nobody_had(
         new = [label for label, _ in answer.top if int(label[1:]) >= ITEMS]
         ranks.append(1 + new.index(f"i{ITEMS + following}"))
     assert np.mean(ranks) < 4  # of 20: 10.5 by chance
+
+
+def test_items_that_came_after_training_are_recommended_by_their_description(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogue = [{"item": f"i{n}", "title": f"number{n % ITEMS}"} for n in range(2 * ITEMS)]
+    old, all_items = write(tmp_path / "old.jsonl", catalogue[:ITEMS]), write(tmp_path / "all.jsonl", catalogue)
+    monkeypatch.setattr("fusebert.evaluation.catalogue.Encoder", Reader)
+    settings = {"task.catalogue": str(old), "task.content": "any", "task.repeats": True}
+    before = train(recipe(world, **settings), tmp_path / "model")
+    command = ["extend", str(tmp_path / "model"), str(all_items), "--output", str(tmp_path / "more"), "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["added"] == ITEMS
+    after = fusebert.load(tmp_path / "more")
+    rows = [{HISTORY: walk(start)} for start in range(ITEMS)]
+    known = [f"i{n}" for n in range(ITEMS)]
+    for one, other in zip(before.predict(rows, top=5), after.predict(rows, top=5, among=known), strict=True):
+        assert [item for item, _ in one.top] == [item for item, _ in other.top]
+    new = after.predict(rows, top=ITEMS, among=[f"i{n}" for n in range(ITEMS, 2 * ITEMS)])
+    ranks = [[item for item, _ in one.top].index(f"i{ITEMS + (n + 6) % ITEMS}") for n, one in enumerate(new)]
+    assert np.mean(ranks) < 3  # of 20: 9.5 by chance
+    assert after.predict({HISTORY: ["i1", f"i{ITEMS + 2}"]}).value is not None
+    again = after.with_items(all_items)
+    assert again is after
+
+
+def test_only_described_items_can_be_added(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"was trained without task\.content"):
+        fusebert.load(trained).with_items([{"item": "new"}])
+
+
+def test_what_described_the_items_has_to_be_the_same(world: Path, tmp_path: Path) -> None:
+    trunk = tmp_path / "bert"
+    model_of(tmp_path / "first", {}).save_trunk(trunk)
+    items = write(tmp_path / "items.jsonl", [{"item": f"i{n}", "title": f"it is {n}"} for n in range(ITEMS)])
+    settings = {"task.catalogue": str(items), "task.content": str(trunk), "training.epochs": 1}
+    model = train(recipe(world, **settings), tmp_path / "model")
+    assert len(model.with_items([{"item": "new", "title": "it is red"}]).task.items) == ITEMS + 1
+    shutil.rmtree(trunk)
+    model_of(tmp_path / "second", {"training.seed": 1}).save_trunk(trunk)
+    with pytest.raises(ModelError, match="is not the model that described the items"):
+        fusebert.load(tmp_path / "model").with_items([{"item": "new", "title": "it is red"}])
+
+
+def test_it_chooses_among_items(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = fusebert.load(trained)
+    some = [f"i{n}" for n in range(0, ITEMS, 3)]
+    answer = model.predict({HISTORY: walk(0)}, top=ITEMS, among=some)
+    assert {item for item, _ in answer.top} == set(some)
+    assert sum(share for _, share in answer.top) == pytest.approx(1)
+    stock = write(tmp_path / "stock.jsonl", [{"item": "i9"}, {"item": "nobody knows it"}])
+    table = write(tmp_path / "rows.jsonl", [{HISTORY: ["i1"]}, {HISTORY: ["i2"]}])
+    assert main(["predict", str(trained), str(table), "--among", str(stock)]) == 0
+    assert [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()] == ["i9", "i9"]
+    assert main(["predict", str(trained), "--history", '["i1"]', "--among", str(stock)]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == "i9"
+    with pytest.raises(UsageError, match="knows none of the items to choose among"):
+        model.predict({HISTORY: ["i1"]}, among=["nobody knows it"])
 
 
 def test_metrics_of_ranks() -> None:
@@ -365,19 +424,25 @@ def test_what_is_ruled_out_is_no_answer() -> None:
     task = Task(Config(), ["a", "b", "c"])
     some, none = task.decode(np.array([[1.0, RULED_OUT, 2.0], [RULED_OUT] * 3]), top=3)
     assert [item for item, _ in some.top] == ["c", "a"]
-    assert len(none.top) == 1
+    assert (none.value, none.probability, none.top) == (None, None, [])
+
+
+def model_of(folder: Path, more: dict[str, Any]) -> Any:
+    """One that tells two colours apart."""
+    folder.mkdir()
+    said = write(
+        folder / "said.jsonl", [{"text": f"it is {'red' if n % 2 else 'blue'}", "y": n % 2} for n in range(40)]
+    )
+    settings = {"data.train": str(said), "data.target": "y", "model.trunk": "tiny", "training.epochs": 1}
+    return train(settings | {"training.trackers": []} | more, folder / "model")
 
 
 def test_a_bert_of_ours_describes_items(tmp_path: Path) -> None:
     """Its folder has a manifest, as those of matching models have."""
     trunk = tmp_path / "bert"
-    said = write(
-        tmp_path / "said.jsonl", [{"text": f"it is {'red' if n % 2 else 'blue'}", "y": n % 2} for n in range(40)]
-    )
-    settings = {"data.train": str(said), "data.target": "y", "model.trunk": "tiny", "training.epochs": 1}
-    train(settings | {"training.trackers": []}, tmp_path / "model").save_trunk(trunk)
+    model_of(tmp_path / "colours", {}).save_trunk(trunk)
     rows = [Sample(tmp_path / "items.jsonl", 1, {"item": "i1", "title": "red"}, None), None]
-    found = describe(str(trunk), "item", rows)
+    found = describe(str(trunk), "item", rows).vectors
     assert found.shape == (2, 128)
     assert (found[1] == 0).all()
 
@@ -393,7 +458,7 @@ def test_other_items_are_other_data(world: Path, tmp_path: Path) -> None:
 
 def test_an_item_that_is_a_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"row 1.*one value expected, found list"):
-        read_catalogue(write(tmp_path / "items.jsonl", [{"item": ["a"]}]), "item")
+        read_catalogue(read_table(write(tmp_path / "items.jsonl", [{"item": ["a"]}])), "item")
 
 
 def test_a_model_card_counts_events(trained: Path) -> None:

@@ -45,7 +45,7 @@ def add_commands(command: Command) -> None:
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
     predict.add_argument("folder", metavar="FOLDER", type=Path)
-    options = "[--output FILE.jsonl] [--keep COLUMN] [--top K] [--bad-rows skip|blank] [--json]"
+    options = "[--output FILE.jsonl] [--keep COLUMN] [--top K] [--among TABLE] [--bad-rows skip|blank] [--json]"
     predict.usage = f"fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) {options}"
     predict.add_argument(
         "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
@@ -59,7 +59,36 @@ def add_commands(command: Command) -> None:
         "given again",
     )
     predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
+    among = "recommend only items of this table, such as those in stock; it names them as the training events do"
+    predict.add_argument("--among", metavar="TABLE", type=Path, help=among)
     add_bad_rows(predict, "blank")
+
+    extend = command("extend", _extend, "Let a recommender recommend items that came after its training.")
+    extend.add_argument("folder", metavar="MODEL", type=Path)
+    extend.add_argument("table", metavar="CATALOGUE", type=Path, help="the items, as task.catalogue describes them")
+    extend.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="of the new model")
+
+
+def _extend(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    nothing(rest)
+    predictor = load_model(options.folder)
+    extended = predictor.with_items(options.table)
+    extended.save(options.output)
+    known, added = len(predictor.task.items), len(extended.task.items) - len(predictor.task.items)
+    say(f"{added:,} items are new beside the {known:,} that {options.folder} knows; the model is in {options.output}")
+    return {"added": added, "items": known + added, "output": str(options.output)}
+
+
+def _among(predictor: Any, table: Path | None) -> list[str] | None:
+    """The items of a table, by name."""
+    if table is None:
+        return None
+    if not hasattr(predictor.task, "allowed"):
+        raise UsageError(f"--among is for a recommender; {predictor.folder} answers with {predictor.task.name}")
+    from fusebert.data.tables import read_table
+    from fusebert.evaluation.catalogue import read_catalogue
+
+    return [*read_catalogue(read_table(table), predictor.task.config.item)]
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -158,7 +187,7 @@ def _answer(predictor: Any, options: argparse.Namespace, rest: list[str]) -> dic
     row = row_of(rest, predictor.columns)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        answer: dict[str, Any] = predictor.predict(row, top=options.top).to_json()
+        answer: dict[str, Any] = predictor.predict(row, options.top, _among(predictor, options.among)).to_json()
     for one in said:
         say(f"Warning: {one.message}")
     if not options.json:
@@ -186,7 +215,8 @@ def _answers(
     strange, first, unfamiliar = 0, "", Unfamiliar(predictor.processors)
     kept = {"id"}
     lost: dict[Any, dict[str, RowError]] | None = {} if options.bad_rows == "blank" else None
-    for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top, lost):
+    among = _among(predictor, options.among)
+    for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top, lost, among):
         counts["rows"] += 1
         left_out = list((lost or {}).pop((str(row.table), row.row), {}).values())
         for error in left_out:

@@ -85,18 +85,19 @@ class Predictor:
     def _sides(self) -> Sequence[Sequence[str]]:
         return getattr(self.task, "sides", ())
 
-    def predict(self, rows: Any, top: int = 1) -> Any:
+    def predict(self, rows: Any, top: int = 1, among: Iterable[str] | None = None) -> Any:
         """Answers to rows.
 
         Args:
             rows: one row as a dict; a list of dicts; a pandas DataFrame; or the path of a table.
             top: how many of the likeliest labels each answer lists.
+            among: items of which a recommender chooses, such as those in stock; None for all that it knows.
 
         Returns:
             One Answer for one dict, else a list in the order of the rows.
 
         Raises:
-            UsageError: `top` is no number of labels.
+            UsageError: `top` is no number of labels; there is nothing to choose among, or the model is no recommender.
             RowError: a row cannot be read; or a recommender knows nothing in the history of the one dict.
 
         Warns of items in histories that a recommender does not know, of columns whose categories the training rows do
@@ -107,7 +108,7 @@ class Predictor:
         answers = []
         strange: dict[str, None] = {}
         unfamiliar = Unfamiliar(self.processors)
-        for row, answer in self.answers(unfamiliar.watch(_read(rows)), top):
+        for row, answer in self.answers(unfamiliar.watch(_read(rows)), top, among=among):
             if isinstance(answer, RowError):
                 raise answer
             unknown, of = self.unknown_items(row)
@@ -134,18 +135,24 @@ class Predictor:
         return found
 
     def answers(
-        self, rows: Any, top: int = 1, lost: Lost | None = None
+        self, rows: Any, top: int = 1, lost: Lost | None = None, among: Iterable[str] | None = None
     ) -> Iterator[tuple[Sample | RowError, Answer | RowError]]:
         """Each row with its answer, or with what is wrong with it, in order and in constant memory.
 
         Args:
             rows: as `predict` takes them; an iterator too.
             lost: where given, an input that cannot be read is left out of its row and noted here.
+            among: as for `predict`.
         """
         preparer = Preparer(self.processors, sides=self._sides, lost=lost)
+        task: Any = self.task
+        if among is not None and not hasattr(task, "allowed"):
+            raise UsageError(f"only a recommender chooses among items; the task of this model is {task.name}")
+        allowed = None if among is None else task.allowed(among)
 
         def decoded(examples: list[Example]) -> Sequence[Answer]:
-            return self.task.decode(infer(self.model, examples, self.collator, self.precision), top)
+            logits = infer(self.model, examples, self.collator, self.precision)
+            return self.task.decode(logits if allowed is None else task.rule_out(logits, allowed), top)
 
         return in_order(
             _read(rows), lambda row: preparer(self._foreign_refused(row)), decoded, outputs_per_row(self.model)
@@ -186,6 +193,22 @@ class Predictor:
             return vectors[0]
         size = int(self.model.config.task["vector_size"])
         return np.stack(vectors) if vectors else np.zeros((0, size), dtype=np.float32)
+
+    def with_items(self, catalogue: Any) -> Predictor:
+        """A recommender that can also recommend items that came after its training, by their description.
+
+        Args:
+            catalogue: path of a table as `task.catalogue` is one, or rows as `predict` takes them; items that the model
+                knows stay as they are.
+
+        Raises:
+            UsageError: the model is no recommender, or was trained without task.content.
+            ModelError: what described its items is another model now.
+            DataError: a row names no item, or one that another names, too.
+        """
+        from fusebert.evaluation.catalogue import with_items
+
+        return with_items(self, _read(catalogue))
 
     def _foreign_refused(self, row: Sample | RowError) -> Sample | RowError:
         """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""

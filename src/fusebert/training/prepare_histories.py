@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fusebert.data.columns import ColumnGuess
 from fusebert.data.dataset import Dataset, Preparer, report_bad_rows
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
+from fusebert.evaluation.catalogue import Description, describe, read_catalogue, reader_hash
 from fusebert.modalities.events.processor import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
@@ -31,7 +33,6 @@ from fusebert.tasks.recommendation.histories import (
 )
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.task import Task
-from fusebert.training.catalogue import describe, read_catalogue
 from fusebert.training.prepare import BAD_ROWS, Prepared, table_name
 from fusebert.training.progress import Progress
 
@@ -40,7 +41,14 @@ LEAST_EVENTS = 3
 """An item that is described and has fewer training events has no vector of its own: its description stands for it."""
 
 
-def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepared:
+@dataclass(frozen=True)
+class PreparedHistories(Prepared):
+    """All that a recommender is trained on, and what describes its items, where something does."""
+
+    description: Description | None = None
+
+
+def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> PreparedHistories:
     """Read everything the recipe names; unusable rows are listed in `folder`.
 
     Raises:
@@ -71,7 +79,7 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
             raise DataError(f"the {name} part has no events{'; change data.validation' * held_out}")
     trained = whole_histories(parts["train"])
     processor = Processor.fit(recipe.modality_config(EVENTS), [HISTORY], trained, None)
-    processor, task = _with_catalogue(recipe, config, processor, parts["train"], progress)
+    processor, task, description = _with_catalogue(recipe, config, processor, parts["train"], progress)
     preparer = Preparer({EVENTS: processor}, task, NEXT)
     splits: dict[str, Any] = {
         "train": MaskedHistories(trained, preparer, config.mask_rate, recipe.training.seed),
@@ -85,19 +93,20 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     columns = [ColumnGuess(HISTORY, EVENTS, f"what a {config.user} did before")]
     trunk = find_trunk(recipe.model.trunk)
     found = _hash(parts, processor, None if config.catalogue is None else recipe.table(config.catalogue))
-    return Prepared(columns, NEXT, task, {EVENTS: processor}, splits, files, trunk, found, warnings)
+    processors = {EVENTS: processor}
+    return PreparedHistories(columns, NEXT, task, processors, splits, files, trunk, found, warnings, description)
 
 
-def start_at_histories(model: FusebertModel, prepared: Prepared) -> None:
+def start_at_histories(model: FusebertModel, prepared: PreparedHistories) -> None:
     """Begin by guessing items by how often each occurs, and with what describes them."""
     processor: Any = prepared.processors[EVENTS]
     samples = prepared.splits["train"].samples
     codes = [processor.code(event.item) for sample in samples for event in sample.values[HISTORY]]
     head: Any = model.head
     head.start_at_frequencies(torch.bincount(torch.tensor(codes), minlength=1 + len(processor.items))[1:])
-    if processor.content is not None:
+    if (found := prepared.description) is not None:
         embedder: Any = model.embedders[EVENTS]
-        embedder.describe(torch.from_numpy(processor.content))
+        embedder.describe(torch.from_numpy(found.vectors), torch.from_numpy(found.centre), found.scale)
 
 
 def _refuse(recipe: Recipe) -> None:
@@ -126,24 +135,27 @@ def _asked(preparer: Preparer, known: Sequence[UserEvent], asked: Sequence[UserE
 
 def _with_catalogue(
     recipe: Recipe, config: Config, fitted: Processor, done: Sequence[UserEvent], progress: Progress
-) -> tuple[Processor, Task]:
+) -> tuple[Processor, Task, Description | None]:
     """The processor and the task with all items that can be recommended, and what describes them."""
     items, trained = list(fitted.items), len(fitted.items)
     known = {one.event.item for one in done}
     made: dict[str, Any] = {"asks_next": True}
-    content = own = None
+    description = own = hashed = None
     if config.catalogue is not None:
         table = recipe.table(config.catalogue)
-        rows = read_catalogue(table, config.item)
+        rows = read_catalogue(read_table(table), config.item)
+        if not rows:
+            raise DataError(f"the catalogue {table} has no rows")
         missing = sum(name not in rows for name in items)
         progress.note(f"{table}: {len(rows):,} items; {missing:,} items of the training events are not among them")
         items = list(dict.fromkeys([*items, *rows]))[: fitted.config.max_items]
         known |= rows.keys()
         if config.content is not None:
-            content = describe(config.content, config.item, [rows.get(name) for name in items])
+            description = describe(config.content, config.item, [rows.get(name) for name in items])
+            hashed = reader_hash(config.content)
             counts = Counter(one.event.item for one in done)
             own = sum(counts[name] >= LEAST_EVENTS for name in items)
-            made |= {"content_size": content.shape[1], "own_vectors": own}
+            made |= {"content_size": len(description.centre), "own_vectors": own}
     if lost := len(known) - len(items):
         most = f"events.max_items={fitted.config.max_items}"
         progress.note(f"Warning: {lost:,} of {len(known):,} items cannot be recommended, as {most}")
@@ -155,8 +167,7 @@ def _with_catalogue(
         fitted.mean,
         fitted.deviation,
     )
-    processor.content = content
-    return processor, Task(config, items, trained, own)
+    return processor, Task(config, items, trained, own, hashed), description
 
 
 def _hash(parts: dict[str, list[UserEvent]], processor: Processor, catalogue: Path | None) -> str:

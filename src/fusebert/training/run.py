@@ -31,7 +31,7 @@ from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
 from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
-from fusebert.training.prepare_histories import prepare_histories, start_at_histories
+from fusebert.training.prepare_histories import PreparedHistories, prepare_histories, start_at_histories
 from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import MOST_WAIT, naming_lost_ranks
 from fusebert.training.trainer import Trainer
@@ -103,7 +103,7 @@ def train(
         _check_rows_to_compare(prepared.splits["train"].lengths, settings, progress)
     torch.manual_seed(settings.seed)
     model = build_model(recipe, prepared, progress)
-    if recommends:
+    if isinstance(prepared, PreparedHistories):
         start_at_histories(model, prepared)
     splits = prepared.splits
     collator = Collator(prepared.processors, prepared.task.collate)

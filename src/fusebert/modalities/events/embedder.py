@@ -34,6 +34,8 @@ class Embedder(nn.Module):
         self.items = nn.Embedding(1 + vectors, width, padding_idx=nothing)
         if config.content_size:
             self.content = nn.Buffer(torch.zeros(1 + config.items, config.content_size))
+            self.content_centre = nn.Buffer(torch.zeros(config.content_size))
+            self.content_scale = nn.Buffer(torch.ones(()))
             self.description = nn.Linear(config.content_size, width, bias=False)
         self.types = nn.Embedding(1 + config.types, width, padding_idx=nothing)
         self.gaps = nn.Embedding(GAPS, width)
@@ -43,9 +45,12 @@ class Embedder(nn.Module):
         self.LayerNorm = LayerNorm(width, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
 
-    def describe(self, content: Tensor) -> None:
-        """Take over what describes each item, float[items, C]."""
+    def describe(self, content: Tensor, centre: Tensor, scale: float) -> None:
+        """Take over what describes each item, float[items, C], and what makes such of a raw description: less its
+        centre, float[C], by its scale."""
         self.content[1:] = content
+        self.content_centre.copy_(centre)
+        self.content_scale.fill_(scale)
 
     def item_vectors(self) -> Tensor:
         """float[1 + items, D], the unknown one first. A described item has what its description says, and, where it

@@ -61,10 +61,7 @@ class Processor:
         items, types: names in the training rows, the most frequent first.
         mean, deviation: of the values of their events.
         tokenizer: the pretrained trunk's, where their events have text.
-        content: float32[items, C], what describes each item, where something does; known while a model is trained.
     """
-
-    content: np.ndarray | None = None
 
     def __init__(
         self,

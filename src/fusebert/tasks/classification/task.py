@@ -320,10 +320,10 @@ def _of_one_kind(counts: Counter[tuple[str, Label]], allow_few: bool) -> Counter
     for (kind, _), count in counts.items():
         kinds[kind] += count
     (usual, most), *_ = kinds.most_common()
-    if others := [key for key in counts if key[0] != usual]:
-        if not allow_few or kinds.total() - most > FEW * kinds.total():
-            mixed, odd = " and ".join(sorted(kinds)), min(others, key=lambda key: kinds[key[0]])[1]
-            raise DataError(f"the labels mix {mixed}, such as {odd!r:.60}; write all of them the same way")
+    few = FEW * kinds.total() if allow_few else 0
+    if kinds.total() - most > few:
+        mixed, odd = " and ".join(sorted(kinds)), min(counts, key=lambda key: kinds[key[0]])[1]
+        raise DataError(f"the labels mix {mixed}, such as {odd!r:.60}; write all of them the same way")
     return Counter({key: count for key, count in counts.items() if key[0] == usual})
 
 

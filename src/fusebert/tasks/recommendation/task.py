@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ class Task:
         items: of the catalogue, those of the training events first, the most frequent before the others.
         trained: how many of them the training events have.
         own_vectors: how many of them have more than a description; None for all.
+        reader_hash: of the model that described them, where it can be told from others of its name.
     """
 
     name = "recommendation"
@@ -38,9 +39,14 @@ class Task:
     metric_names: Sequence[str] = NAMES
 
     def __init__(
-        self, config: Config, items: Sequence[str] = (), trained: int = 0, own_vectors: int | None = None
+        self,
+        config: Config,
+        items: Sequence[str] = (),
+        trained: int = 0,
+        own_vectors: int | None = None,
+        reader_hash: str | None = None,
     ) -> None:
-        self.config, self.items, self.trained = config, tuple(items), trained
+        self.config, self.items, self.trained, self.reader_hash = config, tuple(items), trained, reader_hash
         self.own_vectors = len(self.items) if own_vectors is None else own_vectors
         self._codes = {name: 1 + place for place, name in enumerate(self.items)}
 
@@ -80,17 +86,29 @@ class Task:
     def decode(self, logits: np.ndarray, top: int = 1) -> list[Answer]:
         """The likeliest items, from float[B, items]; of equal ones, the first in the catalogue comes first.
 
-        Fewer than `top` where the others are ruled out; one at least.
+        Fewer than `top` where the others are ruled out; None where all are.
         """
         answers = []
         for row in logits:  # one at a time: all shares of all rows would take more memory than the logits
             exponents = np.exp(row - row.max())
             best = _best(row, top)
-            best = best[: max(1, int((row[best] > RULED_OUT).sum()))]
+            best = best[row[best] > RULED_OUT]
             shares = (exponents[best] / exponents.sum()).tolist()
             found = [(self.items[item], share) for item, share in zip(best.tolist(), shares, strict=True)]
-            answers.append(Answer(*found[0], found if top > 1 else []))
+            answers.append(Answer(*found[0], found if top > 1 else []) if found else Answer(None))
         return answers
+
+    def rule_out(self, logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        """float[B, items] in which only some items can be answers, bool[items]."""
+        return np.where(allowed, logits, np.float32(RULED_OUT))
+
+    def allowed(self, items: Iterable[str]) -> np.ndarray:
+        """bool[items], those that have one of these names. Raises UsageError where none has."""
+        found = np.zeros(len(self.items), dtype=bool)
+        found[[self._codes[name] - 1 for name in items if name in self._codes]] = True
+        if not found.any():
+            raise UsageError(f"the model knows none of the items to choose among; it knows {self.items[0]!r}, ...")
+        return found
 
     def is_right(self, raw: Any, answer: Any) -> bool | None:
         """Whether the first item was the next."""
@@ -157,12 +175,13 @@ class Task:
 
     def save(self, folder: Path) -> None:
         saved = {"config": self.config.model_dump(mode="json"), "trained": self.trained}
-        write_json(folder / "task.json", saved | {"own_vectors": self.own_vectors, "items": self.items})
+        saved |= {"own_vectors": self.own_vectors, "reader_hash": self.reader_hash, "items": self.items}
+        write_json(folder / "task.json", saved)
 
     @classmethod
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "task.json")
-        return cls(Config(**saved["config"]), saved["items"], saved["trained"], saved["own_vectors"])
+        return cls(Config(**saved.pop("config")), **saved)
 
 
 def _best(scores: np.ndarray, top: int) -> np.ndarray:
