@@ -28,8 +28,14 @@ Features = Mapping[str, np.ndarray]
 """What one modality's processor makes of one row, by field name."""
 
 
+FILE_FIELDS = {"bytes", "path"}
+"""Of a file as datasets has it."""
+
+
 def is_given(value: Any) -> bool:
-    """Whether a cell holds something: neither None nor blank text."""
+    """Whether a cell holds something: neither None nor blank text, nor a file with neither bytes nor path."""
+    if isinstance(value, dict):
+        return not value.keys() <= FILE_FIELDS or any(one not in (None, "") for one in value.values())
     return value is not None and not (isinstance(value, str) and not value.strip())
 
 

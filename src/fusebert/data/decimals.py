@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+NEARLY_ALL = 0.95
+"""Share of a column's cells that have to be numbers, for it to say how those of other columns are written."""
+
 
 def _grammar(fraction: str, thousands: str) -> re.Pattern[str]:
     groups = rf"[1-9]\d{{0,2}}(?:{re.escape(thousands)}\d{{3}})+"
@@ -53,15 +56,19 @@ class UnclearNumber(str):
 
 def number_kinds(records: Iterable[list[str]], columns: int) -> list[type[str]]:
     """How each column's numbers are to be read, by some of its rows."""
-    commas, points = [False] * columns, [False] * columns
+    commas, points, numbers, given = ([0] * columns for _ in range(4))
     for record in records:
         for place, cell in enumerate(record[:columns]):
             by_comma, by_point = COMMA.fullmatch(cell), POINT.fullmatch(cell)
-            commas[place] |= bool(by_comma and not by_point)
-            points[place] |= bool(by_point and not by_comma)
-    others = (any(commas), any(points))
-    kinds: dict[tuple[bool, bool], type[str]] = {(True, False): CommaNumber, (False, True): PointNumber}
-    return [kinds.get(own if any(own) else others, UnclearNumber) for own in zip(commas, points, strict=True)]
+            commas[place] += bool(by_comma and not by_point)
+            points[place] += bool(by_point and not by_comma)
+            numbers[place] += bool(by_comma or by_point)
+            given[place] += bool(cell)
+    speaks = [found >= NEARLY_ALL * of for found, of in zip(numbers, given, strict=True)]
+    others = tuple(any(found[place] for place in range(columns) if speaks[place]) for found in (commas, points))
+    kinds: dict[tuple[bool, ...], type[str]] = {(True, False): CommaNumber, (False, True): PointNumber}
+    own = [(bool(comma), bool(point)) for comma, point in zip(commas, points, strict=True)]
+    return [kinds.get(one if any(one) else others, UnclearNumber) for one in own]
 
 
 def as_kind(cell: str, kind: type[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ WORDS = "BYTE_ARRAY"
 
 
 def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterator[dict[str, Any]]:
-    """Each row's cells by column; decimals as numbers.
+    """Each row's cells by column; decimals as numbers, and nothing for what is not a number.
 
     Args:
         check_names: is told the columns before anything is read.
@@ -25,7 +26,8 @@ def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterat
 
     file = parquet.ParquetFile(path)
     check_names(file.schema_arrow.names)
-    exact = [field.name for field in file.schema_arrow if types.is_decimal(field.type)]
+    is_number = (types.is_decimal, types.is_floating)
+    numbers = [field.name for field in file.schema_arrow if any(test(field.type) for test in is_number)]
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     row_bytes = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     at_once = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(1, row_bytes)))
@@ -34,7 +36,12 @@ def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterat
         columns = [_cells(column) for column in batch.columns]
         for cells in zip(*columns, strict=True):
             values = dict(zip(batch.schema.names, cells, strict=True))
-            yield values | {name: float(values[name]) for name in exact if values[name] is not None}
+            yield values | {name: _number(values[name]) for name in numbers}
+
+
+def _number(value: Any) -> float | None:
+    number = math.nan if value is None else float(value)
+    return None if math.isnan(number) else number
 
 
 def _long_repeated(path: Path, file: Any) -> Sequence[str]:
@@ -43,9 +50,8 @@ def _long_repeated(path: Path, file: Any) -> Sequence[str]:
     from pyarrow import compute, parquet
 
     found: set[str] = set()
-    top = {field.name: field.type for field in file.schema_arrow}
     leaves = [leaf.path for leaf in map(file.schema.column, range(len(file.schema))) if leaf.physical_type == WORDS]
-    named = [leaf for leaf in leaves if _has_cells(top[leaf] if leaf in top else top.get(leaf.partition(".")[0]))]
+    named = [leaf for leaf in leaves if _has_cells(_column_of(leaf, file.schema_arrow))]
     looking = parquet.ParquetFile(path, read_dictionary=named)
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
@@ -59,6 +65,12 @@ def _long_repeated(path: Path, file: Any) -> Sequence[str]:
     return sorted(found)
 
 
+def _column_of(leaf: str, schema: Any) -> Any:
+    """The type of the column that a leaf is part of; the names of both may have points."""
+    names = [name for name in schema.names if f"{leaf}.".startswith(f"{name}.")]
+    return schema.field(max(names, key=len)).type
+
+
 def _has_cells(kind: Any) -> bool:
     """Whether `_cells` takes values of that type apart."""
     from pyarrow import types
@@ -67,7 +79,7 @@ def _has_cells(kind: Any) -> bool:
         return _has_cells(kind.value_type)
     if types.is_struct(kind):
         return all(_has_cells(kind.field(place).type) for place in range(kind.num_fields))
-    return kind is not None and not types.is_nested(kind)
+    return not types.is_nested(kind)
 
 
 def _is_list(kind: Any) -> bool:

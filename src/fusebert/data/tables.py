@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -30,6 +31,8 @@ MAX_LINE_BYTES = 8 * 2**20
 """Of a text table; a longer line is a bad row."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
+MOST_BITS = 10_000
+"""Of a whole number; Python does not spell out much larger ones."""
 QUOTED = re.compile(b'"[^"]*"')
 ROWS_LOOKED_AT = 1000
 """To see how a spreadsheet writes its numbers."""
@@ -104,7 +107,8 @@ def track_absent_columns(rows: Rows, columns: set[str]) -> Rows:
 def _csv_delimiter(path: Path) -> str:
     """A comma; a semicolon where more of them divide the header, as spreadsheets do beside decimal commas."""
     with path.open("rb") as file:
-        header = QUOTED.sub(b"", file.readline(MAX_LINE_BYTES))
+        header = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
+    header = QUOTED.sub(b"", header)
     is_whole = b'"' not in header  # else a name runs over several lines
     return ";" if is_whole and header.count(b";") > header.count(b",") else ","
 
@@ -114,7 +118,7 @@ def _kinds_of_numbers(path: Path, columns: int) -> list[type[str]]:
     found = []
     with path.open("rb") as file, suppress(csv.Error, InputError, DataError):
         records = csv.reader(_TextLines(path, file), delimiter=";", strict=True)
-        for record in itertools.islice(records, 1, ROWS_LOOKED_AT):
+        for record in itertools.islice(filter(None, records), 1, ROWS_LOOKED_AT):
             found.append(record)  # those before an error are kept
     return number_kinds(found, columns)
 
@@ -124,7 +128,8 @@ def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
         csv.field_size_limit(MAX_LINE_BYTES)
         lines = _TextLines(path, file)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = _next_record(reader, lines, path, 0)
+        while (header := _next_record(reader, lines, path, 0)) == []:  # blank lines, as between rows
+            pass
         if not isinstance(header, list):
             raise DataError(f"{path} has no header line" if header is None else f"{path}, header: {header.problem}")
         _check_header(header, path, delimiter)
@@ -347,6 +352,8 @@ def rows_from_memory(rows: Any) -> Rows:
                 f"{GIVEN_TABLE} has the column {rows.columns[rows.columns.duplicated()][0]!r} more than once"
             )
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    elif len(set(names := getattr(rows, "column_names", ()))) < len(names):
+        raise DataError(f"{GIVEN_TABLE} has the column {Counter(names).most_common(1)[0][0]!r} more than once")
     elif (to_dicts := next((getattr(rows, name) for name in TO_DICTS if hasattr(rows, name)), None)) is not None:
         rows = to_dicts()
     if not isinstance(rows, Iterable):
@@ -357,7 +364,11 @@ def rows_from_memory(rows: Any) -> Rows:
             yield RowError(f"a dict expected, found {type(values).__name__}", table, number)
             continue
         if isinstance(values, Mapping):
-            given = {str(name): _plain(value) for name, value in values.items()}
+            try:
+                given = {str(name): _plain(value) for name, value in values.items()}
+            except InputError as error:
+                yield RowError(str(error), table, number)
+                continue
             if len(given) < len(values):
                 raise DataError(f"{table}, row {number}: two columns are written alike, such as 1 and '1'; rename one")
             values = Sample(table, number, given, None)
@@ -365,13 +376,20 @@ def rows_from_memory(rows: Any) -> Rows:
 
 
 def _plain(value: Any) -> Any:
-    """As a file gives it: None for a missing value, a list for a tuple or a row of an array, a number of Python's."""
+    """As a file gives it: None for a missing value, a list for a tuple or a row of an array, a number of Python's.
+    Raises InputError for one that no file holds."""
     if _is_missing(value):
         return None
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[us]").item()  # of nanoseconds numpy makes a whole number
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):
         value = value.tolist()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise InputError(f"a whole number of more than {MOST_BITS:,} bits")
+    if isinstance(value, Mapping) and not value.keys() & {"array", "bytes"}:  # of a sound or a picture
+        return {name: _plain(one) for name, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 

@@ -42,7 +42,8 @@ def read_catalogue(rows: Rows, item: str) -> dict[str, Sample]:
         if isinstance(row, RowError):
             raise row
         if is_missing(raw := row.values.get(item)):
-            raise row.error("it names no item", item)
+            names = "it names no item" if item in row.values else f"no such column, only {', '.join(row.values)}"
+            raise row.error(names, item)
         try:
             name = as_category(raw)
         except InputError as error:

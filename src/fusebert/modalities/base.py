@@ -136,7 +136,7 @@ def media_path(value: str, root: Path | None) -> Path:
         path = root / value
         try:
             inside = path.resolve().is_relative_to(root.resolve())
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"{value!r} cannot be followed: {error}") from None
         if not inside:
             raise InputError(f"{value!r} leads out of the table's folder, which is not allowed")

@@ -19,6 +19,8 @@ MAX_MAGNITUDE = 1e100
 LONGEST_CATEGORY = 200
 FEW_SHARE = 0.05
 LIST = re.compile(r"\s*\[.*\]\s*", re.S)
+WHOLE = re.compile(r"([+-]?\d+)\.0+")
+"""As pandas writes whole numbers into a csv where some are missing."""
 NUMBER_LIKE = re.compile(r"[-+−]?\s*[$€£¥]?\s*[-+−]?\d[\d.,' \u00a0\u202f]*(\s*[%$€£¥]|\s[a-zA-Z]{1,3})?")
 
 
@@ -70,6 +72,8 @@ def looks_like_number(raw: Any) -> bool:
 
 def as_number(raw: Any) -> float:
     """A finite number. Raises InputError."""
+    if isinstance(raw, bool):
+        raise InputError(f"{raw!r} is not a number")
     try:
         value = float(raw) if not isinstance(raw, str) or "_" not in raw else math.nan  # Python reads 2023_01
     except (TypeError, ValueError, OverflowError):
@@ -91,10 +95,13 @@ def as_date(raw: Any) -> datetime | None:
 
 
 def as_category(raw: Any) -> str:
-    """A name: text without outer spaces, true and false, whole numbers without a fraction. Raises InputError."""
+    """A name: text without outer spaces, true and false, whole numbers without a fraction, also where text spells them
+    with one (`2.0`). Raises InputError."""
     if isinstance(raw, list | dict):
         raise InputError(f"one value expected, found {type(raw).__name__}")
     name = str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
     if len(name) > LONGEST_CATEGORY:
         raise InputError(f"a category of {len(name):,} characters; is this column text?")
-    return name.lower() if name in ("True", "False", "TRUE", "FALSE") else name
+    if name in ("True", "False", "TRUE", "FALSE"):
+        return name.lower()
+    return whole[1] if (whole := WHOLE.fullmatch(name)) else name

@@ -169,7 +169,9 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
 
 
 def _bounded(picture: Image.Image) -> Image.Image:
-    """The picture, whose pixels are not decoded yet. Raises InputError where they are too many."""
+    """The picture, whose pixels are not decoded yet. Raises InputError where they are too many, or none."""
+    if not picture.width * picture.height:
+        raise InputError("the picture has no pixels")
     if picture.width * picture.height > MAX_PIXELS:
         raise InputError(f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read")
     return picture

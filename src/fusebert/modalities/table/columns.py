@@ -18,8 +18,7 @@ from fusebert.modalities.values import as_category, as_date, as_number, is_missi
 Kind = Literal["number", "date", "category"]
 DATE_EXTRAS = 6
 """Numbers beside a date's bins: where in the year, the week and the day it lies."""
-BOOLEANS = {"0": "false", "1": "true", "0.0": "false", "1.0": "true"}
-"""How pandas writes them where some are missing, and how others do."""
+BOOLEANS = {"0": "false", "1": "true"}
 TRUTHS = {"false", "true"}
 ANY, MISSING = 0, 1
 """Codes of a value that has none of its own, and of none."""

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from fusebert.config import Section
 from fusebert.errors import InputError, ModelError, UsageError
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.values import are_few
+from fusebert.modalities.values import are_few, as_list
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -80,10 +80,11 @@ class Processor:
 
     def load(self, sample: Sample) -> Features | None:
         """`input_ids`, `token_type_ids`, `position_ids`: int64[T] each; positions start at 1, after [CLS]."""
-        parts = present(sample.values, self.columns)
+        texts = [(place, plain_text(value)) for place, value in present(sample.values, self.columns)]
+        parts = [(place, text) for place, text in texts if text.strip()]  # a list may hold nothing
         if not parts:
             return None
-        ids = [self._encode(value) for _, value in parts]
+        ids = [self._encode(text) for _, text in parts]
         _cut_longest(ids, self.config.max_tokens - len(ids))
         separator = self.special["[SEP]"]
         input_ids = np.concatenate([np.array([*part, separator], dtype=np.int64) for part in ids])
@@ -100,8 +101,8 @@ class Processor:
             return []
         counts: Counter[bool] = Counter()
         for sample in samples[:DOUBTED_ROWS]:
-            for value in _readable(value for _, value in present(sample.values, self.columns)):
-                counts.update(piece == self.special["[UNK]"] for piece in self._encode(value))
+            for text in _readable(value for _, value in present(sample.values, self.columns)):
+                counts.update(piece == self.special["[UNK]"] for piece in self._encode(text))
         share = counts[True] / max(1, counts.total())
         if share <= MANY_UNKNOWN:
             return []
@@ -109,8 +110,7 @@ class Processor:
             f"{share:.0%} of the text is [UNK]: the trunk's vocabulary is of another language; choose another trunk"
         ]
 
-    def _encode(self, value: Any) -> list[int]:
-        text = plain_text(value)
+    def _encode(self, text: str) -> list[int]:
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
         return encode(self.tokenizer, text, self.config.max_tokens)
@@ -168,8 +168,10 @@ def cut(text: str, tokens: int) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """A text, or texts such as the turns of a dialogue, one after another. Raises InputError."""
+    """A text, or texts such as the turns of a dialogue, also in JSON, one after another. Raises InputError."""
     parts = value if isinstance(value, list) else [value]
+    if isinstance(value, str) and (listed := as_list(value)) and all(isinstance(one, str) for one in listed):
+        parts = listed
     for part in parts:
         if not isinstance(part, str | int | float | bool):
             raise InputError(f"text expected, found {type(part).__name__}")

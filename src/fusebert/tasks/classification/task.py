@@ -15,7 +15,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from fusebert.config import Section
 from fusebert.errors import DataError, InputError, UsageError
-from fusebert.modalities.values import as_list
+from fusebert.modalities.values import WHOLE, as_list
 from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
@@ -333,6 +333,6 @@ def _fold(key: tuple[str, Label], ignore_case: bool) -> tuple[str, Label]:
 
 
 def _spelling(key: tuple[str, Label]) -> str:
-    """As a csv has it: 1 is "1", and True is "true" in any case."""
+    """As a csv has it: 1 is "1", or "1.0" where pandas wrote it, and True is "true" in any case."""
     spelled = str(key[1])
-    return spelled.casefold() if spelled.casefold() in ("true", "false") else spelled
+    return spelled.casefold() if spelled.casefold() in ("true", "false") else WHOLE.sub(r"\1", spelled)
