@@ -105,10 +105,12 @@ class Layout:
     Args:
         cu_seqlens: int32[B + 1], the start of each row; its last value is N.
         lengths: the number of tokens of each row, B of them, on the host, so that no step waits for a device.
+        causal: whether a token sees only itself and those before it, and not all of its row.
     """
 
     cu_seqlens: Tensor
     lengths: tuple[int, ...]
+    causal: bool = False
     longest: int = field(init=False)  # stored, so that layers are not recompiled for other lengths
 
     def __post_init__(self) -> None:

@@ -40,15 +40,16 @@ def layout() -> Layout:
     return Layout(cu_seqlens, LENGTHS)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_packed_attention_and_its_gradient_equal_the_padded_twin(dtype: torch.dtype) -> None:
+def test_packed_attention_and_its_gradient_equal_the_padded_twin(dtype: torch.dtype, causal: bool) -> None:
     torch.manual_seed(0)
     source = torch.randn(sum(LENGTHS), 3, 4, 64, device="cuda")
     weights = torch.randn(sum(LENGTHS), 256, device="cuda")
     found = []
     for function, kind in ((attention, dtype), (padded_attention, torch.float32)):
         qkv = source.clone().requires_grad_()
-        out = function(qkv.to(kind), layout()).float()
+        out = function(qkv.to(kind), replace(layout(), causal=causal)).float()
         (out * weights).sum().backward()
         found.append((out, qkv.grad))
     exact = 1e-5 if dtype == torch.float32 else 3e-2

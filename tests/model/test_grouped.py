@@ -41,7 +41,7 @@ def test_the_gradient_passes_the_weights_that_were_kept() -> None:
     qkv = torch.randn(rows * width, 3, heads, size, dtype=torch.bfloat16, requires_grad=True)
     wanted = qkv.detach().float().requires_grad_()
     torch.manual_seed(1)
-    found = GroupedAttention.apply(qkv, (width,) * rows, dropout)
+    found = GroupedAttention.apply(qkv, (width,) * rows, dropout, False)
     torch.manual_seed(1)
     kept = F.dropout(torch.ones(rows * heads, width, width, dtype=torch.bfloat16), dropout).float()
     query, key, value = wanted.unflatten(0, (rows, width)).permute(2, 0, 3, 1, 4).flatten(1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,18 +152,34 @@ def test_old_names_and_prefixes_are_understood(tmp_path: Path) -> None:
     assert torch.equal(again.embeddings.LayerNorm.weight, trunk.embeddings.LayerNorm.weight)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_packed_attention_equals_its_padded_twin(dtype: torch.dtype) -> None:
+def test_packed_attention_equals_its_padded_twin(dtype: torch.dtype, causal: bool) -> None:
     torch.manual_seed(0)
+    layout = replace(layout_of(LENGTHS), causal=causal)
     qkv = torch.randn(sum(LENGTHS), 3, 4, 16, dtype=dtype)
     ours, theirs = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
-    found, wanted = attention(ours, layout_of(LENGTHS)), padded_attention(theirs, layout_of(LENGTHS))
+    found, wanted = attention(ours, layout), padded_attention(theirs, layout)
     near = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 2e-2}
     torch.testing.assert_close(found, wanted, **near)
     weights = torch.randn_like(found)
     (found * weights).sum().backward()
     (wanted * weights).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, **near | {"rtol": 3e-2})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("function", [attention, padded_attention])
+def test_where_it_is_causal_no_token_sees_a_later_one(function: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layout = replace(layout_of(LENGTHS), causal=True)
+    qkv = torch.randn(sum(LENGTHS), 3, 4, 16, dtype=dtype)
+    row, place = 2, 3
+    start = sum(LENGTHS[:row])
+    changed = qkv.clone()
+    changed[start + place] += 1
+    differs = (function(qkv, layout) != function(changed, layout)).any(dim=1)
+    assert differs.nonzero().flatten().tolist() == list(range(start + place, start + LENGTHS[row]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -117,6 +117,9 @@ def with_items(predictor: Predictor, rows: Rows) -> Predictor:
     described = torch.from_numpy((read_with(reader, task.config.item, list(new.values())) - centre) / scale)
     place = f"embedders.{EVENTS}.content"
     state[place] = torch.cat([state[place], described.to(state[place])])
+    if task.own_vectors == len(task.items):  # none has learned the bias of those that have a description only
+        biases = state["head.bias.weight"][0]
+        state["head.bias.weight"] = torch.cat([biases[:-1], biases[:-1].min()[None]])[None]
     return _with(predictor, [*new], state)
 
 

@@ -111,13 +111,14 @@ def _cost(rows: int, longest: int, tokens: int) -> int:
 
 
 class GroupedAttention(torch.autograd.Function):
-    """Attention and its gradient, of qkv float[N, 3, heads, D / heads], lengths of rows, dropout -> float[N, D].
+    """Attention and its gradient, of qkv float[N, 3, heads, D / heads], lengths of rows, dropout, and whether it is
+    causal -> float[N, D].
 
     Tokens behind the last row give zeros.
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, lengths: tuple[int, ...], dropout: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, lengths: tuple[int, ...], dropout: float, causal: bool) -> Tensor:
         heads, head_size = qkv.shape[2:]
         out = qkv.new_empty(len(qkv), heads * head_size)
         ctx.lengths, ctx.dropout, ctx.shape, saved = lengths, dropout, qkv.shape, []
@@ -128,7 +129,7 @@ class GroupedAttention(torch.autograd.Function):
                 padded = group.pad(qkv[group.start : end].flatten(1)).unflatten(2, qkv.shape[1:])
                 padded = padded.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()
                 query, key, value = padded  # float[rows * heads, width, D / heads] each
-                probabilities = _attention_probabilities(query, key, heads, group.is_padding)
+                probabilities = _attention_probabilities(query, key, heads, group.is_padding, causal)
                 dropped = F.dropout(probabilities, dropout) if dropout else probabilities
                 context = torch.bmm(dropped, value).unflatten(0, (-1, heads))
                 group.pack(context.transpose(1, 2), out[group.start : end])
@@ -139,7 +140,7 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (grad_output,), (_, _, heads, head_size) = grad_outputs, ctx.shape
         grad_qkv, end = grad_output.new_empty(ctx.shape), 0
         saved = iter(ctx.saved_tensors)
@@ -162,15 +163,18 @@ class GroupedAttention(torch.autograd.Function):
             if group.pack_index is not None:
                 group.pack(padded, packed.flatten(1))
         grad_qkv[end:] = 0
-        return grad_qkv, None, None
+        return grad_qkv, None, None, None
 
 
-def _attention_probabilities(query: Tensor, key: Tensor, heads: int, is_padding: Tensor | None) -> Tensor:
+def _attention_probabilities(query: Tensor, key: Tensor, heads: int, is_padding: Tensor | None, causal: bool) -> Tensor:
     """softmax(query @ key^T / sqrt(D / heads)): float[rows * heads, width, D / heads] twice, bool[rows, width] ->
     float[rows * heads, width, width]."""
     scores = _scaled_bmm(query, key.mT, query.shape[2] ** -0.5)
     if is_padding is not None:
         scores.unflatten(0, (-1, heads)).masked_fill_(is_padding[:, None, None], -torch.inf)
+    if causal:
+        later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+        scores.masked_fill_(later, -torch.inf)
     return torch.softmax(scores, dim=-1)
 
 

@@ -75,6 +75,7 @@ class FusebertModel(PreTrainedModel):
         elif config.fusion == "two_stream":
             self.fusion = TwoStream(trunk)
         self.head = plugins.load("tasks", config.task["name"], "head").Head(config.task, trunk)
+        self.causal: bool = getattr(self.head, "causal", False)
         # a pooler that nobody reads has no gradient; FSDP would give it zeros, and weight decay would shrink it
         self.trunk.pooler.requires_grad_(getattr(self.head, "reads_pooler", True))
         self._refuse_lost_buffers()
@@ -130,7 +131,7 @@ class FusebertModel(PreTrainedModel):
         """
         cls, tokens = self._embed(inputs, torch.zeros_like(cu_seqlens[:-1], dtype=torch.long))
         if self.config.fusion == "one_stream":
-            layout = Layout(cu_seqlens, tuple(lengths))
+            layout = Layout(cu_seqlens, tuple(lengths), self.causal)
             return self.trunk(one_stream([cls, *tokens.values()], order), layout, places=places)
         return self._encode_text(cls, tokens, counts, places)
 
@@ -159,7 +160,7 @@ class FusebertModel(PreTrainedModel):
         text_counts = np.array(counts[TEXT] if text else [0] * rows)
         order, lengths = interleave([np.ones(rows, dtype=np.int64), text_counts])
         cu_seqlens = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
-        layout = Layout(on_device(cu_seqlens, device), tuple(lengths.tolist()))
+        layout = Layout(on_device(cu_seqlens, device), tuple(lengths.tolist()), self.causal)
         hidden = one_stream([cls, *text], on_device(order, device))
         if isinstance(self.fusion, Concat):
             other_counts = {name: on_device(np.array(counts[name]), device) for name in others}

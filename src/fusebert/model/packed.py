@@ -1,4 +1,7 @@
-"""Attention over packed rows: each row attends to itself, and no padding exists outside `padded_attention`."""
+"""Attention over packed rows: each row attends to itself, and no padding exists outside `padded_attention`.
+
+Where the layout is causal, a token attends to no later one.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 
     query, key, value = qkv.unbind(1)
     starts, longest = layout.cu_seqlens, layout.longest
-    return varlen_attn(query, key, value, starts, starts, longest, longest).flatten(1)  # type: ignore[union-attr]
+    window = (-1, 0) if layout.causal else (-1, -1)
+    found = varlen_attn(query, key, value, starts, starts, longest, longest, window_size=window)
+    return found.flatten(1)  # type: ignore[union-attr]
 
 
 # compiled, it would be recompiled for the lengths of each batch
@@ -43,20 +48,20 @@ def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     """One call for each run of rows of equal length; in bf16 and fp16, of about equal length."""
     if is_half(qkv):
-        return GroupedAttention.apply(qkv.to(product_dtype(qkv)), layout.lengths, dropout)
+        return GroupedAttention.apply(qkv.to(product_dtype(qkv)), layout.lengths, dropout, layout.causal)
     groups = layout.groups()
     sizes = [sum(lengths) for lengths in groups]
     *parts, padding = qkv.split([*sizes, len(qkv) - sum(sizes)])
-    contexts = [_equal_rows(part, lengths, dropout) for part, lengths in zip(parts, groups, strict=True)]
+    contexts = [_equal_rows(part, lengths, dropout, layout.causal) for part, lengths in zip(parts, groups, strict=True)]
     if len(padding):
         contexts.append(torch.zeros_like(padding[:, 0].flatten(1)))
     return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
 
-def _equal_rows(qkv: Tensor, lengths: list[int], dropout: float) -> Tensor:
+def _equal_rows(qkv: Tensor, lengths: list[int], dropout: float, causal: bool) -> Tensor:
     """Rows of equal length: views of the packed tensor, no input is copied."""
     query, key, value = qkv.unflatten(0, (len(lengths), lengths[0])).permute(2, 0, 3, 1, 4).unbind(0)
-    context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
     return context.transpose(1, 2).reshape(len(qkv), -1)
 
 
@@ -68,7 +73,10 @@ def padded_attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tenso
     places = (starts[:, None] + steps).clamp(max=len(qkv) - 1)  # behind a row's end, tokens of the next; masked
     padded = F.embedding(places, qkv.flatten(1)).unflatten(2, qkv.shape[1:])
     query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :], dropout_p=dropout)
+    seen = real[:, None, None, :]
+    if layout.causal:
+        seen = seen & (steps <= steps[:, None])
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
     tokens = torch.arange(len(qkv), device=qkv.device, dtype=starts.dtype)
     rows = torch.searchsorted(layout.cu_seqlens, tokens, right=True) - 1
     return F.embedding(rows * longest + tokens - starts[rows], context.transpose(1, 2).flatten(2).flatten(0, 1))

@@ -132,6 +132,7 @@ class Head(Protocol):
     A head may also have
         reads(labels) -> ALL, FIRST, or int64[M] tokens: those whose last states it looks at; the last layer computes no
             others, which halves its work. `labels` are None in prediction. Without it, ALL;
+        causal = True: no token of a row sees a later one;
         reads_pooler = False: it never calls `encoded.pooled()`, or only of the mean of ALL tokens;
         tie(model) -> None: called once the model is whole, to borrow weights of others (see `model.borrowed`);
         counts(labels) -> dict[str, int]: over how many things each part of its loss is a mean, where that is not the

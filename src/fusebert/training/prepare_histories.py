@@ -24,7 +24,7 @@ from fusebert.model.pretrained import find_trunk
 from fusebert.storage import file_hash
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import (
-    MaskedHistories,
+    Histories,
     UserEvent,
     hold_out_newest,
     questions,
@@ -37,6 +37,8 @@ from fusebert.training.prepare import BAD_ROWS, Prepared, table_name
 from fusebert.training.progress import Progress
 
 EVENTS = "events"
+STARTING_DEVIATION = 0.02
+"""Of fresh weights, BERT's own."""
 LEAST_EVENTS = 3
 """An item that is described and has fewer training events has no vector of its own: its description stands for it."""
 
@@ -81,8 +83,9 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     processor = Processor.fit(recipe.modality_config(EVENTS), [HISTORY], trained, None)
     processor, task, description = _with_catalogue(recipe, config, processor, parts["train"], progress)
     preparer = Preparer({EVENTS: processor}, task, NEXT)
+    masked = config.mask_rate if config.objective == "masked" else None
     splits: dict[str, Any] = {
-        "train": MaskedHistories(trained, preparer, config.mask_rate, recipe.training.seed),
+        "train": Histories(trained, preparer, masked, recipe.training.seed),
         "validation": _asked(preparer, parts["train"], parts["validation"], len(wrong.get("validation", ()))),
     }
     if "test" in parts:
@@ -98,7 +101,15 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
 
 
 def start_at_histories(model: FusebertModel, prepared: PreparedHistories) -> None:
-    """Begin by guessing items by how often each occurs, and with what describes them."""
+    """Begin by guessing items by how often each occurs, and with what describes them.
+
+    Item vectors are the output weights, too. Those of a trunk of our own sizes start larger than BERT's, and what they
+    say at first would drown the frequencies.
+    """
+    if prepared.trunk_folder is None:
+        with torch.no_grad():
+            for weight in (weight for weight in model.parameters() if weight.ndim > 1):
+                weight.mul_(STARTING_DEVIATION / model.config.trunk["initializer_range"])
     processor: Any = prepared.processors[EVENTS]
     samples = prepared.splits["train"].samples
     codes = [processor.code(event.item) for sample in samples for event in sample.values[HISTORY]]

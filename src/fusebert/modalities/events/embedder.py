@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fusebert.modalities.events.processor import GAPS, UNKNOWN, Config
 from fusebert.model.layer_norm import LayerNorm
+from fusebert.model.zero import ZeroEmbedding
 
 OWN_HIDDEN = 0.2
 """Share of items that have only their description in a step of training, so that it learns to stand alone (DropoutNet,
@@ -37,11 +38,11 @@ class Embedder(nn.Module):
             self.content_centre = nn.Buffer(torch.zeros(config.content_size))
             self.content_scale = nn.Buffer(torch.ones(()))
             self.description = nn.Linear(config.content_size, width, bias=False)
-        self.types = nn.Embedding(1 + config.types, width, padding_idx=nothing)
-        self.gaps = nn.Embedding(GAPS, width)
-        self.values = nn.Linear(2, width, bias=False)
         self.ages = nn.Embedding(config.max_events, width)
-        self.column_places = nn.Embedding(columns, width)
+        # the sum is normalised: what most events share would take room from the items
+        self.types = ZeroEmbedding(1 + config.types, width, padding_idx=nothing)
+        self.gaps, self.values = ZeroEmbedding(GAPS, width), ZeroEmbedding(2, width)
+        self.column_places = ZeroEmbedding(columns, width)
         self.LayerNorm = LayerNorm(width, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
 
@@ -68,7 +69,7 @@ class Embedder(nn.Module):
         items = F.embedding(features["items"], self.item_vectors(), padding_idx=self.items.padding_idx)
         done = items + self.types(features["types"])
         when = self.gaps(features["gaps"]) + self.ages(features["ages"]) + self.column_places(features["place"])
-        value = self.values(features["values"].to(self.values.weight.dtype))
+        value = features["values"].to(self.values.weight.dtype) @ self.values.weight
         found = done + when + value
         if len(features["pieces"]):
             words: Any = embeddings.word_embeddings

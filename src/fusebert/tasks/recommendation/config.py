@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -31,7 +32,14 @@ class Config(Section):
         None, description="what reads the catalogue: a BERT, named as model.trunk is, or the folder of a matching model"
     )
     repeats: bool = Field(False, description="whether an item of the history may come again")
-    mask_rate: float = Field(0.2, ge=0, lt=1, description="of a history's events to guess, beside the newest one")
+    objective: Literal["next", "masked"] = Field(
+        "next",
+        description="guess after each event the next one, from those before it (SASRec); or hidden events from all "
+        "others (BERT4Rec)",
+    )
+    mask_rate: float = Field(
+        0.2, ge=0, lt=1, description="with objective=masked, of a history's events to guess, beside the newest one"
+    )
 
 
 @dataclass(frozen=True, slots=True)

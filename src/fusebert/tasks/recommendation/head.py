@@ -33,6 +33,7 @@ class Head(nn.Module):
     def __init__(self, config: dict[str, Any], trunk: Any) -> None:
         super().__init__()
         self.outputs, self.trained, self.repeats = config["outputs"], config["trained"], config["repeats"]
+        self.causal = config["causal"]
         self.dense = Linear(trunk.hidden_size, trunk.hidden_size)
         self.LayerNorm = LayerNorm(trunk.hidden_size, eps=trunk.layer_norm_eps)
         self.own, self.sharing = config["own_vectors"], config["outputs"] - config["own_vectors"]
@@ -62,9 +63,12 @@ class Head(nn.Module):
         return hidden, items, torch.cat([own[:-1], own[-1:].expand(self.sharing)])
 
     def forward(self, encoded: Encoded) -> Tensor:
-        """float[B, items] for the newest event of each row, the last of its tokens; RULED_OUT for what cannot come
-        again."""
-        newest = encoded.layout.cu_seqlens[1:].long() - 1
+        """float[B, items] for the newest event of each row, which is to be guessed; RULED_OUT for what cannot come
+        again.
+
+        It is the last token of its row; where tokens see no later ones, the one before it was taught to guess it.
+        """
+        newest = encoded.layout.cu_seqlens[1:].long() - (2 if self.causal else 1)
         hidden = encoded.last_hidden_state[newest]
         with torch.autocast(hidden.device.type, enabled=False):  # in bf16 many scores would be equal
             scores = linear(*self.readout(hidden.to(self.dense.weight.dtype))).float()

@@ -139,20 +139,21 @@ def whole_histories(done: Iterable[UserEvent]) -> list[Sample]:
     return found
 
 
-class MaskedHistories:
+class Histories:
     """The parts of all histories that one epoch reads. What it holds is a pure function of seed and epoch.
 
-    Each part ends with an event to be guessed, as when a model is asked; among those before it, a share is to be
-    guessed, too. Where parts end differs from epoch to epoch.
+    Each part ends with an event to be guessed, as when a model is asked. Those before it are to be guessed too, each at
+    the token before it; or, where some are masked, these at their own tokens. Where parts end differs from epoch to
+    epoch.
 
     Args:
         samples: a whole history each.
         preparer: with the processor of the events.
-        share: of the events before the last one.
+        masked: share of the events before the last one that are hidden; None to guess each from those before it.
     """
 
-    def __init__(self, samples: Sequence[Sample], preparer: Preparer, share: float, seed: int) -> None:
-        self.samples, self.preparer, self.share, self.seed = samples, preparer, share, seed
+    def __init__(self, samples: Sequence[Sample], preparer: Preparer, masked: float | None, seed: int) -> None:
+        self.samples, self.preparer, self.masked, self.seed = samples, preparer, masked, seed
         self.processor: Any = preparer.processors["events"]
         self.epoch = 0
 
@@ -184,17 +185,19 @@ class MaskedHistories:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> Example:
-        """A part of a history with some of its items hidden."""
+        """A part of a history, and what is to be guessed at which of its tokens."""
         user, start, end = self.parts[number].tolist()
         events = self.samples[user].values[HISTORY].events
         features = self.processor.encode(events[start : end - 1], events[max(0, start - 1) : start])
         features["seen"] = np.zeros(0, dtype=np.int64)
-        random = np.random.default_rng([self.seed, self.epoch, number, 1])
-        hidden = random.random(end - start) < self.share
-        hidden[-1] = True
         codes = features["items"].copy()
         codes[-1] = self.processor.code(events[end - 1].item)
-        for field in ("items", "types", "gaps", "values"):
-            features[field][hidden] = 0
-        places = np.flatnonzero(hidden & (codes > 0))
-        return Example({"events": features}, Target(1 + places, codes[places]), 1 + end - start)
+        asked = np.ones(end - start, dtype=bool)
+        if self.masked is not None:
+            random = np.random.default_rng([self.seed, self.epoch, number, 1])
+            asked[:-1] = random.random(end - start)[:-1] < self.masked
+            for field in ("items", "types", "gaps", "values"):
+                features[field][asked] = 0
+        places = np.flatnonzero(asked & (codes > 0))
+        at = places if self.masked is None else 1 + places  # the first token is [CLS]
+        return Example({"events": features}, Target(at, codes[places]), 1 + end - start)

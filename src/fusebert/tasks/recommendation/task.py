@@ -1,4 +1,5 @@
-"""What comes next? All items of a catalogue, ranked by a user's history (BERT4Rec, Sun et al. 2019)."""
+"""What comes next? All items of a catalogue, ranked by a user's history (SASRec, Kang & McAuley 2018; BERT4Rec, Sun et
+al. 2019)."""
 
 from __future__ import annotations
 
@@ -67,6 +68,7 @@ class Task:
             "trained": self.trained,
             "own_vectors": self.own_vectors,
             "repeats": self.config.repeats,
+            "causal": self.config.objective == "next",
         }
 
     def target(self, raw: Any) -> np.ndarray:
