@@ -16,7 +16,7 @@ import pytest
 from fusebert.cli import main
 from fusebert.cli.common import run_folder
 from fusebert.errors import UsageError
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
 
 
 def test_evaluate_prints_one_object(trained: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,8 @@ from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import FusebertError, ModelError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
-from fusebert.evaluation.predictor import Predictor, load
+from fusebert.evaluation.loading import load
+from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.vectors import Index, _batches, embed, write_index, write_vectors
 from fusebert.modalities.table.processor import Config as TableConfig
 from fusebert.modalities.table.processor import Processor as TableProcessor

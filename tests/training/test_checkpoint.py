@@ -21,7 +21,7 @@ from fusebert import storage
 from fusebert.cli import main
 from fusebert.config import TrainingSettings
 from fusebert.errors import DivergedError, ModelError, UsageError
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
 from fusebert.storage import finish, seal, verify, write_folder, write_json
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State

@@ -89,7 +89,7 @@ def run_folder(source: Path, end: str = "") -> Path:
 def load_model(folder: Path) -> Any:
     """The Predictor of a model folder."""
     check_finished(folder)  # before imports that take seconds
-    from fusebert.evaluation.predictor import load
+    from fusebert.evaluation.loading import load
 
     return load(folder)
 

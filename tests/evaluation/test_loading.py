@@ -1,0 +1,98 @@
+"""What a model folder from elsewhere may not do: run code, bring other weights, or take all memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fusebert.errors import ModelError
+from fusebert.evaluation.loading import load
+from fusebert.storage import MANIFEST, finish
+
+ROW = {"question": "what colour is the circle?"}
+
+
+def sealed(trained: Path, folder: Path, change: Callable[[Path], Any]) -> Path:
+    """A copy of a model after a change, whose manifest vouches for it."""
+    shutil.copytree(trained, folder)
+    (folder / MANIFEST).unlink()
+    change(folder)
+    finish(folder)
+    return folder
+
+
+def configured(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+class Planted:
+    """A pickle that makes a folder where it is opened."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.place),)
+
+
+def test_adapters_shards_and_pickles_in_a_model_folder_are_not_read(trained: Path, tmp_path: Path) -> None:
+    def plant(folder: Path) -> None:
+        adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["classifier"], "task_type": None}
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+        torch.save({"x": Planted(tmp_path / "ran")}, folder / "adapter_model.bin")
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: value * 0 for name, value in weights.items()}, folder / "other.safetensors", {"format": "pt"})
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "other.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        names = {"transformers_weights": "adapter_model.bin", "quantization_config": {"quant_method": "bitsandbytes"}}
+        configured(lambda config: config.update(names))(folder)
+
+    planted = sealed(trained, tmp_path / "planted", plant)
+    assert load(planted).predict(ROW) == load(trained).predict(ROW)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["trunk"].update(num_hidden_layers=3_000_000),
+        lambda config: config["trunk"].update(num_hidden_layers=200),
+        lambda config: config["trunk"].update(hidden_size=16_384, intermediate_size=131_072),
+        lambda config: config["trunk"].update(vocab_size=2_000_000),
+        lambda config: config["task"].update(outputs=10**13),
+        lambda config: config["modalities"]["image"].update(columns=10**13),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_take_no_memory(
+    change: Callable[[dict[str, Any]], Any], trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"many more weights|other weights|config\.json says|less than or equal"):
+        load(sealed(trained, tmp_path / "huge", configured(change)))
+
+
+def test_a_model_saved_in_half_precision_stays_so(trained: Path, tmp_path: Path) -> None:
+    model = load(trained)
+    model.model.half()
+    model.save(tmp_path / "half")
+    half = load(tmp_path / "half").model.state_dict()
+    assert {value.dtype for value in half.values()} == {torch.float16}
+    assert all(torch.equal(value, half[name]) for name, value in model.model.state_dict().items())
+
+
+def test_loading_draws_no_random_numbers(trained: Path) -> None:
+    before = torch.get_rng_state()
+    load(trained)
+    assert torch.equal(before, torch.get_rng_state())
