@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusebert.errors import ModelError
+from fusebert.cli import main
+from fusebert.errors import ModelError, UsageError
 from fusebert.evaluation.loading import load
-from fusebert.storage import MANIFEST, finish
+from fusebert.storage import MANIFEST, file_hash, finish, verify, write_json
 
 ROW = {"question": "what colour is the circle?"}
 
@@ -96,3 +97,55 @@ def test_loading_draws_no_random_numbers(trained: Path) -> None:
     before = torch.get_rng_state()
     load(trained)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("adapter_config.json", True),
+        ("processors/manifest.json", True),
+        ("plots/later/.a.png", True),
+        ("README.md", False),
+        ("bad_rows.jsonl", False),
+        ("logs/events", False),
+        ("checkpoints/step-000000001/model.safetensors", False),
+        (".gitattributes", False),
+        (".cache/huggingface/download/config.json.metadata", False),
+    ],
+)
+def test_a_file_that_came_after_the_manifest_is_refused(
+    name: str, refused: bool, trained: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(trained, tmp_path / "model"))
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).write_text("{}")
+    if not refused:
+        verify(model)
+        return
+    with pytest.raises(ModelError, match=f"{name} is not in manifest.json"):
+        load(model)
+
+
+def test_a_link_to_a_folder_is_refused(trained: Path, tmp_path: Path) -> None:
+    """Its files would be read, and no manifest names them."""
+    model = Path(shutil.copytree(trained, tmp_path / "model"))
+    (model / "more").symlink_to(trained)
+    with pytest.raises(ModelError, match="more is not in"):
+        verify(model)
+
+
+@pytest.mark.parametrize("hashes", [{}, {"config.json": None}])
+def test_a_manifest_that_lists_too_little_is_refused(hashes: dict[str, None], trained: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(trained, tmp_path / "model"))
+    write_json(model / MANIFEST, {"sha256": {name: file_hash(model / name) for name in hashes}})
+    with pytest.raises(ModelError, match=r"lists no files|is not in manifest\.json"):
+        load(model)
+
+
+def test_nothing_is_written_into_a_finished_folder(trained: Path, tmp_path: Path) -> None:
+    model = load(trained)
+    for write in (model.save, model.save_trunk):
+        with pytest.raises(UsageError, match="lies in the finished"):
+            write(trained / "later")
+    assert main(["predict", str(trained), "--question", "x", "--output", str(trained / "new.jsonl")]) == 2
+    verify(trained)

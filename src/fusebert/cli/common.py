@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fusebert.errors import ModelError, UsageError
+from fusebert.errors import UsageError
 from fusebert.stderr import lasting
-from fusebert.storage import MANIFEST, check_finished, read_json
+from fusebert.storage import check_finished, finished_around
 
 Command = Callable[[str, Callable[[argparse.Namespace, list[str]], dict[str, Any]], str], argparse.ArgumentParser]
 """Name, what it does and a summary -> the parser of a new command."""
@@ -95,11 +95,9 @@ def load_model(folder: Path) -> Any:
 
 
 def refuse_sealed(output: Path) -> None:
-    """Raise UsageError for a file of a finished folder, which would no longer be what its manifest says."""
-    for folder in output.absolute().parents:
-        with suppress(ModelError, AttributeError, TypeError):  # other programs have manifests, too
-            if output.absolute().relative_to(folder).as_posix() in read_json(folder / MANIFEST)["sha256"]:
-                raise UsageError(f"--output {output} is a file of the finished {folder}; choose another")
+    """Raise UsageError for a file in a finished folder, which would no longer be what its manifest says."""
+    if folder := finished_around(output):
+        raise UsageError(f"--output {output} is a file of the finished {folder}, or would be; choose another")
 
 
 def speaks() -> bool:

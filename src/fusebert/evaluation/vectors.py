@@ -17,7 +17,16 @@ from fusebert.data.dataset import Preparer
 from fusebert.data.tables import Rows, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_install
 from fusebert.evaluation.inference import in_order, infer
-from fusebert.storage import MANIFEST, file_hash, read_json, verify, whole_or_absent, write_folder, write_json
+from fusebert.storage import (
+    MANIFEST,
+    file_hash,
+    finished_around,
+    read_json,
+    verify,
+    whole_or_absent,
+    write_folder,
+    write_json,
+)
 from fusebert.types import Example, Sample, is_given
 
 if TYPE_CHECKING:
@@ -96,6 +105,8 @@ def write_index(predictor: Predictor, folder: Path, side: str, embedded: Iterabl
     lancedb = _lancedb()
     if folder.exists():
         raise UsageError(f"{folder} exists already; choose another --output")
+    if around := finished_around(folder):
+        raise UsageError(f"{folder} lies in the finished {around}; choose another --output")
     batches = _batches(embedded)
     first = next(batches, None)
     if first is None:
