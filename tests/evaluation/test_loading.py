@@ -149,3 +149,39 @@ def test_nothing_is_written_into_a_finished_folder(trained: Path, tmp_path: Path
             write(trained / "later")
     assert main(["predict", str(trained), "--question", "x", "--output", str(trained / "new.jsonl")]) == 2
     verify(trained)
+
+
+VIT = {"model_type": "vit", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16}
+HYBRID = {"model_type": "dpt", "is_hybrid": True, "backbone": "some/where", "backbone_config": None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({**VIT, "auto_map": {"AutoModel": "some/where--code.Model"}}, "auto_map"),
+        ({"model_type": "detr", "backbone_config": {**VIT, "auto_map": {"AutoModel": "code.Model"}}}, "auto_map"),
+        ({**VIT, "_attn_implementation": "some/kernel"}, "name code"),
+        ({**VIT, "attn_implementation": "some/kernel"}, "name code"),
+        ({"model_type": "timm_wrapper", "model_args": {"pretrained": True}}, "model_args"),
+        ({**VIT, "num_hidden_layers": 10**9}, "too large"),
+        (HYBRID, "cannot be built"),
+        ({"model_type": "nothing of transformers"}, "cannot be built"),
+    ],
+)
+def test_an_encoder_brings_no_code_and_fetches_nothing(
+    settings: dict[str, Any], said: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def refused(host: Any, *_: Any, **__: Any) -> None:
+        asked.append(host)
+        raise OSError
+
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    backbone = {**settings, "fusebert_tokens": 1, "fusebert_width": 24}
+    change = configured(
+        lambda config: config["modalities"]["image"]["config"].update(encoder="some/where", backbone=backbone)
+    )
+    with pytest.raises(ModelError, match=said):
+        load(sealed(trained, tmp_path / "model", change))
+    assert not asked
