@@ -108,6 +108,21 @@ def far_parquet(place: Place) -> list[str]:
     return place.train(place.folder / "rows.parquet")
 
 
+def vast_parquet(cell: Any) -> Callable[[Place], list[str]]:
+    """A small file with a cell that is none."""
+
+    def write(place: Place) -> list[str]:
+        table = pyarrow.table({"x": cell(), "answer": ["a", "b"]})
+        parquet.write_table(table, place.folder / "rows.parquet", compression="zstd", use_dictionary=False)
+        return place.train(place.folder / "rows.parquet")
+
+    return write
+
+
+def many_values() -> pyarrow.Array:
+    return pyarrow.ListArray.from_arrays([0, 3_000_000, 3_000_000], pyarrow.nulls(3_000_000, pyarrow.int8()))
+
+
 def doubled_parquet(place: Place) -> list[str]:
     column = pyarrow.array(["a", "b"])
     parquet.write_table(pyarrow.table([column, column], names=["x", "x"]), place.folder / "rows.parquet")
@@ -152,6 +167,13 @@ TABLES = [
         1,
         ("rows.jsonl", "row 13", "not a JSON object"),
     ),
+    Case(
+        "parquet with a vast cell",
+        vast_parquet(lambda: [b"\0" * (2**27 + 2**10), None]),
+        1,
+        ("rows.parquet", "'x'", "more than a row can have"),
+    ),
+    Case("parquet with a vast list", vast_parquet(many_values), 1, ("rows.parquet", "more than a row can have")),
     Case("parquet with a far time", far_parquet, 1, ("rows.parquet", "cannot be read")),
     Case("unknown kind", table("rows.txt", "a\n"), 1, ("rows.txt", "known kind")),
     Case("empty", table("rows.csv", b""), 1, ("rows.csv", "empty")),
