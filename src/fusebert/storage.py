@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,9 +53,10 @@ def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
             return
         path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(path, "part")
+        # where others may write, too, one of them may have put a link in a place that can be guessed
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -175,6 +175,21 @@ def test_what_killed_writes_left_is_no_part_of_a_model(tmp_path: Path) -> None:
     assert not [*tmp_path.rglob("*.part")]
 
 
+def test_a_link_that_waits_for_a_write_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").write_text("mine")
+    monkeypatch.setattr(storage.secrets, "token_hex", lambda _: "guessed")
+    guessed = f".a.json.{storage._here()}-{os.getpid()}.part"  # the name of a folder's
+    for name in (guessed, ".a.json.guessed.part"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError, match=r"a\.json"):
+        write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / ".a.json.guessed.part").unlink(missing_ok=True)
+    write_json(tmp_path / "a.json", {})
+    assert (tmp_path / guessed).is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_what_is_saved_is_restored(saved: Path) -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
