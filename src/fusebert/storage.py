@@ -26,8 +26,6 @@ WORKING_FOLDERS = (CHECKPOINTS, "logs")
 """Of a training, in its model's folder; no part of the model."""
 CARD = "README.md"
 """Of a model; for people, who may go on writing in it."""
-UNREAD = (*WORKING_FOLDERS, CARD, "bad_rows.jsonl")
-"""In a sealed folder, what need not be in its manifest: nothing reads it as a part of what is sealed."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -245,10 +243,10 @@ def verify(folder: Path) -> None:
 
 
 def is_unread(name: str) -> bool:
-    """Whether a file of a sealed folder, by its path within, may have come later; hidden ones are of git, of the Hub's
-    downloads, or of an editor."""
+    """Whether a file of a sealed folder, by its path within, may have come later, as nothing reads it there: losses, the
+    card, lists of bad rows, and what is hidden, by git, the Hub's downloads or an editor."""
     first = name.split("/")[0]
-    return first in UNREAD or first.startswith(".")
+    return first in (*WORKING_FOLDERS, CARD) or first.startswith(".") or first.endswith("bad_rows.jsonl")
 
 
 def finished_around(path: Path) -> Path | None:
