@@ -17,6 +17,13 @@ from tests.bad_input.place import BAD_ROW, WORDS, Case, Place, answers, png, row
 # Pictures
 
 
+def many_scans() -> bytes:
+    """A JPEG whose last scan stands there a hundred times more."""
+    whole = png(kind="JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * 101 + whole[-2:]
+
+
 def bomb() -> bytes:
     """A PNG of 30,000 x 30,000 pixels, one bit each, all black: 110 kB of file, 2.7 GB of picture."""
 
@@ -141,6 +148,7 @@ PICTURES = [
     Case("truncated webp", picture("cut.webp", png(kind="WEBP")[:40]), 1, (BAD, "'image'", "damaged")),
     Case("0 bytes", picture("empty.png", b""), 1, (BAD, "'image'", "empty")),
     Case("text named .png", picture("text.png", b"hello\n" * 50), 1, (BAD, "'image'", "not a picture")),
+    Case("a JPEG of 101 scans", picture("scans.jpg", many_scans()), 1, (BAD, "'image'", "more than 100 scans")),
     Case("30,000 x 30,000 pixels", picture("bomb.png", bomb()), 1, (BAD, "'image'", "too large", "pixels")),
     Case("svg", picture("a.svg.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 1, (BAD, "not a picture")),
     Case("eps named .png", picture("eps.png", png(kind="EPS")), 1, (BAD, "'image'", "not a picture")),
