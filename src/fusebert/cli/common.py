@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fusebert.errors import UsageError
-from fusebert.stderr import lasting
+from fusebert.stderr import lasting, visible
 from fusebert.storage import check_finished, finished_around
 
 Command = Callable[[str, Callable[[argparse.Namespace, list[str]], dict[str, Any]], str], argparse.ArgumentParser]
@@ -108,13 +108,13 @@ def speaks() -> bool:
 def say(text: str) -> None:
     """A line on stderr."""
     with lasting():
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def print_line(value: Any) -> None:
     """One line of JSON on stdout, in ASCII if its encoding has not all letters; where stdout fails, the rest goes
     nowhere, lest it fail again at exit."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = visible(json.dumps(value, ensure_ascii=False, allow_nan=False))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -133,7 +133,10 @@ def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left")
+    def shown(words: str) -> str:
+        return escape(visible(words))
+
+    table = Table(title=shown(title), title_justify="left")
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     cells = {
         name: {row: number(scores[name]) if name in scores else "" for row, scores in rows.items()} for name in names
@@ -145,9 +148,9 @@ def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
         lines = {row: [cells[name][row] for name in heads] for row in rows}
     table.add_column("")
     for head in heads:
-        table.add_column(escape(head), justify="right", overflow="fold")
+        table.add_column(shown(head), justify="right", overflow="fold")
     for name, line in lines.items():
-        table.add_row(escape(name), *line)
+        table.add_row(shown(name), *line)
     with lasting():
         Console(stderr=True, emoji=False).print(table)
 
