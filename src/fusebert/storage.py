@@ -243,8 +243,8 @@ def verify(folder: Path) -> None:
 
 
 def is_unread(name: str) -> bool:
-    """Whether a file of a sealed folder, by its path within, may have come later, as nothing reads it there: losses, the
-    card, lists of bad rows, and what is hidden, by git, the Hub's downloads or an editor."""
+    """Whether a file of a sealed folder, by its path within, may have come later, as nothing reads it there: losses,
+    the card, lists of bad rows, and what is hidden, by git, the Hub's downloads or an editor."""
     first = name.split("/")[0]
     return first in (*WORKING_FOLDERS, CARD) or first.startswith(".") or first.endswith("bad_rows.jsonl")
 
