@@ -145,6 +145,18 @@ RECIPES = [
         "trunk is a decoder", lambda place: place.trunk(configured(is_decoder=True)), 1, ("config.json", "is_decoder")
     ),
     Case("trunk is no BERT", lambda place: place.trunk(configured(model_type="gpt2")), 1, ("config.json", "gpt2")),
+    Case(
+        "trunk of all memory",
+        lambda place: place.trunk(configured(hidden_size=16_384, num_hidden_layers=200, intermediate_size=131_072)),
+        1,
+        ("model.safetensors", "too small for what config.json says"),
+    ),
+    Case(
+        "trunk of a million layers",
+        lambda place: place.trunk(configured(num_hidden_layers=1_000_000)),
+        1,
+        ("config.json", "num_hidden_layers", "200"),
+    ),
     Case("trunk's shapes disagree", lambda place: place.trunk(configured(hidden_size=16)), 1, ("config.json says",)),
     Case(
         "trunk's config is not JSON",
