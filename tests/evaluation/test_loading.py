@@ -164,7 +164,7 @@ HYBRID = {"model_type": "dpt", "is_hybrid": True, "backbone": "some/where", "bac
         ({**VIT, "attn_implementation": "some/kernel"}, "name code"),
         ({"model_type": "timm_wrapper", "model_args": {"pretrained": True}}, "model_args"),
         ({**VIT, "num_hidden_layers": 10**9}, "too large"),
-        (HYBRID, "cannot be built"),
+        (HYBRID, "leave a part to the Hub"),
         ({"model_type": "nothing of transformers"}, "cannot be built"),
     ],
 )

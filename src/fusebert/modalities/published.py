@@ -37,7 +37,7 @@ def build(backbone: Mapping[str, Any], encoder: str, network: Any = None) -> Any
 
     refuse_foreign(backbone, encoder)
     settings = {key: value for key, value in backbone.items() if not key.startswith("fusebert_")}
-    with as_model_error(f"the network of {encoder} cannot be built"), _hub_not_asked():
+    with as_model_error(f"the network of {encoder} cannot be built"), _hub_not_asked(encoder):
         made = AutoConfig.for_model(**settings)
         if network is not None:
             return network(made)
@@ -81,13 +81,16 @@ def as_model_error(said: str) -> Iterator[None]:
 
 
 @contextmanager
-def _hub_not_asked() -> Iterator[None]:
+def _hub_not_asked(encoder: str) -> Iterator[None]:
     """Some settings name, or leave to a default, another network, whose settings transformers would fetch."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
         yield
+    except OfflineModeIsEnabled:
+        raise ModelError(f"the settings of {encoder} leave a part to the Hub, which is not asked for it") from None
     finally:
         constants.HF_HUB_OFFLINE = before
