@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from fusebert.cli import main
-from fusebert.cli.common import run_folder
+from fusebert.cli.common import print_line, print_table, run_folder, say
 from fusebert.errors import UsageError
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
+from fusebert.training.progress import Terminal
 
 
 def test_evaluate_prints_one_object(trained: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +115,19 @@ def test_an_error_is_one_object_too(tmp_path: Path, capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert json.loads(out)["exit_code"] == 1
     assert "Traceback" not in err
+
+
+def test_names_and_labels_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b]0;title\x07\x9b31m\u202eb\n\tc"
+    print_line({evil: evil})
+    say(evil)
+    print_table(evil, {evil: {evil: 1.0}, "b": {}})
+    print_table(evil, {f"{evil}{number}": {evil: 1.0} for number in range(9)})
+    Terminal().note(evil)
+    printed = capsys.readouterr()
+    assert not set("\x1b\x07\x9b\u202e") & set(printed.out + printed.err)
+    assert json.loads(printed.out) == {evil: evil}
+    assert "a\\u001b]0;title\\u0007\\u009b31m\\u202eb\n\tc\n" in printed.err
 
 
 def test_what_would_be_lost_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

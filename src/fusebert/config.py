@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -203,7 +204,7 @@ class Recipe(Section):
             elif key == "data.columns":
                 if not isinstance(value, dict | None):
                     raise RecipeError(
-                        f"{source}: data.columns={value!r} will not do: write data.columns.COLUMN=MODALITY"
+                        f"{source}: data.columns={_shortened(value)} will not do: write data.columns.COLUMN=MODALITY"
                     )
                 nested.setdefault("data", {}).setdefault("columns", {}).update(value or {})
             else:
@@ -267,7 +268,15 @@ class Recipe(Section):
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """`yaml.safe_load` keeps the last of two values of a key, and says nothing."""
+    """`yaml.safe_load` keeps the last of two values of a key, and says nothing. A few lines of names for other parts,
+    such as `*name`, can stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            said = f"*{event.anchor} stands for another part; write it out"
+            raise yaml.composer.ComposerError(problem=said, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -337,8 +346,15 @@ def wrong_setting(error: ValidationError, section: str) -> str:
         return f"{key} is not set, and has to be"
     if first["type"] == "extra_forbidden":  # unknown ones are told before
         return f"{key} is a setting of another task"
-    given = " ".join(repr(first.get("input")).split())
-    return f"{key}={given:.80} will not do: {said}"
+    return f"{key}={_shortened(first.get('input'))} will not do: {said}"
+
+
+def _shortened(value: Any) -> str:
+    """A value as Python writes it, cut at 80 characters, without writing all of it."""
+    writer = reprlib.Repr()
+    writer.maxdict = writer.maxlist = writer.maxtuple = 8
+    writer.maxstring = writer.maxother = writer.maxlong = 80
+    return f"{' '.join(writer.repr(value).split()):.80}"
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
 from fusebert.storage import MANIFEST, read_json
 from fusebert.training.progress import Terminal
 from fusebert.training.run import train

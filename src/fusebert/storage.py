@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,9 +51,10 @@ def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
             return
         path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(path, "part")
+        # where others may write, too, one of them may have put a link in a place that can be guessed
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -183,7 +185,7 @@ def seal(folder: Path, leave_out: Sequence[str] = ()) -> None:
 
     Whoever may read the folder may then read its files, which safetensors writes for their owner alone.
     """
-    names = [name for name in _files(folder) if name.split("/")[0] not in leave_out]
+    names = [name for name in _files(folder) if name.split("/")[0] not in leave_out and (folder / name).is_file()]
     for name in names:
         with suppress(OSError):  # a disk that knows no rights
             (folder / name).chmod(folder.stat().st_mode & 0o666)
@@ -215,10 +217,13 @@ def check_finished(folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Raise ModelError unless each file that the manifest of `folder` names is there, byte for byte."""
+    """Raise ModelError unless each file that the manifest of `folder` names is there, byte for byte, and no other.
+
+    What reads the folder might take in another file, whose hash nobody has vouched for.
+    """
     manifest = read_json(folder / MANIFEST)
     hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
-    if not isinstance(hashes, dict):
+    if not isinstance(hashes, dict) or not hashes:
         raise ModelError(f"{folder / MANIFEST} is damaged: it lists no files")
     for name, expected in hashes.items():
         path = folder / name  # which may be a link, as in the cache of the Hugging Face Hub: its hash is what counts
@@ -230,6 +235,28 @@ def verify(folder: Path) -> None:
             raise ModelError(
                 f"{path} has changed since it was written (its SHA-256 differs); restore it or train again"
             )
+    for name in _files(folder):
+        if name not in hashes and not is_unread(name):
+            raise ModelError(
+                f"{folder / name} is not in {MANIFEST}: it came after the folder was finished; move it elsewhere"
+            )
+
+
+def is_unread(name: str) -> bool:
+    """Whether a file of a sealed folder, by its path within, may have come later, as nothing reads it there: losses,
+    the card, lists of bad rows, and what is hidden, by git, the Hub's downloads or an editor."""
+    first = name.split("/")[0]
+    return first in (*WORKING_FOLDERS, CARD) or first.startswith(".") or first.endswith("bad_rows.jsonl")
+
+
+def finished_around(path: Path) -> Path | None:
+    """The finished folder that is no longer what its manifest says once `path` is written; None where there is none."""
+    for folder in path.absolute().parents:
+        name = path.absolute().relative_to(folder).as_posix()
+        with suppress(ModelError, AttributeError, KeyError, TypeError):  # other programs have manifests, too
+            if name in read_json(folder / MANIFEST)["sha256"] or not is_unread(name):
+                return folder
+    return None
 
 
 def file_hash(path: Path) -> str:
@@ -239,8 +266,9 @@ def file_hash(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    """All but the manifest; links to folders, too, in which nobody looks."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted({path.relative_to(folder).as_posix() for path in found} - {MANIFEST})
 
 
 def sync_tree(folder: Path) -> None:

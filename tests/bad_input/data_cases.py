@@ -17,6 +17,13 @@ from tests.bad_input.place import BAD_ROW, WORDS, Case, Place, answers, png, row
 # Pictures
 
 
+def many_scans() -> bytes:
+    """A JPEG whose last scan stands there a hundred times more."""
+    whole = png(kind="JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * 101 + whole[-2:]
+
+
 def bomb() -> bytes:
     """A PNG of 30,000 x 30,000 pixels, one bit each, all black: 110 kB of file, 2.7 GB of picture."""
 
@@ -108,6 +115,21 @@ def far_parquet(place: Place) -> list[str]:
     return place.train(place.folder / "rows.parquet")
 
 
+def vast_parquet(cell: Any) -> Callable[[Place], list[str]]:
+    """A small file with a cell that is none."""
+
+    def write(place: Place) -> list[str]:
+        table = pyarrow.table({"x": cell(), "answer": ["a", "b"]})
+        parquet.write_table(table, place.folder / "rows.parquet", compression="zstd", use_dictionary=False)
+        return place.train(place.folder / "rows.parquet")
+
+    return write
+
+
+def many_values() -> pyarrow.Array:
+    return pyarrow.ListArray.from_arrays([0, 3_000_000, 3_000_000], pyarrow.nulls(3_000_000, pyarrow.int8()))
+
+
 def doubled_parquet(place: Place) -> list[str]:
     column = pyarrow.array(["a", "b"])
     parquet.write_table(pyarrow.table([column, column], names=["x", "x"]), place.folder / "rows.parquet")
@@ -126,6 +148,7 @@ PICTURES = [
     Case("truncated webp", picture("cut.webp", png(kind="WEBP")[:40]), 1, (BAD, "'image'", "damaged")),
     Case("0 bytes", picture("empty.png", b""), 1, (BAD, "'image'", "empty")),
     Case("text named .png", picture("text.png", b"hello\n" * 50), 1, (BAD, "'image'", "not a picture")),
+    Case("a JPEG of 101 scans", picture("scans.jpg", many_scans()), 1, (BAD, "'image'", "more than 100 scans")),
     Case("30,000 x 30,000 pixels", picture("bomb.png", bomb()), 1, (BAD, "'image'", "too large", "pixels")),
     Case("svg", picture("a.svg.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 1, (BAD, "not a picture")),
     Case("eps named .png", picture("eps.png", png(kind="EPS")), 1, (BAD, "'image'", "not a picture")),
@@ -152,6 +175,13 @@ TABLES = [
         1,
         ("rows.jsonl", "row 13", "not a JSON object"),
     ),
+    Case(
+        "parquet with a vast cell",
+        vast_parquet(lambda: [b"\0" * (2**27 + 2**10), None]),
+        1,
+        ("rows.parquet", "'x'", "more than a row can have"),
+    ),
+    Case("parquet with a vast list", vast_parquet(many_values), 1, ("rows.parquet", "more than a row can have")),
     Case("parquet with a far time", far_parquet, 1, ("rows.parquet", "cannot be read")),
     Case("unknown kind", table("rows.txt", "a\n"), 1, ("rows.txt", "known kind")),
     Case("empty", table("rows.csv", b""), 1, ("rows.csv", "empty")),

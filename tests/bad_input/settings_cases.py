@@ -64,6 +64,8 @@ def outside(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({"sha256": {"../outside": file_hash(folder.parent / "outside")}}))
 
 
+LAUGHS = "a: &a0 [ha]\n" + "".join(f"b{n}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(9))
+
 RECIPES = [
     Case("missing", lambda place: ["train", str(place.folder / "none.yaml")], 2, ("none.yaml", "does not exist")),
     Case("not YAML", recipe("a: [1, 2"), 2, ("recipe.yaml", "YAML")),
@@ -81,6 +83,7 @@ RECIPES = [
     Case("column called no", recipe("data.columns: {no: text}\n"), 2, ("recipe.yaml", "False", "in quotes")),
     Case("a key twice", recipe("training.epochs: 1\ntraining.epochs: 9\n"), 2, ("training.epochs", "twice", "line 2")),
     Case("a column twice", recipe("data.columns: {a: text, a: table}\n"), 2, ("recipe.yaml", "a is there twice")),
+    Case("a billion of one word", recipe(LAUGHS), 2, ("recipe.yaml", "*a0 stands for another part", "line 2")),
     Case("no training table", recipe("data.target: answer\n"), 2, ("data.train",)),
     Case("nothing learnt to freeze", setting("image.encoder=conv", "image.frozen=true"), 2, ("image.frozen", "conv")),
     Case(
@@ -142,6 +145,18 @@ RECIPES = [
         "trunk is a decoder", lambda place: place.trunk(configured(is_decoder=True)), 1, ("config.json", "is_decoder")
     ),
     Case("trunk is no BERT", lambda place: place.trunk(configured(model_type="gpt2")), 1, ("config.json", "gpt2")),
+    Case(
+        "trunk of all memory",
+        lambda place: place.trunk(configured(hidden_size=16_384, num_hidden_layers=200, intermediate_size=131_072)),
+        1,
+        ("model.safetensors", "too small for what config.json says"),
+    ),
+    Case(
+        "trunk of a million layers",
+        lambda place: place.trunk(configured(num_hidden_layers=1_000_000)),
+        1,
+        ("config.json", "num_hidden_layers", "200"),
+    ),
     Case("trunk's shapes disagree", lambda place: place.trunk(configured(hidden_size=16)), 1, ("config.json says",)),
     Case(
         "trunk's config is not JSON",

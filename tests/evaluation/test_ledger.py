@@ -18,7 +18,7 @@ from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
 from fusebert.evaluation.ledger import beaten, guessing, ledger, warnings
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
 from fusebert.tasks.classification.task import Task as Classification

@@ -23,7 +23,8 @@ from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import FusebertError, ModelError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
-from fusebert.evaluation.predictor import Predictor, load
+from fusebert.evaluation.loading import load
+from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.vectors import Index, _batches, embed, write_index, write_vectors
 from fusebert.modalities.table.processor import Config as TableConfig
 from fusebert.modalities.table.processor import Processor as TableProcessor
@@ -31,7 +32,7 @@ from fusebert.modalities.text.processor import Config as TextConfig
 from fusebert.modalities.text.processor import Processor as TextProcessor
 from fusebert.modalities.values import content_key
 from fusebert.model.trunk import TrunkConfig
-from fusebert.storage import read_json
+from fusebert.storage import read_json, seal, write_json
 from fusebert.tasks.matching.head import Head
 from fusebert.tasks.matching.task import Config, Task
 from fusebert.training.run import train
@@ -241,6 +242,45 @@ def test_an_index_is_bound_to_its_model(matching: Predictor, trained: Path, worl
     target = damaged if damaged.is_file() else next(path for path in damaged.rglob("*") if path.is_file())
     target.write_bytes(target.read_bytes()[:-1])
     with pytest.raises(ModelError, match="changed"):
+        Index(matching, tmp_path / "index")
+
+
+def test_an_index_from_elsewhere_reads_nothing_elsewhere(matching: Predictor, world: Path, tmp_path: Path) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    rows = list(embed(matching, read_table(world / "test.jsonl"), "right"))
+    write_index(matching, tmp_path / "index", "right", iter(rows))  # type: ignore[arg-type]
+    about = json.loads((tmp_path / "index" / "index.json").read_text())
+    (tmp_path / "copy").mkdir()
+    write_json(tmp_path / "copy" / "index.json", about)
+    whole = tmp_path / "index" / "store" / "rows.lance"
+    lancedb.connect(tmp_path / "copy" / "store").clone_table("rows", str(whole), is_shallow=True)
+    seal(tmp_path / "copy")
+    with pytest.raises(ModelError, match="names files outside the index"):
+        Index(matching, tmp_path / "copy")
+    manifest = next((tmp_path / "copy").rglob("*.manifest"))
+    for damage in (b"", manifest.read_bytes()[:-1], b"\xff" * 100 + b"LANC", bytes(12) + b"LANC"):
+        manifest.write_bytes(damage)
+        seal(tmp_path / "copy")
+        with pytest.raises(ModelError, match="manifest is damaged"):
+            Index(matching, tmp_path / "copy")
+    for wrong in ({}, [], about | {"side": "top"}):
+        write_json(tmp_path / "index" / "index.json", wrong)
+        seal(tmp_path / "index")
+        with pytest.raises(ModelError, match=r"index\.json is damaged"):
+            Index(matching, tmp_path / "index")
+
+
+def test_an_index_with_another_version_of_its_table_is_refused(
+    matching: Predictor, world: Path, tmp_path: Path
+) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    rows = list(embed(matching, read_table(world / "test.jsonl"), "right"))
+    write_index(matching, tmp_path / "index", "right", iter(rows))  # type: ignore[arg-type]
+    table = lancedb.connect(tmp_path / "index" / "store").open_table("rows")
+    table.add(table.to_arrow(), mode="overwrite")
+    hint = next((tmp_path / "index").rglob("latest_version_hint.json"))
+    hint.write_text('{"version":1}')  # as it was
+    with pytest.raises(ModelError, match=r"is not in manifest\.json"):
         Index(matching, tmp_path / "index")
 
 

@@ -31,7 +31,7 @@ MARGIN_BYTES = 32 * 2**20
 """A quarter of what keeping the rows of the longer table would take."""
 PROGRAM = """
 import resource, sys
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
 from fusebert.data.tables import read_table
 from pathlib import Path
 predictor = load(sys.argv[2])

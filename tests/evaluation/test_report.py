@@ -143,6 +143,14 @@ def test_a_task_says_which_way_its_own_metric_is_better(tmp_path: Path) -> None:
     assert "word errors (lower is better)" in (tmp_path / "README.md").read_text()
 
 
+def test_a_card_commands_no_terminal(tmp_path: Path) -> None:
+    evil = "a\x1b]0;title\x07\u202eb"
+    write_model_card(tmp_path / "README.md", card(name=evil, target=evil, example={evil: evil}, warnings=[evil]))
+    text = (tmp_path / "README.md").read_text()
+    assert not set("\x1b\x07\u202e") & set(text)
+    assert text.count("a\\u001b]0;title\\u0007\\u202eb") >= 2  # on the line of JSON, which means the same
+
+
 def test_the_card_holds_metadata_and_every_section(tmp_path: Path) -> None:
     write_model_card(tmp_path / "README.md", card())
     found = ModelCard.load(tmp_path / "README.md")

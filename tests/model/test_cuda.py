@@ -62,7 +62,7 @@ def test_packed_attention_and_its_gradient_equal_the_padded_twin(dtype: torch.dt
 def test_a_model_trains_there_and_answers_as_on_a_cpu(
     fusion: str, precision: str, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    from fusebert.evaluation.predictor import load
+    from fusebert.evaluation.loading import load
 
     settings = {"training.device": "cuda", "training.precision": precision, "model.fusion": fusion}
     trained = train(tiny | settings, tmp_path / "model")

@@ -21,7 +21,7 @@ from fusebert import storage
 from fusebert.cli import main
 from fusebert.config import TrainingSettings
 from fusebert.errors import DivergedError, ModelError, UsageError
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
 from fusebert.storage import finish, seal, verify, write_folder, write_json
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
@@ -173,6 +173,21 @@ def test_what_killed_writes_left_is_no_part_of_a_model(tmp_path: Path) -> None:
     finish(tmp_path)
     assert list(json.loads((tmp_path / "manifest.json").read_text())["sha256"]) == ["config.json"]
     assert not [*tmp_path.rglob("*.part")]
+
+
+def test_a_link_that_waits_for_a_write_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").write_text("mine")
+    monkeypatch.setattr(storage.secrets, "token_hex", lambda _: "guessed")
+    guessed = f".a.json.{storage._here()}-{os.getpid()}.part"  # the name of a folder's
+    for name in (guessed, ".a.json.guessed.part"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError, match=r"a\.json"):
+        write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / ".a.json.guessed.part").unlink(missing_ok=True)
+    write_json(tmp_path / "a.json", {})
+    assert (tmp_path / guessed).is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_what_is_saved_is_restored(saved: Path) -> None:

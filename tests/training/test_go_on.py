@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 
 from fusebert.config import Recipe
 from fusebert.errors import ModelError
-from fusebert.evaluation.predictor import load
+from fusebert.evaluation.loading import load
 from fusebert.modalities.text.processor import SPECIAL_TOKENS
 from fusebert.storage import MANIFEST, verify
 from fusebert.training.build import build_model

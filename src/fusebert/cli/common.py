@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fusebert.errors import ModelError, UsageError
-from fusebert.stderr import lasting
-from fusebert.storage import MANIFEST, check_finished, read_json
+from fusebert.errors import UsageError
+from fusebert.stderr import lasting, visible
+from fusebert.storage import check_finished, finished_around
 
 Command = Callable[[str, Callable[[argparse.Namespace, list[str]], dict[str, Any]], str], argparse.ArgumentParser]
 """Name, what it does and a summary -> the parser of a new command."""
@@ -89,17 +89,15 @@ def run_folder(source: Path, end: str = "") -> Path:
 def load_model(folder: Path) -> Any:
     """The Predictor of a model folder."""
     check_finished(folder)  # before imports that take seconds
-    from fusebert.evaluation.predictor import load
+    from fusebert.evaluation.loading import load
 
     return load(folder)
 
 
 def refuse_sealed(output: Path) -> None:
-    """Raise UsageError for a file of a finished folder, which would no longer be what its manifest says."""
-    for folder in output.absolute().parents:
-        with suppress(ModelError, AttributeError, TypeError):  # other programs have manifests, too
-            if output.absolute().relative_to(folder).as_posix() in read_json(folder / MANIFEST)["sha256"]:
-                raise UsageError(f"--output {output} is a file of the finished {folder}; choose another")
+    """Raise UsageError for a file in a finished folder, which would no longer be what its manifest says."""
+    if folder := finished_around(output):
+        raise UsageError(f"--output {output} is a file of the finished {folder}, or would be; choose another")
 
 
 def speaks() -> bool:
@@ -110,13 +108,13 @@ def speaks() -> bool:
 def say(text: str) -> None:
     """A line on stderr."""
     with lasting():
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def print_line(value: Any) -> None:
     """One line of JSON on stdout, in ASCII if its encoding has not all letters; where stdout fails, the rest goes
     nowhere, lest it fail again at exit."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = visible(json.dumps(value, ensure_ascii=False, allow_nan=False))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -135,7 +133,10 @@ def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left")
+    def shown(words: str) -> str:
+        return escape(visible(words))
+
+    table = Table(title=shown(title), title_justify="left")
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     cells = {
         name: {row: number(scores[name]) if name in scores else "" for row, scores in rows.items()} for name in names
@@ -147,9 +148,9 @@ def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
         lines = {row: [cells[name][row] for name in heads] for row in rows}
     table.add_column("")
     for head in heads:
-        table.add_column(escape(head), justify="right", overflow="fold")
+        table.add_column(shown(head), justify="right", overflow="fold")
     for name, line in lines.items():
-        table.add_row(escape(name), *line)
+        table.add_row(shown(name), *line)
     with lasting():
         Console(stderr=True, emoji=False).print(table)
 

@@ -11,6 +11,8 @@ from typing import Any
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 64 * 2**20
 WORDS = "BYTE_ARRAY"
 """What parquet calls a column of texts or bytes."""
+ROW_BYTES, ROW_VALUES = 64 * 2**20, 10**6
+"""Of one column and an average row; more is no table of rows, and a file of a kilobyte can claim it."""
 
 
 def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterator[dict[str, Any]]:
@@ -20,7 +22,7 @@ def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterat
         check_names: is told the columns before anything is read.
 
     Raises:
-        pyarrow.ArrowException, OSError, ValueError, OverflowError: the file is damaged.
+        pyarrow.ArrowException, OSError, ValueError, OverflowError: the file is damaged, or holds more than it could.
     """
     from pyarrow import parquet, types
 
@@ -31,6 +33,11 @@ def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterat
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     row_bytes = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     at_once = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(1, row_bytes)))
+    for chunk, rows in (
+        (group.column(place), group.num_rows) for group in groups for place in range(group.num_columns)
+    ):
+        if chunk.total_uncompressed_size > ROW_BYTES * max(1, rows) or chunk.num_values > ROW_VALUES * max(1, rows):
+            raise ValueError(f"the column {chunk.path_in_schema!r} holds more than a row can have")
     file = parquet.ParquetFile(path, read_dictionary=_long_repeated(path, file))
     for batch in file.iter_batches(batch_size=at_once):
         columns = [_cells(column) for column in batch.columns]

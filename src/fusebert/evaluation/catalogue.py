@@ -14,7 +14,8 @@ import torch
 from fusebert.data.tables import Rows
 from fusebert.errors import InputError, ModelError, RowError, UsageError
 from fusebert.evaluation.encode import Encoder
-from fusebert.evaluation.predictor import PREDICTOR, Predictor, load
+from fusebert.evaluation.loading import load
+from fusebert.evaluation.predictor import PREDICTOR, Predictor
 from fusebert.evaluation.vectors import embed, side_columns
 from fusebert.modalities.values import as_category, is_missing
 from fusebert.model.modeling import FusebertModel

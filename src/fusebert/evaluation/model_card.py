@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from fusebert.evaluation.metric_names import STANDARD_ERROR, metric_name, metric_text, primary_metric
 from fusebert.modalities.events.history import Event, read_history
 from fusebert.modalities.values import is_missing
+from fusebert.stderr import visible
 from fusebert.storage import write_atomically
 from fusebert.types import TEXT, Sample
 
@@ -50,7 +51,7 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items() if text)
     text = f"---\n{_metadata(card).to_yaml()}\n---\n\n# {_escaped(card['name'])}\n\n{body}\n"
     text = text.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8
-    write_atomically(path, str(ModelCard(text)).encode())
+    write_atomically(path, visible(str(ModelCard(text))).encode())
 
 
 def example_row(columns: Mapping[str, str], samples: Sequence[Sample]) -> dict[str, Any]:

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from fusebert import plugins
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import (
     NO_SUCH_COLUMN,
@@ -29,13 +26,12 @@ from fusebert.data.dataset import (
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
-from fusebert.evaluation.inference import in_order, infer, infer_all, multiplies_bf16, outputs_per_row
+from fusebert.evaluation.inference import in_order, infer, infer_all, outputs_per_row
 from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
 from fusebert.modalities.base import Processor
-from fusebert.model.cpu import keep_freed_memory
-from fusebert.model.modeling import FusebertConfig, FusebertModel
+from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import save_trunk
-from fusebert.storage import check_finished, finish, naming_failures, read_json, verify, write_json
+from fusebert.storage import finish, finished_around, naming_failures, read_json, write_json
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import preparers
 from fusebert.types import TEXT, Answer, Example, Sample
@@ -349,54 +345,11 @@ class Predictor:
         write_json(self.folder / PREDICTOR, names | {"target": self.target, "precision": self.precision})
 
 
-def load(folder: str | Path, device: str | None = None) -> Predictor:
-    """The model in a folder, verified byte for byte.
-
-    Args:
-        device: cpu or cuda; None takes cuda where torch finds it.
-
-    Raises:
-        ModelError: the folder is missing, unfinished, or changed since it was written.
-        UsageError: there is no such device.
-    """
-    if not isinstance(folder, str | Path):
-        raise UsageError(f"{folder!r:.60} is not the path of a model folder")
-    if device not in (None, "cpu", "cuda"):
-        raise UsageError(f"device={device!r} is neither 'cpu' nor 'cuda'")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device='cuda', but torch finds no CUDA device here")
-    keep_freed_memory()
-    disable_progress_bar()
-    folder = Path(folder)
-    check_finished(folder)
-    verify(folder)
-    try:
-        return _assemble(folder, device)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
-        problem = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ModelError(f"{folder} holds files that this version of fusebert cannot use ({problem})") from None
-
-
-def _assemble(folder: Path, device: str | None) -> Predictor:
-    saved = read_json(folder / PREDICTOR)
-    config = FusebertConfig.from_pretrained(folder)
-    model, loading = FusebertModel.from_pretrained(
-        folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
-    if strange := [*loading["missing_keys"], *loading["unexpected_keys"]]:
-        raise ModelError(f"{folder} was written by another version of fusebert, with other weights: {_named(strange)}")
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    processors = {
-        name: plugins.load("modalities", name, "processor").Processor.load_from(folder) for name in saved["modalities"]
-    }
-    task = plugins.load("tasks", saved["task"], "task").Task.load_from(folder)
-    precision = saved["precision"] if saved["precision"] == "fp32" or multiplies_bf16(model.device.type) else "fp32"
-    return Predictor(folder, model.eval(), processors, task, saved["target"], precision)
-
-
 def _new_folder(folder: str | Path, what: str) -> Path:
-    """A folder to write to. Raises UsageError where it holds something already."""
+    """A folder to write to. Raises UsageError where it holds something already, or lies in a finished one."""
     place = Path(folder)
+    if around := finished_around(place):
+        raise UsageError(f"{place} lies in the finished {around}; choose another folder for {what}")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         why = "is not empty" if place.is_dir() else "is a file"
         raise UsageError(f"{place} {why}; choose another folder for {what}")

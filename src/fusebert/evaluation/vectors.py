@@ -17,7 +17,17 @@ from fusebert.data.dataset import Preparer
 from fusebert.data.tables import Rows, rows_from_memory
 from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_install
 from fusebert.evaluation.inference import in_order, infer
-from fusebert.storage import MANIFEST, file_hash, read_json, verify, whole_or_absent, write_folder, write_json
+from fusebert.evaluation.lance_manifest import refuse_other_places
+from fusebert.storage import (
+    MANIFEST,
+    file_hash,
+    finished_around,
+    read_json,
+    verify,
+    whole_or_absent,
+    write_folder,
+    write_json,
+)
 from fusebert.types import Example, Sample, is_given
 
 if TYPE_CHECKING:
@@ -96,6 +106,8 @@ def write_index(predictor: Predictor, folder: Path, side: str, embedded: Iterabl
     lancedb = _lancedb()
     if folder.exists():
         raise UsageError(f"{folder} exists already; choose another --output")
+    if around := finished_around(folder):
+        raise UsageError(f"{folder} lies in the finished {around}; choose another --output")
     batches = _batches(embedded)
     first = next(batches, None)
     if first is None:
@@ -123,18 +135,25 @@ class Index:
     """An index on disk, opened with the model that made it.
 
     Raises:
-        ModelError: it is damaged, or another model made it.
+        ModelError: it is damaged, names files elsewhere, or another model made it.
     """
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         if not (folder / MANIFEST).is_file():
             raise ModelError(f"{folder} is not an index; make one with `fusebert index`")
         verify(folder)
+        refuse_other_places(folder / STORE)
         about = read_json(folder / ABOUT)
+        if not isinstance(about, dict) or not {"model", "side"} <= about.keys() or about["side"] not in SIDES:
+            raise ModelError(f"{folder / ABOUT} is damaged; index the table again")
         if about["model"] != _model_hash(predictor):
             raise ModelError(f"{folder} was made by another model than {predictor.folder}; index the table again")
         self.predictor, self.side = predictor, about["side"]
-        self._table = _lancedb().connect(folder / STORE).open_table(TABLE)
+        lancedb = _lancedb()
+        try:
+            self._table = lancedb.connect(folder / STORE).open_table(TABLE)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(f"{folder} cannot be opened: {' '.join(str(error).split())[:200]}") from None
 
     def find(self, row: Mapping[str, Any], top: int = 10) -> list[dict[str, Any]]:
         """The rows whose indexed side is most similar to this one, most similar first: `row`, `values`, `similarity`.

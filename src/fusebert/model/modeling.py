@@ -95,6 +95,10 @@ class FusebertModel(PreTrainedModel):
                 buffer = sorted(module._non_persistent_buffers_set)[0]
                 raise UsageError(f"{name}.{buffer} would be lost: register the buffer with persistent=True")
 
+    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
+        """As transformers does, but under the names that the weights have here, also those of a published encoder."""
+        super().save_pretrained(save_directory, **{"save_original_format": False} | options)
+
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.trunk["initializer_range"]
         if isinstance(module, ZeroEmbedding):

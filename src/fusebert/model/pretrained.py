@@ -81,14 +81,25 @@ def _download(name: str) -> Path:
 
 
 def read_config(folder: Path) -> TrunkConfig:
-    """The trunk configuration of a folder."""
+    """The trunk configuration of a folder.
+
+    Raises:
+        ModelError: it cannot be used, or describes a trunk that is larger than the folder's file of weights.
+    """
     config = read_json_config(folder)
     if is_own_model(config):
         try:
-            return TrunkConfig(**config["trunk"])
+            trunk = TrunkConfig(**config["trunk"])
         except (TypeError, ValidationError):
             raise ModelError(f"{folder / 'config.json'} is damaged, or of another version of fusebert") from None
-    return TrunkConfig.from_hugging_face(config, str(folder / "config.json"))
+    else:
+        trunk = TrunkConfig.from_hugging_face(config, str(folder / "config.json"))
+    path = _weights_file(folder)
+    layer = trunk.hidden_size * (4 * trunk.hidden_size + 2 * trunk.intermediate_size)
+    words = trunk.hidden_size * (trunk.vocab_size + trunk.max_position_embeddings)
+    if words + trunk.num_hidden_layers * layer > path.stat().st_size:  # a weight has a byte at least
+        raise ModelError(f"{path} is damaged: it is too small for what config.json says")
+    return trunk
 
 
 def is_own_model(config: Mapping[str, Any]) -> bool:
@@ -120,10 +131,7 @@ def read_weights(trunk: Trunk, folder: Path) -> list[str]:
     Raises:
         ModelError: the file is missing or damaged, or does not fit the trunk.
     """
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        pickled = " (pytorch_model.bin is a pickle, which fusebert never opens; convert it to safetensors)"
-        raise ModelError(f"{path} is missing" + (pickled if (folder / "pytorch_model.bin").exists() else ""))
+    path = _weights_file(folder)
     try:
         weights = {_plain(name): value for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
@@ -139,6 +147,14 @@ def read_weights(trunk: Trunk, folder: Path) -> list[str]:
             )
     trunk.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
     return missing
+
+
+def _weights_file(folder: Path) -> Path:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        pickled = " (pytorch_model.bin is a pickle, which fusebert never opens; convert it to safetensors)"
+        raise ModelError(f"{path} is missing" + (pickled if (folder / "pytorch_model.bin").exists() else ""))
+    return path
 
 
 def _plain(name: str) -> str:

@@ -23,20 +23,23 @@ SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 51
 
 
 class TrunkConfig(BaseModel):
-    """The settings of a BERT's config.json on which its numbers depend; the others are Hugging Face's bookkeeping."""
+    """The settings of a BERT's config.json on which its numbers depend; the others are Hugging Face's bookkeeping.
+
+    A few bytes there can ask for all memory; the bounds lie far above any BERT.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocab_size: int = Field(30522, ge=1)
-    hidden_size: int = Field(768, ge=1)
-    num_hidden_layers: int = Field(12, ge=1)
-    num_attention_heads: int = Field(12, ge=1)
-    intermediate_size: int = Field(3072, ge=1)
+    vocab_size: int = Field(30522, ge=1, le=2_000_000)
+    hidden_size: int = Field(768, ge=1, le=16_384)
+    num_hidden_layers: int = Field(12, ge=1, le=200)
+    num_attention_heads: int = Field(12, ge=1, le=1_024)
+    intermediate_size: int = Field(3072, ge=1, le=131_072)
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
     attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
-    max_position_embeddings: int = Field(512, ge=1)
-    type_vocab_size: int = Field(2, ge=1)
+    max_position_embeddings: int = Field(512, ge=1, le=65_536)
+    type_vocab_size: int = Field(2, ge=1, le=1_024)
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0

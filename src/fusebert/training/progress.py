@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from rich import progress
 from rich.console import Console
 
-from fusebert.stderr import lasting
+from fusebert.stderr import lasting, visible
 from fusebert.training.checkpoint import State
 
 
@@ -64,7 +64,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         with lasting():
-            self.console.print(text, markup=False)
+            self.console.print(visible(text), markup=False)
 
     def step(self, state: State, loss: float) -> None:
         each = f" in each of {state.processes} processes" if state.processes > 1 else ""

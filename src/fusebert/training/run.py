@@ -21,7 +21,8 @@ from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.ledger import variants
-from fusebert.evaluation.predictor import Predictor, load
+from fusebert.evaluation.loading import load
+from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.modeling import FusebertModel

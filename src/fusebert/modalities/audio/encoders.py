@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fusebert.errors import ModelError, UsageError
-from fusebert.hub import hub_problem
 from fusebert.modalities.audio.processor import FRAMES_PER_TOKEN, STATES_PER_TOKEN, Config
+from fusebert.modalities.published import as_model_error, build, refuse_foreign
 
 WHISPER = "whisper"
 QUIET = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
@@ -30,13 +29,10 @@ def prepare(config: Config) -> Config:
         raise UsageError("audio.augment=true is for the conv encoder; leave it out with a speech encoder")
     from transformers import AutoConfig
 
-    try:
+    with as_model_error(f"audio.encoder={config.encoder!r} cannot be used as a speech encoder"):
         settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False).to_dict()
         scaled = _extractor(config.encoder).get("do_normalize", True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(
-            f"audio.encoder={config.encoder!r} cannot be used as a speech encoder: {hub_problem(error)}"
-        ) from None
+    refuse_foreign(settings, f"audio.encoder={config.encoder!r}")
     if settings["model_type"] == WHISPER:
         settings |= {"max_source_positions": config.most_tokens * FRAMES_PER_TOKEN // 2}
         width = settings["d_model"]
@@ -67,30 +63,21 @@ class SpeechEncoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModel
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         self.config = config
-        settings = {key: value for key, value in config.backbone.items() if not key.startswith("fusebert_")}
-        made = AutoConfig.for_model(**settings)
-        # published in half precision or not, they learn as all else does
-        self.model: Any = (
-            AutoModel.from_config(made, dtype=torch.float32) if config.hears_samples else WhisperEncoder(made)
-        )
+        network = None if config.hears_samples else WhisperEncoder
+        self.model: Any = build(config.backbone, f"audio.encoder={config.encoder!r}", network)
         self.width = int(config.backbone["fusebert_width"])
 
     def load_pretrained(self) -> None:
         """Read the published weights; of Whisper's places, as many as recordings can have."""
         from transformers import AutoModel
 
-        try:
+        with as_model_error(f"the weights of audio.encoder={self.config.encoder!r} cannot be read"):
             published: Any = AutoModel.from_pretrained(
                 self.config.encoder, use_safetensors=True, trust_remote_code=False
             )
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise ModelError(
-                f"the weights of audio.encoder={self.config.encoder!r} cannot be read: {hub_problem(error)}"
-            ) from None
         if self.config.hears_samples:
             self.model.load_state_dict(published.state_dict())
             return

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fusebert.errors import ModelError, RecipeError, UsageError
-from fusebert.hub import hub_problem
 from fusebert.modalities.image.processor import Config
+from fusebert.modalities.published import as_model_error, build, refuse_foreign
 
 TORCHVISION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Of the pictures that its published weights were trained on (ImageNet), by channel."""
@@ -93,28 +93,20 @@ class Backbone(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModel
-
         self.name = config.encoder
-        settings = {key: value for key, value in config.backbone.items() if not key.startswith("fusebert_")}
-        # published in half precision or not, they learn as all else does
-        self.model: Any = AutoModel.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
+        self.model: Any = build(config.backbone, f"image.encoder={config.encoder!r}")
         self.width = int(config.backbone["fusebert_width"])
         self.blue_first = bool(config.backbone.get("fusebert_blue_first"))
 
     def load_pretrained(self) -> None:
         from transformers import AutoModel, TimmBackbone
 
-        try:
+        with as_model_error(f"the weights of image.encoder={self.name!r} cannot be read"):
             if self.name.startswith("timm:"):
                 published = TimmBackbone.from_pretrained(self.name.removeprefix("timm:"))
             else:
                 published = AutoModel.from_pretrained(self.name, use_safetensors=True, trust_remote_code=False)
             self.model.load_state_dict(published.state_dict())
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise ModelError(
-                f"the weights of image.encoder={self.name!r} cannot be read: {hub_problem(error)}"
-            ) from None
 
     def forward(self, pixels: Tensor) -> Tensor:
         return hidden_states(self.model(pixel_values=pixels.flip(1) if self.blue_first else pixels))
@@ -148,7 +140,7 @@ def prepare(config: Config) -> Config:
         return config if config.weights is None else _completed(config, TORCHVISION)
     from transformers import AutoConfig, AutoModel
 
-    try:
+    with as_model_error(f"image.encoder={config.encoder!r} cannot be used as a vision model"):
         if config.encoder.startswith("timm:"):
             from transformers import TimmBackboneConfig
 
@@ -159,13 +151,10 @@ def prepare(config: Config) -> Config:
             settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
             published = _published(config.encoder)
             size = int(getattr(settings, "image_size", config.size_pixels) or config.size_pixels)
-        model = AutoModel.from_config(settings, dtype=torch.float32).eval()
+        refuse_foreign(settings.to_dict(), f"image.encoder={config.encoder!r}")
+        model = AutoModel.from_config(settings, dtype=torch.float32, trust_remote_code=False).eval()
         with torch.inference_mode():
             tokens = hidden_states(model(pixel_values=torch.zeros(1, 3, size, size)))
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(
-            f"image.encoder={config.encoder!r} cannot be used as a vision model: {hub_problem(error)}"
-        ) from None
     backbone = settings.to_dict() | {"fusebert_tokens": tokens.shape[1], "fusebert_width": tokens.shape[2]}
     backbone["fusebert_blue_first"] = published.pop("blue_first", False)
     return _completed(config, published).model_copy(update={"backbone": backbone, "size_pixels": size})

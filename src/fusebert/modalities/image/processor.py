@@ -22,6 +22,8 @@ from fusebert.types import Evidence, Features, Sample
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 100
+"""Of a JPEG; each of its scans paints all of the picture again."""
 TWELVE_BITS = 4095.0
 
 Positive = Annotated[float, Field(gt=0)]
@@ -190,6 +192,9 @@ def _open(data: Any) -> Image.Image:
         raise InputError("the file is empty")
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"the picture has more than {MAX_FILE_BYTES >> 20} MiB")
+    data = bytes(data)
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise InputError(f"the picture is a JPEG of more than {MAX_SCANS} scans")
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 

@@ -29,7 +29,8 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
         self.classifier = nn.Linear(trunk.hidden_size, config["outputs"])
         self.weights: Tensor
-        self.register_buffer("weights", torch.tensor(config.get("weights", [1.0] * config["outputs"])))
+        weights = torch.tensor(config["weights"]) if "weights" in config else torch.ones(config["outputs"])
+        self.register_buffer("weights", weights)
 
     def reads(self, labels: Any) -> str:
         """All tokens, for their mean, or the first of each row."""
