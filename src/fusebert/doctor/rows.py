@@ -35,7 +35,9 @@ WHOLE, MOST_GAPS = re.compile(r"-?\d+(\.0+)?"), 2
 """Numbers that count the rows: whole ones, all different, in a range at most so many times their count, as some rows
 may have been held out."""
 PEOPLE = re.compile(
-    r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?", re.I
+    r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?|openid|uid|"
+    r"(用户|会员|客户|患者|买家|说话人|作者)(_?id|编号|号)?|手机号|身份证号?",
+    re.I,
 )
 
 
