@@ -18,7 +18,7 @@ from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
 from fusebert.doctor.media import _clipped, examine_sounds
-from fusebert.doctor.rows import copied_texts, running_numbers
+from fusebert.doctor.rows import copied_texts, label_leaks, running_numbers
 from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
@@ -215,6 +215,44 @@ def test_columns_are_named(clean: World) -> None:
     expected = {("constant column", "camera"), ("gives the answer away", "ward"), ("absent column", "lens")}
     assert expected <= found
     assert [column for fault, column in found if fault == "absent column"] == ["lens"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told", "elsewhere", "leaks"),
+    [
+        (["好评", "差评"], 1.0, 0.0, True),
+        (["good", "bad"], 0.9, 0.0, True),
+        (["红", "绿", "蓝"], 1.0, 0.05, True),
+        (["good", "bad"], 0.45, 0.3, False),  # a word of praise
+        (["好", "差"], 0.7, 0.15, False),
+        (["good", "bad"], 0.8, 0.3, False),
+        (["a cat", "a dog", "a cow", "a hen"], 0.4, 0.0, False),
+        ([f"wish {n}" for n in range(20)], 0.6, 0.0, True),
+    ],
+)
+def test_labels_in_texts_are_told_from_words_that_go_with_them(
+    labels: list[str], told: float, elsewhere: float, leaks: bool
+) -> None:
+    chance, rows = Random(2), []
+    for n in range(400):
+        own = labels[n % len(labels)]
+        words = [label for label in labels if chance.random() < (told if label == own else elsewhere)]
+        rows.append(Sample(Path("t.csv"), n, {"text": ", ".join(["it was so", *words]), "y": own}, None))
+    assert [finding.column for finding in label_leaks({"train": rows}, ["text"], "y")] == ["text"] * leaks
+
+
+def test_a_word_that_nearly_all_texts_hold_is_no_label_in_them() -> None:
+    """Of the two others nothing can be said."""
+    rows = [
+        Sample(
+            Path("t.csv"),
+            n,
+            {"text": f"it was {'good' if n % 20 else 'so'}", "y": "bad" if n in (0, 20) else "good"},
+            None,
+        )
+        for n in range(40)
+    ]
+    assert not [*label_leaks({"train": rows}, ["text"], "y")]
 
 
 def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
