@@ -294,6 +294,15 @@ def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
     ] == [5, 10]
 
 
+def test_short_chinese_texts_are_compared_without_their_signs() -> None:
+    def rows(*texts: str) -> list[Sample]:
+        return [Sample(Path("t.jsonl"), n, {"text": text}, None) for n, text in enumerate(texts, 1)]
+
+    splits = {"train": rows("酒店有停车位吗？", "很好"), "test": rows("酒店有 停车位吗?", "酒店有早餐吗？")}
+    (found,) = copied_texts(splits, ["text"], text_alone=True)
+    assert [row.row for row in found.rows] == [1]
+
+
 def test_texts_that_training_rows_share_tell_no_row_beside_others() -> None:
     def rows(*texts: str) -> list[Sample]:
         return [Sample(Path("t.jsonl"), n, {"text": text, "age": n}, None) for n, text in enumerate(texts, 1)]
