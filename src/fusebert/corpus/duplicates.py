@@ -38,8 +38,8 @@ class Fingerprint:
     """What tells one text from others.
 
     Args:
-        exact: 16 bytes, equal for texts that differ in case and spaces only; of scripts without spaces also for those that
-            differ in punctuation and the width of signs.
+        exact: 16 bytes, equal for texts that differ in case and spaces only; of scripts without spaces, also in
+            punctuation and the width of signs.
         signature: uint32[PERMUTATIONS] as bytes; empty for a short text.
     """
 
