@@ -18,7 +18,7 @@ from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
 from fusebert.doctor.media import _clipped, examine_sounds
-from fusebert.doctor.rows import copied_texts, label_leaks, running_numbers
+from fusebert.doctor.rows import copied_texts, label_leaks, people_on_both_sides, running_numbers
 from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
@@ -327,6 +327,14 @@ def test_what_counts_the_rows_is_named(write: Callable[[int], Any]) -> None:
         ]
     }
     assert [finding.column for finding in running_numbers(splits, ["row", "year", "sold"])] == ["row"]
+
+
+@pytest.mark.parametrize(
+    "name", ["用户", "用户ID", "用户id", "客户号", "说话人", "手机号", "身份证号", "openid", "uid"]
+)
+def test_people_are_known_by_chinese_names_of_columns(name: str) -> None:
+    rows = {table: [Sample(Path("t.csv"), n, {name: f"u{n}"}, None) for n in range(9)] for table in ("train", "test")}
+    assert [finding.fault for finding in people_on_both_sides(rows, [name, "商品"])] == ["same people"]
 
 
 def test_every_sample_of_a_flat_top_counts() -> None:
