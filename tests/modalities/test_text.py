@@ -206,7 +206,7 @@ def test_names_of_files_are_no_texts() -> None:
 
 
 def test_one_longer_name_among_short_ones_is_a_name() -> None:
-    names = ["北京", "上海", "深圳", "呼和浩特市", "广州"]
+    names = ["北京市", "广东省", "黑龙江省", "内蒙古自治区", "新疆维吾尔自治区"]
     rows = [Sample(Path("t"), n, {"city": names[n % 5], "said": "这个商品质量很好吗"}, None) for n in range(200)]
     city, said = (guess_column(name, rows) for name in ("city", "said"))
     assert (city.kind, city.ambiguous) == ("table", False)

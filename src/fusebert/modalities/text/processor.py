@@ -40,7 +40,7 @@ MANY_CUT, ENOUGH = 0.1, 0.95
 UNKNOWN_NAMED = 5
 MOST_BYTES = 64 << 20
 """Of a vocabulary's file."""
-MEAN_NAME, LONGEST_NAME = 4.5, 8
+MEAN_NAME, LONGEST_NAME = 5, 8
 """Characters of Chinese names of a few things, on average and at most."""
 UNSPACED = 15
 """Characters; longer ones that are no words, such as Thai sentences, are texts of a script without spaces."""
