@@ -6,7 +6,7 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fusebert import plugins
@@ -45,6 +45,15 @@ class ColumnGuess:
 def column_names(samples: Sequence[Sample]) -> list[str]:
     """Every column that some row has, in order of first sight."""
     return list(dict.fromkeys(name for sample in samples for name in sample.values))
+
+
+def by_side(samples: Sequence[Sample], sides: Sequence[Sequence[str]]) -> Sequence[Sample]:
+    """The rows as a trunk reads them: where it reads the sides of a row apart, one row for each side."""
+    if not sides:
+        return samples
+    return [
+        replace(sample, values={name: sample.values.get(name) for name in side}) for sample in samples for side in sides
+    ]
 
 
 def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping[str, str]) -> list[ColumnGuess]:
