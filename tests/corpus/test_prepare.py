@@ -108,6 +108,17 @@ def test_near_is_not_merely_alike(random: np.random.Generator) -> None:
     assert len(prints[0].bands()) == 8
 
 
+def test_chinese_copies_may_differ_in_blanks_and_the_width_of_signs() -> None:
+    for one, other, same in (
+        ("餐馆的地址在哪？", "餐馆的地址 在哪?", True),
+        ("买了３件ＶＩＰ，很好！", "买了3件vip,很好", True),
+        ("餐馆的地址在哪？", "餐馆的电话在哪？", False),
+        ("！！", "？？", False),
+    ):
+        assert (fingerprint(one, "zh").exact == fingerprint(other, "zh").exact) == same
+    assert fingerprint("It is here.", "en").exact != fingerprint("It is here", "en").exact
+
+
 def test_held_out_documents_are_apart_and_a_copy_stays_on_its_side(documents: list[str], tmp_path: Path) -> None:
     first = write_jsonl(tmp_path / "a.jsonl", documents)
     second = write_jsonl(tmp_path / "b.jsonl", documents[::-1])

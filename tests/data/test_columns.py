@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fusebert.errors import InputError, UsageError
 from fusebert.modalities.image.processor import Config, Processor
 from fusebert.modalities.text.processor import Config as TextConfig
 from fusebert.modalities.text.processor import Processor as TextProcessor
-from fusebert.modalities.values import as_number
+from fusebert.modalities.values import as_date, as_number, looks_like_number
 from fusebert.tasks.classification.task import Config as TaskConfig
 from fusebert.tasks.classification.task import Task
 from fusebert.types import Sample
@@ -110,6 +111,81 @@ def test_numbers_that_are_not_read_are_called_so(written: str) -> None:
     assert "look like numbers" in few.why
     price = guess_column("price", [sample(n, price=value) for n, value in enumerate(values)])
     assert ("look like numbers" in price.why) == (written != "{} kg")  # that is text
+
+
+@pytest.mark.parametrize("written", ["{:,}元", "{:.1f}万", "{:.1f}分", "{}克", "{}％", "￥{}", "{}万+", "wide"])
+def test_numbers_as_chinese_writes_them_are_called_so(written: str) -> None:
+    wide = {ord(digit): ord(digit) + 0xFEE0 for digit in "0123456789."}
+    numbers = [f"{n * 7 / 2}".translate(wide) if written == "wide" else written.format(7 * n) for n in range(300)]
+    price = guess_column("price", [sample(n, price=value) for n, value in enumerate(numbers)])
+    assert price.ambiguous
+    assert "look like numbers" in price.why
+    assert guess_task("price", numbers).ambiguous
+    assert guess_column("said", [sample(n, said=f"{n}元的商品很好") for n in range(300)]).kind == "text"
+
+
+def test_words_among_numbers_are_named() -> None:
+    """A tenth of a column; of a few numbers they are one more category."""
+    prices = ["暂无" if n % 10 == 0 else f"{n}.25" for n in range(350)]
+    price = guess_column("price", [sample(n, price=value) for n, value in enumerate(prices)])
+    assert (price.kind, price.ambiguous) == ("ignore", True)
+    assert "35 of 350 are no numbers, such as '暂无'; table.missing='暂无'" in price.why
+    days = ["待定" if n % 10 == 0 else f"2024/{n % 12 + 1}/{n % 28 + 1}" for n in range(350)]
+    assert "are no dates" in guess_column("day", [sample(n, day=value) for n, value in enumerate(days)]).why
+    stars = guess_column("stars", [sample(n, stars="暂无" if n % 10 == 0 else n % 5) for n in range(350)])
+    assert (stars.kind, stars.ambiguous) == ("table", False)
+    task = guess_task("price", prices)
+    assert task.ambiguous
+    assert "35 of 350 values are no numbers, such as '暂无'" in task.why
+
+
+def test_a_number_is_looked_for_in_linear_time() -> None:
+    start = perf_counter()
+    for text in ("1" + " " * 200_000 + "x", "1" * 200_000, "1," * 100_000, "2024" + "/1" * 100_000):
+        assert not looks_like_number(text)
+        assert as_date(text) is None
+    assert perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("2024/5/31", "2024-05-31T00:00:00"),
+        ("2024-5-31", "2024-05-31T00:00:00"),
+        ("2024.05.31", "2024-05-31T00:00:00"),
+        ("2024年5月31日", "2024-05-31T00:00:00"),
+        ("2024/5/31 9:05", "2024-05-31T09:05:00"),
+        ("2024年5月31日 10:30:15", "2024-05-31T10:30:15"),
+        ("2024-5-31T10:30", "2024-05-31T10:30:00"),
+        ("20240531103000", "2024-05-31T10:30:00"),
+        ("18990531103000", None),
+        ("2024/5-31", None),
+        ("31/5/2024", None),
+        ("5/6/24", None),
+        ("2024/13/1", None),
+        ("2024/5/31 25:00", None),
+        ("1.2.3", None),
+    ],
+)
+def test_dates_with_the_year_first_are_read(raw: str, wanted: str | None) -> None:
+    found = as_date(raw)
+    assert (found and found.isoformat()) == (wanted and f"{wanted}+00:00")
+
+
+def test_columns_of_such_dates_are_dates() -> None:
+    for written in ("2024/{}/{}", "2024年{}月{}日", "2024{:02}{:02}093000"):
+        rows = [sample(n, when=written.format(n % 12 + 1, n % 28 + 1)) for n in range(60)]
+        assert "dates" in guess_column("when", rows).why
+
+
+@pytest.mark.parametrize("name", ["订单号", "手机号", "编号", "x"])
+def test_numbers_of_people_and_orders_are_identifiers(name: str) -> None:
+    long = [sample(n, **{name: 13_800_000_000 + 7 * n}) for n in range(60)]
+    assert guess_column(name, long).kind == "ignore"
+    again = [sample(n, **{name: 13_800_000_000 + n % 30}) for n in range(60)]
+    assert guess_column(name, again).kind == "table"
+    milliseconds = [sample(n, x=1_700_000_000_000 + n * 977) for n in range(60)]
+    assert guess_column("x", milliseconds).kind == "table"
 
 
 def test_a_script_without_spaces_is_text() -> None:

@@ -111,6 +111,33 @@ def test_a_number_that_a_later_row_writes_otherwise_is_none() -> None:
             as_number(as_kind(cell, kind))
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize(("encoding", "name"), [("gb18030", "GB18030"), ("utf-16", "UTF-16"), ("latin-1", "")])
+def test_a_table_in_another_encoding_says_how_to_change_it(kind: str, encoding: str, name: str, tmp_path: Path) -> None:
+    said = "größer naïve café" if encoding == "latin-1" else "质量不错，包装完好"
+    separator = "\t" if kind == "tsv" else ","
+    text = (
+        json.dumps({"text": said}, ensure_ascii=False) if kind == "jsonl" else f"text{separator}n\n{said}{separator}1"
+    )
+    path = tmp_path / f"rows.{kind}"
+    path.write_bytes(f"{text}\n".encode(encoding))
+    try:
+        found = " ".join(map(str, read_table(path)))
+    except DataError as error:
+        found = str(error)
+    assert (f"iconv -f {name} -t UTF-8 IN > OUT" in found) == bool(name)
+    assert "is not UTF-8" in found
+
+
+def test_a_second_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('\ufeff\ufeff"评论",情感\n很好,好评\n')
+    assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"评论": "很好", "情感": "好评"}]
+    path.write_text("评论，情感\n很好，好评\n")
+    with pytest.raises(DataError, match="divided by '，', not by ','"):
+        list(read_table(path))
+
+
 def test_decimals_are_numbers(tmp_path: Path) -> None:
     prices = [Decimal("25.50"), None, Decimal("3.10")]
     parquet.write_table(

@@ -18,7 +18,7 @@ from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
 from fusebert.doctor.media import _clipped, examine_sounds
-from fusebert.doctor.rows import copied_texts, running_numbers
+from fusebert.doctor.rows import copied_texts, label_leaks, people_on_both_sides, running_numbers
 from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
@@ -217,6 +217,44 @@ def test_columns_are_named(clean: World) -> None:
     assert [column for fault, column in found if fault == "absent column"] == ["lens"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "told", "elsewhere", "leaks"),
+    [
+        (["好评", "差评"], 1.0, 0.0, True),
+        (["good", "bad"], 0.9, 0.0, True),
+        (["红", "绿", "蓝"], 1.0, 0.05, True),
+        (["good", "bad"], 0.45, 0.3, False),  # a word of praise
+        (["好", "差"], 0.7, 0.15, False),
+        (["good", "bad"], 0.8, 0.3, False),
+        (["a cat", "a dog", "a cow", "a hen"], 0.4, 0.0, False),
+        ([f"wish {n}" for n in range(20)], 0.6, 0.0, True),
+    ],
+)
+def test_labels_in_texts_are_told_from_words_that_go_with_them(
+    labels: list[str], told: float, elsewhere: float, leaks: bool
+) -> None:
+    chance, rows = Random(2), []
+    for n in range(400):
+        own = labels[n % len(labels)]
+        words = [label for label in labels if chance.random() < (told if label == own else elsewhere)]
+        rows.append(Sample(Path("t.csv"), n, {"text": ", ".join(["it was so", *words]), "y": own}, None))
+    assert [finding.column for finding in label_leaks({"train": rows}, ["text"], "y")] == ["text"] * leaks
+
+
+def test_a_word_that_nearly_all_texts_hold_is_no_label_in_them() -> None:
+    """Of the two others nothing can be said."""
+    rows = [
+        Sample(
+            Path("t.csv"),
+            n,
+            {"text": f"it was {'good' if n % 20 else 'so'}", "y": "bad" if n in (0, 20) else "good"},
+            None,
+        )
+        for n in range(40)
+    ]
+    assert not [*label_leaks({"train": rows}, ["text"], "y")]
+
+
 def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nearly the same long text, the same short one in other case; not a text on the same matter."""
     chance = Random(1)
@@ -256,6 +294,15 @@ def test_copied_texts_across_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
     ] == [5, 10]
 
 
+def test_short_chinese_texts_are_compared_without_their_signs() -> None:
+    def rows(*texts: str) -> list[Sample]:
+        return [Sample(Path("t.jsonl"), n, {"text": text}, None) for n, text in enumerate(texts, 1)]
+
+    splits = {"train": rows("酒店有停车位吗？", "很好"), "test": rows("酒店有 停车位吗?", "酒店有早餐吗？")}
+    (found,) = copied_texts(splits, ["text"], text_alone=True)
+    assert [row.row for row in found.rows] == [1]
+
+
 def test_texts_that_training_rows_share_tell_no_row_beside_others() -> None:
     def rows(*texts: str) -> list[Sample]:
         return [Sample(Path("t.jsonl"), n, {"text": text, "age": n}, None) for n, text in enumerate(texts, 1)]
@@ -280,6 +327,14 @@ def test_what_counts_the_rows_is_named(write: Callable[[int], Any]) -> None:
         ]
     }
     assert [finding.column for finding in running_numbers(splits, ["row", "year", "sold"])] == ["row"]
+
+
+@pytest.mark.parametrize(
+    "name", ["用户", "用户ID", "用户id", "客户号", "说话人", "手机号", "身份证号", "openid", "uid"]
+)
+def test_people_are_known_by_chinese_names_of_columns(name: str) -> None:
+    rows = {table: [Sample(Path("t.csv"), n, {name: f"u{n}"}, None) for n in range(9)] for table in ("train", "test")}
+    assert [finding.fault for finding in people_on_both_sides(rows, [name, "商品"])] == ["same people"]
 
 
 def test_every_sample_of_a_flat_top_counts() -> None:

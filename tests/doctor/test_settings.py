@@ -24,6 +24,17 @@ def test_the_target_and_the_task_may_be_settings(tmp_path: Path) -> None:
     assert [(one["column"], one["kind"]) for one in found["columns"]] == [("text", "text"), ("score", "regression")]
 
 
+@pytest.mark.parametrize(("name", "longest", "said"), [("matching", 9, 0), ("matching", 20, 1), (None, 9, 1)])
+def test_texts_that_are_cut_are_said_and_sides_are_cut_apart(
+    name: str | None, longest: int, said: int, tmp_path: Path
+) -> None:
+    rows = [{"q": "what " * longest, "a": "it " * 9, "y": "ab"[n % 2]} for n in range(40)]
+    settings: dict[str, Any] = {"text.max_tokens": 16}
+    settings |= {"task.name": name, "task.left": ["q"], "task.right": ["a"]} if name else {}
+    found, _ = check(table(tmp_path, rows), None if name else "y", False, (), settings)
+    assert sum("lose the end of their text" in note for note in found["notes"]) == said
+
+
 def test_a_side_of_nothing_is_a_bad_row(tmp_path: Path) -> None:
     rows = [{"q": f"what is {n}", "a": f"it is {n}" if n % 2 else "", "note": "x"} for n in range(20)]
     settings = {"task.name": "matching", "task.left": ["q"], "task.right": ["a"]}

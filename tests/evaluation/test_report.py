@@ -100,15 +100,32 @@ def test_a_label_no_font_can_draw_is_written_as_codes(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("fonts_anew")
 def test_an_installed_chinese_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     charmaps = {"DejaVu Sans": {ord("a"): 1}, "SimHei": {ord("红"): 1}}
-    manager = SimpleNamespace(ttflist=[SimpleNamespace(name="SimHei"), SimpleNamespace(name="SimSun")])
+    names = ["A", "Last Resort", "SimSun", "SimHei", "B"]
+    manager = SimpleNamespace(ttflist=[SimpleNamespace(name=name, fname=name) for name in names])
     fake = SimpleNamespace(
         fontManager=manager,
         findfont=lambda name: name,
-        get_font=lambda name: SimpleNamespace(get_charmap=lambda: charmaps[name]),
+        get_font=lambda name: SimpleNamespace(
+            get_charmap=lambda: charmaps[name], get_char_index=lambda _: int(name not in ("A", "SimSun"))
+        ),
     )
     monkeypatch.setattr(plots, "font_manager", fake)
     assert plots._fonts() == ("DejaVu Sans", "SimHei")
     assert plots._readable("红a") == "红a"
+    monkeypatch.setattr(plots, "CHINESE_FONTS", ())
+    plots._fonts.cache_clear()
+    assert plots._fonts() == ("DejaVu Sans", "B")
+
+
+@pytest.mark.usefixtures("fonts_anew")
+def test_labels_that_no_font_draws_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "_fonts", lambda: ("DejaVu Sans",))
+    shown: list[str] = []
+    monkeypatch.setattr(plots, "_readable", lambda label: shown.append(label) or label)
+    evaluation = {"confusion": {"labels": ["ok", "酒店预订取消", "酒店预订修改"], "counts": [[3, 1, 0]] * 3}}
+    plots.confusion_matrix(evaluation, tmp_path / "a.png")
+    assert shown == ["ok"]
+    assert plots.numbered_labels(evaluation) == {1: "酒店预订取消", 2: "酒店预订修改"}
 
 
 def card(**changes: Any) -> dict[str, Any]:

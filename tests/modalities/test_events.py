@@ -255,6 +255,12 @@ def test_behaviour_alone_answers_a_question_about_it(tmp_path: Path) -> None:
     assert found["metrics"]["accuracy"] > 0.95
 
 
+def test_times_may_be_written_with_the_year_first() -> None:
+    wanted = read_event({"item": 1, "time": "2024-05-31T10:30"}).seconds
+    for when in ("2024/5/31 10:30", "2024.5.31 10:30", "2024年5月31日 10:30:00"):
+        assert read_event({"item": 1, "time": when}).seconds == wanted
+
+
 def test_a_value_far_from_all_others_leaves_numbers_finite() -> None:
     """float32 ends at 3e38."""
     found = load(fitted(HISTORY), [{"item": 1, "value": 1e60}])

@@ -216,6 +216,30 @@ def test_training_takes_its_share_of_values_for_missing(random: np.random.Genera
     assert hidden / 2000 == pytest.approx(0.3, abs=0.04)
 
 
+def test_words_that_are_set_to_mean_nothing_leave_a_column_of_numbers(tmp_path: Path) -> None:
+    """Without the setting each number is a name of its own, and that is said."""
+    rows = [Sample(Path("t"), n, {"price": "暂无 " if n % 10 == 0 else f"{n}.5"}, None) for n in range(300)]
+    plain = Processor.fit(Config(), ["price"], rows, None)
+    assert plain.fitted[0].kind == "category"
+    (said,) = plain.doubts(rows)
+    assert "column 'price'" in said
+    assert "30 of 300 are no numbers" in said
+    Processor.fit(Config(missing=("暂无", "x")), ["price"], rows, None).save(tmp_path)
+    told = Processor.load_from(tmp_path)
+    assert told.fitted[0].kind == "number"
+    assert told.doubts(rows) == []
+    assert told.load(rows[10]) is None
+    assert told.load(rows[11]) is not None
+    assert Config.model_validate({"missing": "暂无"}).missing == ("暂无",)
+
+
+def test_names_and_few_numbers_are_not_doubted() -> None:
+    values = [("暂无" if n % 10 == 0 else n % 5, f"shop {n}", n % 200) for n in range(300)]
+    names = ["stars", "shop", "region"]
+    rows = [Sample(Path("t"), n, dict(zip(names, value, strict=True)), None) for n, value in enumerate(values)]
+    assert Processor.fit(Config(categories=("region",)), names, rows, None).doubts(rows) == []
+
+
 def test_numbers_in_a_column_of_dates_move_no_bins() -> None:
     days = [f"2024-01-{day:02}" for day in range(1, 31)]
     edges, of_days = (fit_column(values, 4, 10, as_categories=False).edges for values in ([*days, "0"], days))

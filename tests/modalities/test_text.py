@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, BertTokenizerFast
 
-from fusebert.modalities.text.processor import Config, Processor, _cut_longest, encode, train_tokenizer
+from fusebert.data.columns import guess_column
+from fusebert.errors import ModelError
+from fusebert.modalities.text.processor import (
+    Config,
+    Processor,
+    _cut_longest,
+    encode,
+    matches,
+    read_tokenizer,
+    train_tokenizer,
+    write_tokenizer,
+)
 from fusebert.types import Sample
 
 
@@ -71,3 +85,129 @@ def test_a_vocabulary_of_another_language_is_doubted() -> None:
     assert "of the text is [UNK]" in said
     assert not Processor(Config(), ["text"], tokenizer, pretrained=True).doubts(rows[1:])
     assert not Processor(Config(), ["text"], tokenizer).doubts(rows)  # no other would do better
+
+
+def test_letters_that_a_vocabulary_lacks_are_named() -> None:
+    tokenizer = train_tokenizer(["a red circle", "the blue square"] * 9, 200, lowercase=True)
+    rows = [Sample(Path("t.csv"), n, {"text": "红红色 a red zebra"}, None) for n in range(9)]
+    (said,) = Processor(Config(), ["text"], tokenizer, pretrained=True).doubts(rows)
+    assert "is [UNK] (most often 红 色" in said
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_texts_that_are_cut_are_doubted(pretrained: bool) -> None:
+    tokenizer = train_tokenizer(["red circle", "好"] * 9, 200, lowercase=True)
+    for words, most, wanted in (("red circle " * 10, 15, "21"), ("好" * 30_000, 128, "30001")):
+        texts = ["red"] * 40 + [words] * 60
+        rows = [Sample(Path("t.csv"), n, {"text": text, "x": None}, None) for n, text in enumerate(texts)]
+        text = Processor(Config(max_tokens=most), ["text", "x"], tokenizer, pretrained)
+        (said,) = text.doubts(rows)
+        assert f"60% of the rows lose the end of their text, which has more tokens than text.max_tokens={most}" in said
+        assert f"{wanted} would hold 95% of them" in said
+        assert text.doubts(rows[:42]) == []
+
+
+EMOJI = [
+    "😊😊👍🏻好用❤️",
+    "😊ＶＩＰ１２３，真的吗？",
+    "🥰🫠👍 ★★★ 20°C",
+    "the cat sat on the mat",
+    "👨\u200d👩\u200d👧 vip",
+]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_emoji_are_words_and_wide_letters_are_plain(lowercase: bool, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(EMOJI * 5, 300, lowercase)
+    write_tokenizer(tokenizer, tmp_path)
+
+    def pieces(text: str) -> list[str]:
+        return tokenizer.encode(text, add_special_tokens=False).tokens
+
+    assert pieces("😊👍🏿👍😊") == ["😊", "👍", "👍", "😊"]
+    assert pieces("❤️❤🫠🥰") == ["❤", "❤", "🫠", "🥰"]
+    assert pieces("👨\u200d👩") == ["👨", "👩"]
+    assert pieces("ＶＩＰ１２３，？") == [*pieces("VIP123"), "，", "？"]
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    others = [AutoTokenizer.from_pretrained(tmp_path)]
+    others += [BertTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), do_lower_case=lowercase)]
+    for text in [*EMOJI, "ＶＩＰ vip 😊好", "A 👍🏿👍", "[SEP] here"]:
+        assert read_tokenizer(tmp_path).encode(text, add_special_tokens=False).tokens == pieces(text)
+        if "[SEP]" not in text:  # which transformers takes for a token
+            assert [other.tokenize(text) for other in others] == [pieces(text)] * 2
+    assert others[0].convert_ids_to_tokens(others[0]("the cat")["input_ids"]) == ["[CLS]", "the", "cat", "[SEP]"]
+
+
+def test_english_is_spelled_as_by_berts_own_rules() -> None:
+    said = ["The cat's 3.5% -- e.g. $5 ^_^ <b>", *(chr(code) * 2 for code in range(33, 127))]
+    own = train_tokenizer(said * 3, 300, lowercase=True)
+    plain = Tokenizer(own.model)
+    plain.normalizer, plain.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    for text in said:
+        assert own.encode(text, add_special_tokens=False).tokens == plain.encode(text).tokens
+
+
+def _folder(folder: Path, **parts: object) -> Path:
+    """As BERT's tokenizer.json is, but for some parts."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    tokenizer = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    for name, part in parts.items():
+        setattr(tokenizer, name, part)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"normalizer": normalizers.Replace(Regex("."), "aa aa")}, "its normalizer has Replace"),
+        (
+            {"normalizer": normalizers.Sequence([normalizers.BertNormalizer(), normalizers.Replace(Regex("a+"), "")])},
+            "its normalizer has Replace",
+        ),
+        ({"normalizer": normalizers.Sequence([normalizers.BertNormalizer()] * 99)}, "its normalizer has 99"),
+        ({"pre_tokenizer": pre_tokenizers.Split(Regex("(a+)+$"), "isolated")}, "its pre_tokenizer has Split"),
+        ({"decoder": decoders.Replace("a", "b")}, "its decoder is Replace"),
+        ({"model": models.BPE()}, "its model is BPE"),
+    ],
+)
+def test_a_tokenizer_that_is_not_berts_is_refused(parts: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"tokenizer.json is no tokenizer of a BERT: {said}"):
+        read_tokenizer(_folder(tmp_path, **parts))
+
+
+def test_other_tokenizer_files_are_one_sentence(tmp_path: Path) -> None:
+    assert read_tokenizer(_folder(tmp_path)).encode("A").tokens == ["a"]
+    found = json.loads((tmp_path / "tokenizer.json").read_text())
+    found["model"]["max_input_chars_per_word"] = 10**6
+    for text, said in (
+        (json.dumps(found), "may have more than 200 characters"),
+        ("[]", "cannot be read"),
+        ('{"normalizer": 3}', "cannot be read"),
+        (" " * (2**26 + 1), "has more than 64 MiB"),
+    ):
+        (tmp_path / "tokenizer.json").write_text(text)
+        with pytest.raises(ModelError, match=said):
+            read_tokenizer(tmp_path)
+
+
+def test_the_vocabulary_of_a_published_bert_keeps_its_rules(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n好\n😊\n##😊\n", encoding="utf-8")
+    tokens = read_tokenizer(tmp_path).encode("好😊😊").tokens
+    assert tokens == BertTokenizerFast(str(tmp_path / "vocab.txt")).tokenize("好😊😊") == ["好", "😊", "##😊"]
+
+
+def test_names_of_files_are_no_texts() -> None:
+    rows = [Sample(Path("t"), n, {"image": f"图片/第{n}张 红色的圆.jpg"}, None) for n in range(60)]
+    assert not guess_column("image", rows).ambiguous
+    assert matches(["the file a.png shows a cat", "what is b.wav"]) is not None
+
+
+def test_one_longer_name_among_short_ones_is_a_name() -> None:
+    names = ["北京市", "广东省", "黑龙江省", "内蒙古自治区", "新疆维吾尔自治区"]
+    rows = [Sample(Path("t"), n, {"city": names[n % 5], "said": "这个商品质量很好吗"}, None) for n in range(200)]
+    city, said = (guess_column(name, rows) for name in ("city", "said"))
+    assert (city.kind, city.ambiguous) == ("table", False)
+    assert said.kind == "text"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +23,7 @@ SHINGLE_WORDS, SHINGLE_CHARACTERS = 5, 8
 LEAST_SHINGLES = 20
 """Of shorter texts only exact copies count: two of their few shingles say little."""
 UNSPACED = ("zh", "ja")
+NO_LETTERS = re.compile(r"[\W_]+")
 MOST_COMPARED = 100
 """Documents of a form that thousands share would else each be compared with all of them."""
 HASHES_AT_ONCE = 4096
@@ -35,7 +38,8 @@ class Fingerprint:
     """What tells one text from others.
 
     Args:
-        exact: 16 bytes, equal for texts that differ in case and spaces only.
+        exact: 16 bytes, equal for texts that differ in case and spaces only; of scripts without spaces, also in
+            punctuation and the width of signs.
         signature: uint32[PERMUTATIONS] as bytes; empty for a short text.
     """
 
@@ -56,7 +60,7 @@ def fingerprint(text: str, language: str, near: bool = True) -> Fingerprint:
         near: whether near-duplicates are looked for at all.
     """
     plain = text.casefold()
-    exact = _digest(" ".join(plain.split()).encode(), 16)
+    exact = _digest((_letters(plain) if language in UNSPACED else " ".join(plain.split())).encode(), 16)
     hashes = _shingles(plain, language in UNSPACED) if near else np.zeros(0, np.uint32)
     if all(len(np.unique(hashes[:some])) < LEAST_SHINGLES for some in (4 * LEAST_SHINGLES, HASHES_AT_ONCE)):
         return Fingerprint(exact, b"")
@@ -64,6 +68,11 @@ def fingerprint(text: str, language: str, near: bool = True) -> Fingerprint:
     for start in range(0, len(hashes), HASHES_AT_ONCE):
         made.update_batch([hashes[start : start + HASHES_AT_ONCE]])
     return Fingerprint(exact, made.hashvalues.tobytes())
+
+
+def _letters(text: str) -> str:
+    """Letters and digits alone, full-width ones as plain ones; where there are none, the text as it is."""
+    return NO_LETTERS.sub("", unicodedata.normalize("NFKC", text).casefold()) or " ".join(text.split())
 
 
 def nearly(one: Fingerprint, other: Fingerprint) -> bool:

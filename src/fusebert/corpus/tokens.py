@@ -17,12 +17,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, normalizers
+from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
 
 from fusebert.corpus.sentences import HAN
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.errors import DataError, ModelError, UsageError, how_to_install
 from fusebert.modalities.text.processor import vocabulary_size
+from fusebert.modalities.text.rules import lowercase_rule
 from fusebert.storage import MANIFEST, file_hash, verify, write_folder
 
 CHARACTERS_AT_ONCE = 2**16
@@ -122,7 +123,7 @@ def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokeniz
 class _Encoder:
     """Sentences -> their encodings.
 
-    Plain ASCII, which most of English is, goes past BERT's normalizer: all that it would do there is to lower the case,
+    Plain ASCII, which most of English is, goes past the normalizer: all that it would do there is to lower the case,
     and to say so letter by letter takes it a third of the whole time.
     """
 
@@ -131,10 +132,11 @@ class _Encoder:
         self.special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self.short: Tokenizer | None = None
         self.lower = False
-        if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
-            self.lower = tokenizer.normalizer.lowercase
+        if (lower := lowercase_rule(tokenizer)) is not None:
+            self.lower = lower
             self.short = Tokenizer.from_str(tokenizer.to_str())
             self.short.normalizer = normalizers.Sequence([])
+            self.short.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # it holds no symbols to cut off
 
     def __call__(self, texts: list[str]) -> list[Encoding]:
         plain = [self._is_plain(text) for text in texts]

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from fusebert.corpus.shards import corpus_report, read_shards
 from fusebert.errors import UsageError
-from fusebert.modalities.text.processor import read_tokenizer, special_tokens, train_tokenizer
-from fusebert.storage import write_atomically, write_json
+from fusebert.modalities.text.processor import read_tokenizer, special_tokens, train_tokenizer, write_tokenizer
+from fusebert.storage import write_json
 
 FOLDER = "vocabulary"
 LEAST_SIZE = 200
@@ -51,9 +51,8 @@ def make_vocabulary(folder: Path, size: int, lowercase: bool = True, beside: Pat
     report["own"] = measure(tokenizer, islice(_texts(folder, part), 0, None, step))
     if beside is not None:
         report["beside"] = measure(read_tokenizer(beside), islice(_texts(folder, part), 0, None, step))
-    write_json(target / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase})
     write_json(target / "report.json", report)
-    write_atomically(target / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    write_tokenizer(tokenizer, target)
     return report
 
 

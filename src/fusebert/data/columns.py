@@ -6,12 +6,12 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fusebert import plugins
 from fusebert.errors import DataError, UsageError
-from fusebert.modalities.values import as_list, is_missing, looks_like_number
+from fusebert.modalities.values import as_list, is_missing, is_moment, looks_like_number
 from fusebert.types import Evidence, Sample, is_given
 
 IGNORE = "ignore"
@@ -21,6 +21,9 @@ CLEAR_LEAD = 0.25
 """A column is ambiguous when the second best modality (or leaving it out) is within this of the best."""
 PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|level_0")
 """How pandas names rows' numbers in files, which may well follow the order of the labels."""
+IDENTIFIERS = ("id", "index", "row_id", "编号", "序号", "订单号", "手机号", "身份证号", "身份证")
+LONG_NUMBER = re.compile(r"(?!1[0-9]{12}$)[0-9]{11,}|[0-9]{17}[Xx]")
+"""Of telephones, orders, or people (the last digit may be an X); 13 digits may be milliseconds since 1970."""
 FEW = 20
 FEW_WORDS = 0.05
 """Share of a target's values that are words, up to which its numbers decide."""
@@ -42,6 +45,15 @@ class ColumnGuess:
 def column_names(samples: Sequence[Sample]) -> list[str]:
     """Every column that some row has, in order of first sight."""
     return list(dict.fromkeys(name for sample in samples for name in sample.values))
+
+
+def by_side(samples: Sequence[Sample], sides: Sequence[Sequence[str]]) -> Sequence[Sample]:
+    """The rows as a trunk reads them: where it reads the sides of a row apart, one row for each side."""
+    if not sides:
+        return samples
+    return [
+        replace(sample, values={name: sample.values.get(name) for name in side}) for sample in samples for side in sides
+    ]
 
 
 def guess_columns(samples: Sequence[Sample], target: str | None, chosen: Mapping[str, str]) -> list[ColumnGuess]:
@@ -81,7 +93,7 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
     )  # every n-th would see periodic rows alike
     if PANDAS_INDEX.fullmatch(name):
         return ColumnGuess(name, IGNORE, "the numbers of a data frame's rows")
-    if name.lower() in ("id", "index", "row_id") and len(set(map(str, values))) == len(values):
+    if _is_identifier(name, values):
         return ColumnGuess(name, IGNORE, "a different value in every row: an identifier")
     weighed: list[tuple[float, str, str]] = []
     for modality in plugins.names("modalities"):
@@ -96,6 +108,17 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
     return ColumnGuess(name, modality if confidence >= 0.4 else IGNORE, why, confidence - second < CLEAR_LEAD)
 
 
+def _is_identifier(name: str, values: Sequence[Any]) -> bool:
+    """Whether all values differ, under such a name or as numbers of many digits, all as long."""
+    texts = [str(value).strip() for value in values]
+    if len(set(texts)) < len(texts):
+        return False
+    if name.strip().lower() in IDENTIFIERS:
+        return True
+    as_long = len(texts) >= FEW and len(set(map(len, texts))) == 1
+    return as_long and all(LONG_NUMBER.fullmatch(text) and not is_moment(text) for text in texts)
+
+
 def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     """Classification or regression, from the training targets."""
     read, different = [_as_number(target) for target in targets], len(set(map(str, targets)))
@@ -104,6 +127,13 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     if not numbers or words > FEW_WORDS * len(targets):
         if 2 * sum(as_list(target) is not None for target in targets) > len(targets):
             return ColumnGuess(name, "classification", "lists of labels")
+        if 2 * len(numbers) > len(targets) and different > FEW:
+            stray = next(str(target) for number, target in zip(read, targets, strict=True) if number is None)
+            why = (
+                f"{different} labels, because {words} of {len(targets)} values are no numbers, such as {stray!r:.40}; "
+                "task.name=regression with data.bad_rows=skip leaves their rows out"
+            )
+            return ColumnGuess(name, "classification", why, ambiguous=True)
         if sum(map(looks_like_number, targets)) > len(targets) / 2:
             why = f"{different} labels; they look like numbers, of which only those like 1234.5 are read"
             return ColumnGuess(name, "classification", why, ambiguous=True)

@@ -5,6 +5,7 @@ A row that cannot be read is yielded as a RowError, not raised, so that the call
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import itertools
@@ -36,6 +37,8 @@ MOST_BITS = 10_000
 QUOTED = re.compile(b'"[^"]*"')
 ROWS_LOOKED_AT = 1000
 """To see how a spreadsheet writes its numbers."""
+CHINESE_PAIRS = re.compile(b"(?:[\xb0-\xf7][\xa1-\xfe]){2}")
+"""Two characters in a row as GB 2312 has them; European text has single letters beyond ASCII."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
 
@@ -219,11 +222,24 @@ def next_line(file: BinaryIO | gzip.GzipFile) -> bytes:
 
 
 def decode_line(line: bytes, number: int) -> str:
-    """Text of line `number`; a byte order mark before the first is dropped. Raises InputError."""
+    """Text of line `number`; byte order marks before the first are dropped. Raises InputError."""
     try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+        return line.decode().lstrip("\ufeff") if number == 1 else line.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8") from None
+        how = "save the file as UTF-8"
+        if other := _encoding_of(line, number):
+            how = f"it seems to be {other}: iconv -f {other} -t UTF-8 IN > OUT"
+        raise InputError(f"byte {error.start + 1} of the line is not UTF-8; {how}") from None
+
+
+def _encoding_of(line: bytes, number: int) -> str | None:
+    """What a line that is not UTF-8 seems to be written in."""
+    if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    with suppress(UnicodeDecodeError):
+        line.decode("gb18030")
+        return "GB18030" if CHINESE_PAIRS.search(line) else None
+    return None
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
@@ -240,7 +256,7 @@ def _check_header(header: list[str], path: Path, delimiter: str) -> None:
     if doubled:
         raise DataError(f"{path} has the column {sorted(doubled)[0]!r} more than once; rename one of them")
     if len(header) == 1 and delimiter:
-        for other in ";\t|,":
+        for other in ";\t|,，":
             if other != delimiter and other in header[0]:
                 raise DataError(
                     f"{path} seems to be divided by {other!r}, not by {delimiter!r}; save it with {delimiter!r}"

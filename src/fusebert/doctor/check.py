@@ -8,7 +8,7 @@ from typing import Any
 
 from fusebert import plugins
 from fusebert.config import Recipe
-from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_columns
+from fusebert.data.columns import IGNORE, ColumnGuess, by_side, column_names, guess_columns
 from fusebert.data.tables import read_table
 from fusebert.doctor import media, rows
 from fusebert.doctor.events import check_events
@@ -87,11 +87,11 @@ def check(
         for kind in sorted({guess.kind for guess in guesses} - {IGNORE})
     }
     trunk = _trunk(recipe, settings or {})
-    processors = {}
+    processors, asked = {}, by_side(samples, getattr(task, "sides", ()))
     for kind, columns in modalities.items():
         half = plugins.load("modalities", kind, "processor")
         processors[kind] = half.Processor.fit(recipe.modality_config(kind), columns, samples, trunk)
-        notes += processors[kind].doubts(samples) if hasattr(processors[kind], "doubts") else []
+        notes += processors[kind].doubts(asked) if hasattr(processors[kind], "doubts") else []
     if strict:
         refuse_ambiguous(guesses, settled)
     guesses += settled

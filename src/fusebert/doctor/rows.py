@@ -25,8 +25,9 @@ PURE, PURE_LESS_THAN = 0.99, 0.5
 values are at most so many a row (else each row could be its own value)."""
 LEAST_SURPRISING = 5
 """So many rows with a value would have another label than the most frequent one if the value told nothing."""
-LEAKED, LEAKED_BEYOND_CHANCE = 0.5, 3.0
-"""A text tells the label where so many rows hold their own, so many times as often as they would hold any row's."""
+LEAKED, LEAKED_BEYOND_OTHERS = 0.5, 3.0
+"""A text tells the label where such a share of rows hold their own (of those beyond the ones whose label is guessed by
+its frequency: with two labels that is three quarters), so many times as often as rows of other labels hold it."""
 MOSTLY_DIFFERENT = 0.9
 """Of rows of names and numbers, the share above which those that coincide are taken for copies."""
 MOST_LABELS = 1000
@@ -35,7 +36,9 @@ WHOLE, MOST_GAPS = re.compile(r"-?\d+(\.0+)?"), 2
 """Numbers that count the rows: whole ones, all different, in a range at most so many times their count, as some rows
 may have been held out."""
 PEOPLE = re.compile(
-    r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?", re.I
+    r"(.*_)?(user|speaker|patient|subject|author|customer|client|person|student|session|visitor)(_?id)?|openid|uid|"
+    r"(用户|会员|客户|患者|买家|说话人|作者)(_?id|编号|号)?|手机号|身份证号?",
+    re.I,
 )
 
 
@@ -117,24 +120,25 @@ def running_numbers(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]
 
 
 def label_leaks(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
-    """Texts that hold the words of their own label far more often than those of other rows' labels."""
+    """Texts that hold the words of their own label far more often than texts of other labels hold them."""
     train = [row for row in next(iter(splits.values())) if isinstance(row.values.get(target), str)]
     words = [_plain(row.values[target]) for row in train]
     counts = Counter(words)
     if len(train) < LEAST_ROWS or not 2 <= len(counts) <= MOST_LABELS:
         return
+    guessed = sum((count / len(train)) ** 2 for count in counts.values())
     for column in columns:
         texts = [f" {_plain(row.values.get(column))} " for row in train]
         held = [bool(label) and f" {label} " in text for label, text in zip(words, texts, strict=True)]
         own = sum(held) / len(train)
-        if own < LEAKED:
+        if own < guessed + LEAKED * (1 - guessed):
             continue
-        by_chance = sum(
-            count / len(train) * sum(f" {label} " in text for text in texts) / len(train)
-            for label, count in counts.items()
-            if label
-        )
-        if own >= LEAKED_BEYOND_CHANCE * by_chance:
+        of_own = Counter(label for label, there in zip(words, held, strict=True) if there)
+        others = 0.0
+        for label, count in counts.items():
+            elsewhere = sum(f" {label} " in text for text in texts) - of_own[label] if label else 0
+            others += count / len(train) * (elsewhere + 1) / (len(train) - count + 2)  # of few rows, none says little
+        if own >= LEAKED_BEYOND_OTHERS * others:
             rows = tuple(row for row, there in zip(train, held, strict=True) if there)
             said = (
                 f"{own:.1%} of the texts name their own {target!r}; will they do so when the answer is not yet known?"

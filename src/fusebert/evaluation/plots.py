@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from fusebert.corpus.sentences import HAN
 from fusebert.evaluation.metric_names import direction, metric_name, metric_text, primary_metric
 from fusebert.storage import write_atomically
 
@@ -24,11 +27,14 @@ WIDE, SQUARE = (6.4, 3.8), (6.4, 5.9)
 MOST_CLASSES = 30
 MOST_COUNTS_WRITTEN = 12
 LONGEST_LABEL = 28
+PLACEHOLDERS = "Last Resort"
+"""A font with boxes for all characters."""
 CHINESE_FONTS = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "PingFang SC", "PingFang HK",
     "Hiragino Sans GB", "Heiti TC", "STHeiti", "Microsoft YaHei", "SimHei", "SimSun", "WenQuanYi Micro Hei",
     "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans CJK JP", "Arial Unicode MS",
 )  # fmt: skip
+"""The first of these is taken; where none is installed, any other that has Chinese."""
 
 
 def draw_all(
@@ -85,19 +91,18 @@ def loss_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def confusion_matrix(evaluation: Mapping[str, Any], path: Path) -> None:
     """Right labels against answers; of many classes, those with the most mistakes, then the most frequent."""
-    labels, counts = evaluation["confusion"]["labels"], np.array(evaluation["confusion"]["counts"])
+    given, counts = evaluation["confusion"]["labels"], np.array(evaluation["confusion"]["counts"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    title = "Right label and answer"
-    if len(labels) > MOST_CLASSES:
-        rows, wrong = counts.sum(axis=1), counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
-        shown = np.sort(np.lexsort((-rows, -wrong))[:MOST_CLASSES])
-        cut = np.ix_(shown, shown)
-        labels, counts, shares = [labels[place] for place in shown], counts[cut], shares[cut]
-        title += f": the {MOST_CLASSES} most confused of {len(rows)} classes"
+    title, shown = "Right label and answer", _most_confused(counts)
+    if len(shown) < len(given):
+        title += f": the {MOST_CLASSES} most confused of {len(given)} classes"
+    labels, cut = [given[place] for place in shown], np.ix_(shown, shown)
+    counts, shares = counts[cut], shares[cut]
     side = min(max(3.4, 0.62 * len(labels)), 8.5)
     figure, axes = _canvas(title, (side + 1.8, side + 1.4))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
-    names, places = [_readable(label) for label in labels], range(len(labels))
+    places, numbers = range(len(labels)), numbered_labels(evaluation)
+    names = [f"no. {place + 1}" if place in numbers else _readable(given[place]) for place in shown]
     size = 10 if len(labels) <= MOST_COUNTS_WRITTEN else 7.5
     turned = len(labels) > MOST_COUNTS_WRITTEN or max(map(len, names)) > 5
     axes.set_xticks(places, names, **_label_style(size), rotation=90 if turned else 0)
@@ -111,6 +116,25 @@ def confusion_matrix(evaluation: Mapping[str, Any], path: Path) -> None:
             colour = "white" if shares[row, column] > 0.6 else INK if count else FAINT
             axes.text(column, row, f"{count:,}", horizontalalignment="center", verticalalignment="center", color=colour)
     _save(figure, path)
+
+
+def _most_confused(counts: np.ndarray) -> list[int]:
+    """Numbers of the classes that are shown, in their order."""
+    rows, wrong = counts.sum(axis=1), counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    return sorted(np.lexsort((-rows, -wrong))[:MOST_CLASSES].tolist())
+
+
+def numbered_labels(evaluation: Mapping[str, Any]) -> dict[int, str]:
+    """Of the classes that `confusion_matrix` shows, by place, those that it numbers: Chinese that no font can draw."""
+    if not evaluation.get("confusion"):
+        return {}
+    labels = evaluation["confusion"]["labels"]
+    shown = _most_confused(np.array(evaluation["confusion"]["counts"]))
+    return {
+        place: str(labels[place])
+        for place in shown
+        if HAN.search(str(labels[place])) and not all(ord(c) in _drawable() for c in str(labels[place]))
+    }
 
 
 def reliability_diagram(evaluation: Mapping[str, Any], path: Path) -> None:
@@ -213,9 +237,17 @@ def _readable(label: Any) -> str:
 
 @cache
 def _fonts() -> tuple[str, ...]:
-    """The fonts for users' labels: matplotlib's own, then an installed Chinese one if there is any."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ("DejaVu Sans", *[name for name in CHINESE_FONTS if name in installed][:1])
+    """The fonts for users' labels: matplotlib's own, then an installed one that has Chinese if there is any."""
+    installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    order = [*(name for name in CHINESE_FONTS if name in installed), *sorted(installed.keys() - {*CHINESE_FONTS})]
+    chinese = (name for name in order if not name.startswith(PLACEHOLDERS) and _has_chinese(installed[name]))
+    return ("DejaVu Sans", *islice(chinese, 1))
+
+
+def _has_chinese(file: str) -> bool:
+    with suppress(OSError, RuntimeError):  # a font that is damaged, or gone
+        return bool(font_manager.get_font(file).get_char_index(ord("中")))
+    return False
 
 
 @cache

@@ -21,7 +21,21 @@ FEW_SHARE = 0.05
 LIST = re.compile(r"\s*\[.*\]\s*", re.S)
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 """As pandas writes whole numbers into a csv where some are missing."""
-NUMBER_LIKE = re.compile(r"[-+−]?\s*[$€£¥]?\s*[-+−]?\d[\d.,' \u00a0\u202f]*(\s*[%$€£¥]|\s[a-zA-Z]{1,3})?")
+LONGEST_NUMBER = 64
+"""Characters of text that says a number or a date."""
+UNITS = (
+    "元 块 角 分 折 星 岁 个 件 次 条 人 台 瓶 盒 包 袋 年 月 天 日 时 小时 分钟 秒 度 "
+    "克 千克 毫克 斤 公斤 吨 米 千米 厘米 毫米 里 公里 平方米 平米 升 毫升"
+)
+NUMBER_LIKE = re.compile(
+    r"[-+−－]?\s*[$€£¥￥]?\s*[-+−－]?\d[\d.,．，' \u00a0\u202f]*+\s*+"
+    rf"([%％‰$€£¥￥]|(?<=\s)[a-zA-Z]{{1,3}}|[百千万亿]{{0,2}}({UNITS.replace(' ', '|')})?\+?)"
+)
+"""Also 1,234 and 12 % and €5, and what Chinese writes behind a number: 1.1万, 147克, 12％."""
+YEAR_FIRST = re.compile(
+    r"(\d{4})(?:([-/.])(\d{1,2})\2(\d{1,2})|年(\d{1,2})月(\d{1,2})日)(?:[T ](\d{1,2}):(\d\d)(?::(\d\d))?)?", re.ASCII
+)
+FOURTEEN_DIGITS, YEARS = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)", re.ASCII), range(1900, 2101)
 
 
 def is_missing(raw: Any) -> bool:
@@ -66,8 +80,10 @@ def as_list(raw: Any) -> list[Any] | None:
 
 
 def looks_like_number(raw: Any) -> bool:
-    """Whether text says a number, also in ways that `as_number` does not read, such as 1,234 or 12 % or €5."""
-    return isinstance(raw, str) and NUMBER_LIKE.fullmatch(raw.strip()) is not None
+    """Whether text says a number, also in ways that `as_number` does not read, such as 1,234 or 12 % or €5 or 1.1万."""
+    if not isinstance(raw, str) or len(text := raw.strip()) > LONGEST_NUMBER:
+        return False
+    return NUMBER_LIKE.fullmatch(text) is not None
 
 
 def as_number(raw: Any) -> float:
@@ -85,13 +101,36 @@ def as_number(raw: Any) -> float:
 
 
 def as_date(raw: Any) -> datetime | None:
-    """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone;
-    None for anything else."""
+    """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone; also with
+    the year first as in 2024/5/31 10:30, 2024.5.31, 2024年5月31日, and in 14 digits. None for anything else."""
     try:
-        found = datetime.fromisoformat(raw.isoformat() if isinstance(raw, date) else str(raw).strip())
+        text = raw.isoformat() if isinstance(raw, date) else str(raw).strip()
+        if len(text) > LONGEST_NUMBER:
+            return None
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError:
+            found = _year_first(text)
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def is_moment(raw: Any) -> bool:
+    """Whether 14 digits say a second between 1900 and 2100, such as 20240531103000, which is no number then."""
+    is_long = isinstance(raw, int) and 10**13 <= raw < 10**14
+    is_digits = isinstance(raw, str) and FOURTEEN_DIGITS.fullmatch(raw.strip()) is not None
+    return (is_long or is_digits) and as_date(raw) is not None
+
+
+def _year_first(text: str) -> datetime:
+    """What is not ISO 8601 but can be read in one way only. Raises ValueError."""
+    found = FOURTEEN_DIGITS.fullmatch(text)
+    if (found and int(found[1]) not in YEARS) or not (found := found or YEAR_FIRST.fullmatch(text)):
+        raise ValueError(text)
+    parts = [int(part) for part in found.groups() if part and part.isdigit()]
+    year, month, day, hour, minute, second = (parts + [0] * 3)[:6]
+    return datetime(year, month, day, hour, minute, second)
 
 
 def as_category(raw: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fusebert.errors import InputError
-from fusebert.modalities.values import as_category, as_date, as_number, is_missing
+from fusebert.modalities.values import are_few, as_category, as_date, as_number, is_missing, is_moment
 
 Kind = Literal["number", "date", "category"]
 DATE_EXTRAS = 6
@@ -138,11 +139,28 @@ def kind_of(present: Sequence[Any], share: float = 0.95) -> Kind:
     """Numbers or dates where nearly all values are; else categories."""
     if not present or all(isinstance(value, bool) for value in present):
         return "category"
-    if sum(_is_number(value) for value in present) >= share * len(present):
-        return "number"
-    if sum(isinstance(value, str | date) and as_date(value) is not None for value in present) >= share * len(present):
+    if sum(map(is_moment, present)) >= share * len(present):
         return "date"
-    return "category"
+    if sum(map(_is_number, present)) >= share * len(present):
+        return "number"
+    return "date" if sum(map(_is_date, present)) >= share * len(present) else "category"
+
+
+def spoilt(present: Sequence[Any]) -> str | None:
+    """In words: most values are numbers (or dates) and many differ, but so many are none that all count as categories;
+    None of other columns."""
+    if kind_of(present) != "category":
+        return None
+    for kind, is_one in (("numbers", _is_number), ("dates", _is_date)):
+        ones = {str(value) for value in present if is_one(value)}
+        others = Counter(str(value) for value in present if not is_one(value))
+        if 2 * others.total() < len(present) and not are_few(len(ones), len(present) - others.total()):
+            word = others.most_common(1)[0][0]
+            return (
+                f"{others.total()} of {len(present)} are no {kind}, such as {word!r:.40}; "
+                f"table.missing={shlex.quote(word):.40} takes such a word for a missing value"
+            )
+    return None
 
 
 def _name(value: Any) -> str | None:
@@ -161,6 +179,10 @@ def _is_number(value: Any) -> bool:
     except InputError:
         return False
     return True
+
+
+def _is_date(value: Any) -> bool:
+    return isinstance(value, str | date) and as_date(value) is not None
 
 
 def _cycles(when: datetime) -> np.ndarray:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from fusebert.config import FITTED, Section
+from fusebert.config import FITTED, Section, one_or_more
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
-from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of
+from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of, spoilt
 from fusebert.modalities.values import are_few, is_missing, looks_like_number
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -38,6 +38,9 @@ class Config(Section):
     value_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of values that are missing in training, so that no single column says all"
     )
+    missing: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(
+        (), description="words that say that a value is missing, beside null, none, nan, n/a, - and ?"
+    )
     codes: int = Field(0, ge=0, json_schema_extra=FITTED, description="codes of all columns together")
 
     @property
@@ -53,6 +56,7 @@ class Processor:
         self.columns, self.fitted = tuple(columns), list(fitted)
         self.starts = np.concatenate([[0], np.cumsum([column.codes for column in fitted])])
         self.config = config.model_copy(update={"codes": int(self.starts[-1])})
+        self._missing = _plain_words(config)
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
@@ -60,10 +64,10 @@ class Processor:
         for name in config.categories:
             if name not in columns:
                 raise UsageError(f"table.categories names {name!r}; the table's columns are {', '.join(columns)}")
-        rows = list(samples)
+        rows, missing = list(samples), _plain_words(config)
         fitted = [
             fit_column(
-                [sample.values.get(name) for sample in rows],
+                [_given(sample, name, missing) for sample in rows],
                 config.bins,
                 config.max_categories,
                 name in config.categories,
@@ -74,7 +78,7 @@ class Processor:
 
     def load(self, sample: Sample) -> Features | None:
         """`codes` int64[K] and `encoded` float32[K, width], for all K columns; None where all are missing."""
-        values = [sample.values.get(name) for name in self.columns]
+        values = [_given(sample, name, self._missing) for name in self.columns]
         if all(map(is_missing, values)):
             return None
         read = [column.read(raw, self.config.width) for column, raw in zip(self.fitted, values, strict=True)]
@@ -88,8 +92,19 @@ class Processor:
         return [
             name
             for name, column in zip(self.columns, self.fitted, strict=True)
-            if not column.is_known(sample.values.get(name))
+            if not column.is_known(_given(sample, name, self._missing))
         ]
+
+    def doubts(self, samples: Sequence[Sample]) -> list[str]:
+        """In words: columns of numbers, or of dates, that some words have made categories."""
+        said = []
+        for name, column in zip(self.columns, self.fitted, strict=True):
+            if column.kind != "category" or name in self.config.categories:
+                continue
+            values = [_given(sample, name, self._missing) for sample in samples]
+            if why := spoilt([value for value in values if not is_missing(value)]):
+                said.append(f"column {name!r}: each value counts as a name of its own, because {why}")
+        return said
 
     @property
     def varies(self) -> bool:
@@ -120,6 +135,16 @@ class Processor:
         return cls(Config(**saved["config"]), saved["columns"], [Column(**column) for column in saved["fitted"]])
 
 
+def _plain_words(config: Config) -> frozenset[str]:
+    return frozenset(word.strip().casefold() for word in config.missing)
+
+
+def _given(sample: Sample, name: str, missing: frozenset[str]) -> Any:
+    """A value; None for one of the words that are set to mean that there is none."""
+    value = sample.values.get(name)
+    return None if missing and isinstance(value, str) and value.strip().casefold() in missing else value
+
+
 def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of numbers, dates, booleans, or of few different short strings; a few other values are reported by the
     check of every row."""
@@ -134,6 +159,8 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     if kind != "category":
         return Evidence(f"{kind}s, {different} different", 0.9)
     few = are_few(different, len(present))
+    if why := spoilt(present):
+        return Evidence(why, 0.3)
     if not few and sum(bool(DATE_LIKE.fullmatch(str(value).strip())) for value in present) > len(present) / 2:
         return Evidence("they look like dates, of which only those like 2024-03-28 are read", 0.3)
     if not few and sum(map(looks_like_number, present)) > len(present) / 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +14,14 @@ from typing import Any, Self
 
 import numpy as np
 from pydantic import Field
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from fusebert.config import Section
 from fusebert.errors import InputError, ModelError, UsageError
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.values import are_few, as_list
+from fusebert.modalities.files import MEDIA_SUFFIXES
+from fusebert.modalities.text.rules import own_normalizer, own_pre_tokenizer, wrong_part
+from fusebert.modalities.values import are_few, as_date, as_list, looks_like_number
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -32,6 +35,13 @@ CHARACTERS_PER_TOKEN_BOUND = 32
 letters, which are one [UNK], spend fewer characters a token."""
 MANY_UNKNOWN, DOUBTED_ROWS = 0.02, 1000
 """Share of [UNK] among the pieces of so many training rows that is said."""
+MANY_CUT, ENOUGH = 0.1, 0.95
+"""Share of rows that lose text which is said, and share of rows that the setting which is then named holds."""
+UNKNOWN_NAMED = 5
+MOST_BYTES = 64 << 20
+"""Of a vocabulary's file."""
+MEAN_NAME, LONGEST_NAME = 5, 8
+"""Characters of Chinese names of a few things, on average and at most."""
 UNSPACED = 15
 """Characters; longer ones that are no words, such as Thai sentences, are texts of a script without spaces."""
 JSON_LIST = re.compile(r'\s*\[\s*[{"]')
@@ -96,19 +106,47 @@ class Processor:
         }
 
     def doubts(self, samples: Sequence[Sample]) -> list[str]:
-        """In words: the training rows have much that the trunk's vocabulary cannot spell."""
-        if not self.pretrained:
-            return []
-        counts: Counter[bool] = Counter()
+        """In words: many training rows lose text, or have much that the trunk's vocabulary cannot spell."""
+        unknown, pieces, most = Counter[str](), 0, self.config.max_tokens
+        lengths: list[float] = []
         for sample in samples[:DOUBTED_ROWS]:
+            needed = 0.0
             for text in _readable(value for _, value in present(sample.values, self.columns)):
-                counts.update(piece == self.special["[UNK]"] for piece in self._encode(text))
-        share = counts[True] / max(1, counts.total())
-        if share <= MANY_UNKNOWN:
+                with suppress(InputError):  # the row is reported by the check of every row
+                    start = cut(text, most)  # the rest is reckoned to have as many tokens a character
+                    found = _encoding(self.tokenizer, start, most)
+                    unknown.update(_unknown(found, start, self.special["[UNK]"]))
+                    pieces += len(found.ids)
+                    needed += 1 + len(found.ids) * max(1, len(text) / max(1, len(start)))
+            lengths += [needed] if needed else []
+        return [*self._cut_off(lengths), *self._unspelled(unknown, unknown.total() / max(1, pieces))]
+
+    def _cut_off(self, lengths: Sequence[float]) -> list[str]:
+        most = self.config.max_tokens
+        longer = sum(length > most for length in lengths)
+        if longer <= MANY_CUT * len(lengths):
             return []
+        enough, half = math.ceil(np.quantile(lengths, ENOUGH)), np.median(lengths)
+        limit = ", if the trunk has so many positions" if self.pretrained else ""
         return [
-            f"{share:.0%} of the text is [UNK]: the trunk's vocabulary is of another language; choose another trunk"
+            f"{longer / len(lengths):.0%} of the rows lose the end of their text, which has more tokens than "
+            f"text.max_tokens={most} (the median is {half:.0f}); {enough} would hold {ENOUGH:.0%} of them{limit}"
         ]
+
+    def _unspelled(self, unknown: Counter[str], share: float) -> list[str]:
+        if not self.pretrained or share <= MANY_UNKNOWN:
+            return []
+        letters = Counter[str]()
+        for word, count in unknown.items():
+            letters.update(dict.fromkeys(word, count))
+        unspelled = [one for one, _ in letters.most_common() if not self._spells(one)][:UNKNOWN_NAMED]
+        named = f" (most often {' '.join(unspelled)})" if unspelled else ""
+        said = "the trunk's vocabulary is of another language; choose another trunk"
+        return [f"{share:.0%} of the text is [UNK]{named}: {said}"]
+
+    def _spells(self, letter: str) -> bool:
+        pieces = self.tokenizer.normalizer.normalize_str(letter).strip() if self.tokenizer.normalizer else letter
+        return all(self.tokenizer.token_to_id(one) is not None for one in pieces)
 
     def _encode(self, text: str) -> list[int]:
         if len(text) > MAX_TEXT_CHARACTERS:
@@ -144,8 +182,8 @@ class Processor:
         self.save_tokenizer(folder)
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write `tokenizer.json`, as BERT folders hold it."""
-        write_atomically(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
+        """Write `tokenizer.json`, as BERT folders hold it, and what transformers has to know of it."""
+        write_tokenizer(self.tokenizer, folder)
 
     @classmethod
     def load_from(cls, folder: Path) -> Self:
@@ -155,10 +193,20 @@ class Processor:
 
 def encode(tokenizer: Tokenizer, text: str, tokens: int) -> list[int]:
     """Ids of a text, of which `tokens` are wanted; there may be more. Raises InputError."""
+    return _encoding(tokenizer, text, tokens).ids
+
+
+def _encoding(tokenizer: Tokenizer, text: str, tokens: int) -> Encoding:
     try:
-        return tokenizer.encode(cut(text, tokens), add_special_tokens=False).ids
+        return tokenizer.encode(cut(text, tokens), add_special_tokens=False)
     except (UnicodeEncodeError, TypeError):
         raise InputError("the text contains half a character (a lone surrogate)") from None
+
+
+def _unknown(found: Encoding, text: str, unknown: int) -> list[str]:
+    """The words of a text that are [UNK]."""
+    spans = zip(found.ids, found.offsets, strict=True)
+    return [text[start:end] for number, (start, end) in spans if number == unknown]
 
 
 def cut(text: str, tokens: int) -> str:
@@ -186,9 +234,9 @@ def _readable(values: Iterable[Any]) -> Iterator[str]:
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
-    """A column of strings with words in them."""
+    """A column of strings with words in them, which are not names of files."""
     texts = [value for value in values if isinstance(value, str)]
-    if 2 * len(texts) <= len(values):
+    if 2 * len(texts) <= len(values) or 2 * sum(text.lower().endswith(MEDIA_SUFFIXES) for text in texts) > len(texts):
         return None
     share = sum(any(c.isalpha() for c in text) for text in texts) / len(texts)
     if share < 0.5:
@@ -198,7 +246,10 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     words = sum(len(text.split()) for text in texts) / len(texts)
     han = sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in texts) / len(texts)
     different = len(set(texts))
-    named = max(map(len, texts)) <= 4 if han >= 0.3 else words <= 2.5  # New York, 北京
+    counted = sum(looks_like_number(text) or as_date(text) is not None for text in texts) if han >= 0.3 else 0
+    if 2 * counted > len(texts):  # 1.1万, 2024年5月31日
+        return Evidence("numbers with words behind them", 0.2)
+    named = _are_short(texts) if han >= 0.3 else words <= 2.5  # New York, 北京
     if named and are_few(different, len(texts)) and (words >= 2 or han >= 0.3):
         return Evidence(f"{different} different short strings", 0.45)
     if words >= 2 or han >= 0.3:
@@ -208,6 +259,11 @@ def matches(values: Sequence[Any]) -> Evidence | None:
         return Evidence("strings of a script without spaces", confidence)
     share = different / len(texts)
     return Evidence(f"single words, {share:.0%} of them different", 0.45 if share < 0.9 else 0.2)
+
+
+def _are_short(texts: Sequence[str]) -> bool:
+    """Whether Chinese ones are as short as names are."""
+    return sum(map(len, texts)) <= MEAN_NAME * len(texts) and max(map(len, texts)) <= LONGEST_NAME
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
@@ -226,11 +282,14 @@ def read_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
     path = folder / name
     try:
         if path.is_file():
-            tokenizer = Tokenizer.from_file(str(path))
-        elif (folder / "vocab.txt").is_file():
-            tokenizer = _bert_tokenizer(
-                models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"), _lowercase_rule(folder)
-            )
+            described = json.loads(_read_text(path))
+            if wrong := wrong_part(described):
+                raise ModelError(f"{path} is no tokenizer of a BERT: {wrong}")
+            tokenizer = Tokenizer.from_str(json.dumps(described))  # what was looked at, and nothing else
+        elif (path := folder / "vocab.txt").is_file():
+            pieces = (line.rstrip() for line in _read_text(path).split("\n"))
+            vocabulary = {piece: number for number, piece in enumerate(pieces) if piece}
+            tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"), _lowercase_rule(folder))
         else:
             raise ModelError(f"{folder} has neither tokenizer.json nor vocab.txt")
     except ModelError:
@@ -245,13 +304,30 @@ def read_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
     return _without_shorthand(tokenizer)
 
 
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write `tokenizer.json`, and `tokenizer_config.json`, by which transformers reads it as it is.
+
+    Where that names BertTokenizer, transformers takes the pieces alone, and BERT's own rules.
+    """
+    special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
+    inputs = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | special | inputs)
+    write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MOST_BYTES:
+        raise ModelError(f"{path} has more than {MOST_BYTES >> 20} MiB")
+    return path.read_bytes().decode()  # a piece may be a sign that ends lines
+
+
 def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokenizer:
     """A WordPiece vocabulary of at most `size` pieces, special tokens first, in BERT's order.
 
     The library numbers single characters in the order of a hash map, which differs from run to run and decides ties
     between merges. Here characters are counted and numbered first, so the same texts give the same vocabulary.
     """
-    tokenizer = _bert_tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase)
+    tokenizer = _own_tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase)
     words: Counter[str] = Counter()
     for text in texts:
         normal = tokenizer.normalizer.normalize_str(text.encode(errors="ignore").decode())
@@ -277,7 +353,16 @@ def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator((word for word in sorted(words) for _ in range(words[word])), trainer)
-    return _bert_tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"), lowercase)
+    return _own_tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"), lowercase)
+
+
+def _own_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
+    tokenizer = _bert_tokenizer(model, lowercase)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = own_normalizer(lowercase), own_pre_tokenizer()
+    if (start := tokenizer.token_to_id("[CLS]")) and (end := tokenizer.token_to_id("[SEP]")):
+        ends = ("[SEP]", end), ("[CLS]", start)
+        tokenizer.post_processor = processors.BertProcessing(*ends)  # for transformers; here the model adds [CLS]
+    return tokenizer
 
 
 def _bert_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
@@ -297,7 +382,7 @@ def _without_shorthand(tokenizer: Tokenizer) -> Tokenizer:
 
 def _lowercase_rule(folder: Path) -> bool:
     path = folder / "tokenizer_config.json"
-    return bool(json.loads(path.read_text()).get("do_lower_case", True)) if path.is_file() else True
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True)) if path.is_file() else True
 
 
 def _cut_longest(parts: list[list[int]], budget: int) -> None:
