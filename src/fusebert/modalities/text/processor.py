@@ -66,7 +66,8 @@ class Processor:
             raise UsageError(f"text.max_tokens={config.max_tokens} leaves no room for words of {len(columns)} columns")
         if pretrained is not None:
             return cls(config, columns, read_tokenizer(pretrained), pretrained=True)
-        texts = _readable(value for sample in samples for _, value in present(sample.values, columns))
+        values = (value for sample in samples for _, value in present(sample.values, columns))
+        texts = _readable(values, config.max_tokens)
         return cls(config, columns, train_tokenizer(texts, config.vocabulary_size, config.lowercase))
 
     @cached_property
@@ -101,7 +102,8 @@ class Processor:
             return []
         counts: Counter[bool] = Counter()
         for sample in samples[:DOUBTED_ROWS]:
-            for text in _readable(value for _, value in present(sample.values, self.columns)):
+            values = (value for _, value in present(sample.values, self.columns))
+            for text in _readable(values, self.config.max_tokens):
                 counts.update(piece == self.special["[UNK]"] for piece in self._encode(text))
         share = counts[True] / max(1, counts.total())
         if share <= MANY_UNKNOWN:
@@ -178,11 +180,11 @@ def plain_text(value: Any) -> str:
     return "\n".join(map(str, parts))
 
 
-def _readable(values: Iterable[Any]) -> Iterator[str]:
-    """The texts among values; rows with others are reported by the check of every row."""
+def _readable(values: Iterable[Any], tokens: int) -> Iterator[str]:
+    """The texts among values, as far as a row is read; rows with others are reported by the check of every row."""
     for value in values:
         with suppress(InputError):
-            yield plain_text(value)[:MAX_TEXT_CHARACTERS]
+            yield cut(plain_text(value)[:MAX_TEXT_CHARACTERS], tokens)
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
