@@ -22,6 +22,7 @@ from fusebert.evaluation.predictor import load
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
 from fusebert.tasks.classification.task import Task as Classification
+from fusebert.tasks.matching import task as matching_task
 from fusebert.tasks.matching.task import Config as MatchingConfig
 from fusebert.tasks.matching.task import Task as Matching
 from fusebert.training.run import train
@@ -130,6 +131,22 @@ def test_few_things_have_no_error_and_ranks_are_among_all() -> None:
     contents = np.arange(400).reshape(200, 2)
     whole = ranking.evaluate(vectors, contents)["metrics"]["recall_at_10"]
     assert ranking.score_rows(vectors, contents).mean() == pytest.approx(whole)
+
+
+def test_the_error_is_of_the_rows_that_seek(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    ranking = Matching(MatchingConfig(left="image", right="text"))
+    contents, found = np.arange(4000).reshape(2000, 2), []
+    left, noise, other = random.normal(size=(3, 2000, 8))
+    for more in (noise, other):
+        vectors = np.stack([left, left + more], axis=1)
+        found.append((vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).reshape(2000, 16))
+    error = []
+    for most in (2000, 500):
+        monkeypatch.setattr(matching_task, "MOST_QUERIES", most)
+        model: Any = Pretending(ranking, found[1], contents)
+        error.append(ledger(model, None, found[0], contents)["image shuffled"]["standard_error"])
+    assert error[1] == pytest.approx(2 * error[0], rel=0.4)  # a quarter of the rows
 
 
 @pytest.mark.parametrize("rows", [100, 900, 5000])

@@ -75,7 +75,7 @@ def _scores_without_a_group(task: Task, logits: np.ndarray, targets: np.ndarray,
     kept = [(group != one) & (group != LEFT_OUT) for one in range(group.max() + 1)]
     if hasattr(task, "score_rows"):
         scores = task.score_rows(logits, targets)
-        return np.array([scores[rows].mean() for rows in kept])
+        return np.array([np.nanmean(scores[rows]) for rows in kept])
     score = getattr(task, "score", lambda *rows: task.evaluate(*rows)["metrics"].get(task.primary_metric, math.nan))
     return np.array([score(logits[rows], targets[rows]) for rows in kept])
 
@@ -155,7 +155,8 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
 def guessing(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     """In words: a share of right answers, `metric`, that is within two standard errors of what chance gives."""
     score, chance = evaluation["metrics"][metric], evaluation["metrics"].get(f"chance_{metric}")
-    if chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / evaluation["rows"]):
+    asked = evaluation.get("queries", evaluation["rows"])
+    if chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / asked):
         return []
     return [f"no better than chance: {metric_name(metric)} is {metric_text(score)}, by chance {metric_text(chance)}"]
 
