@@ -13,6 +13,7 @@ import pytest
 from fusebert.data import dataset
 from fusebert.data.dataset import Dataset, ExampleCache, Preparer, check
 from fusebert.errors import InputError, RowError
+from fusebert.evaluation.inference import example_bytes
 from fusebert.types import Example, Features, Sample
 
 
@@ -64,6 +65,15 @@ def test_what_has_no_room_is_prepared_each_time(monkeypatch: pytest.MonkeyPatch)
     for _ in range(2):
         assert [int(example.features["text"]["input_ids"][0]) for example in kept] == [0, 1, 2, 3]
     assert preparer.made == [0, 1, 2, 3, 2, 3]
+
+
+def test_targets_take_room_too() -> None:
+    """Of ten thousand labels, more than a row's text does."""
+    kept = ExampleCache(4 * 40_000)
+    for number in range(10):
+        kept.add(number, Example({}, np.zeros(10_000, np.float32), 1))
+    assert [kept.get(number) is None for number in range(10)] == [False] * 4 + [True] * 6
+    assert example_bytes(Example({}, np.zeros(10_000, np.float32), 1)) == 40_000
 
 
 class Sided:

@@ -111,9 +111,9 @@ class Task(Protocol):
             targets: those of `target`, stacked.
 
         Returns:
-            Beside `metrics`: `queries`, how many rows they are of, where these are not all. Plots are drawn of `confusion`,
-            {"labels": [...], "counts": int[C, C], of each right label the answers}; of `scatter`, pairs of target and
-            answer; and of `calibration`, a list of {"confidence", "accuracy", "rows"}.
+            Beside `metrics`: `queries`, how many rows they are of, where these are not all. Plots are drawn of
+            `confusion`, {"labels": [...], "counts": int[C, C], of each right label the answers}; of `scatter`, pairs of
+            target and answer; and of `calibration`, a list of {"confidence", "accuracy", "rows"}.
         """
 
     def save(self, folder: Path) -> None:
