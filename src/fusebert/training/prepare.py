@@ -17,6 +17,7 @@ from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.predictor import no_such_columns
+from fusebert.modalities.values import content_key
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import (
@@ -46,7 +47,8 @@ class Prepared:
         splits: `train`, `validation` and, where the recipe names one, `test`; each a `Split`, of a table a `Dataset`.
         files: the name of the table behind each split.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
-        data_hash: of every value in the rows of training and validation, media files by name.
+        data_hash: of every value in the rows of training and validation, media files by name, or by content where they
+            stand in the rows.
         warnings: what the data give away, in words.
     """
 
@@ -179,8 +181,15 @@ def _hash(datasets: Mapping[str, Dataset]) -> str:
     for name in ("train", "validation"):
         found.update(datasets[name].lengths.tobytes())
         for sample in datasets[name].samples:
-            found.update(repr(sorted(sample.values.items())).encode(errors="backslashreplace"))
+            values = [(column, _told(value)) for column, value in sorted(sample.values.items())]
+            found.update(repr(values).encode(errors="backslashreplace"))
     return found.hexdigest()
+
+
+def _told(value: Any) -> Any:
+    """The value, or a digest of a file within a row, which is long."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return content_key(data) if isinstance(data, bytes) else value
 
 
 @contextmanager
