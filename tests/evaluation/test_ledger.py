@@ -17,7 +17,7 @@ from fusebert.config import read_settings
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
-from fusebert.evaluation.ledger import beaten, guessing, ledger, warnings
+from fusebert.evaluation.ledger import beaten, guessing, ledger, variants, warnings
 from fusebert.evaluation.predictor import load
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
@@ -26,6 +26,7 @@ from fusebert.tasks.matching import task as matching_task
 from fusebert.tasks.matching.task import Config as MatchingConfig
 from fusebert.tasks.matching.task import Task as Matching
 from fusebert.training.run import train
+from fusebert.types import Sample
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -248,7 +249,7 @@ def test_a_simple_way_that_does_as_well_is_named() -> None:
     assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, the model's 0.500"]
 
 
-def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
+def test_every_variant_is_of_the_same_rows(trained: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(trained)
     rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
     rows = [row | {"image": str(world / row["image"])} for row in rows]
@@ -256,7 +257,14 @@ def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
     for change in ({}, {"without": ["image"]}, {"without": ["text"]}, {"shuffle": ["image"]}):
         assert model.evaluate(sparse, **change)["rows"] == len(rows)
     logits, targets, _ = model.outputs(sparse)
-    found = ledger(model, sparse, logits, targets)
+    loads: list[Sample] = []
+    text: Any = model.processors["text"]
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "load", lambda sample, load=text.load: loads.append(sample) or load(sample))
+        found = ledger(model, sparse, logits, targets)
+    assert len(loads) == 4 * len(rows)  # each is prepared once a variant
+    for label, change in variants(list(model.processors)):
+        assert found[label].items() >= model.evaluate(sparse, **change)["metrics"].items()
     assert found["all"] == model.evaluate(sparse)["metrics"]
     assert set(found) == {"all", "without image", "image shuffled", "without text", "text shuffled"}
     with pytest.raises(DataError, match="nothing to read"):

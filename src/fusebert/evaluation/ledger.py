@@ -37,7 +37,7 @@ def ledger(
 
     Args:
         table: path of a table, or rows as `Predictor.evaluate` takes them.
-        logits, targets: of these rows as they are, as the task's `evaluate` takes them.
+        logits, targets: of these rows as they are, all of which can be used, as the task's `evaluate` takes them.
         things: what each row is about, such as its picture: rows about one thing are right or wrong together. None
             where each is about another.
 
@@ -52,7 +52,7 @@ def ledger(
     whole = _scores_without_a_group(task, logits, targets, group) if known else None
     share = (group != LEFT_OUT).mean()
     for label, change in variants(list(predictor.processors)):
-        logits, targets, _ = predictor.outputs(table, **change)
+        logits, targets, _ = predictor.outputs(table, **change, checked=True)
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
             error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)
