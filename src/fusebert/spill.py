@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-CHUNK_ROWS = 65_536
+CHUNK_ROWS, CHUNK_NUMBERS = 65_536, 2**23
+"""At most so many are looked at together."""
 
 
 class Spill:
@@ -37,7 +38,8 @@ class Spill:
         return found
 
 
-def chunks(rows: int) -> Iterator[slice]:
-    """Slices of CHUNK_ROWS that cover so many rows."""
-    for start in range(0, rows, CHUNK_ROWS):
-        yield slice(start, min(start + CHUNK_ROWS, rows))
+def chunks(array: np.ndarray) -> Iterator[slice]:
+    """Slices that cover all rows, each of at most CHUNK_ROWS and CHUNK_NUMBERS, and of a row at least."""
+    step = max(1, min(CHUNK_ROWS, CHUNK_NUMBERS // max(1, array[:1].size)))
+    for start in range(0, len(array), step):
+        yield slice(start, min(start + step, len(array)))

@@ -80,7 +80,9 @@ class Example:
     sides: tuple[Example, ...] = ()
 
     def arrays(self) -> Iterator[np.ndarray]:
-        """All that its features are made of; of an array of objects, those inside it."""
+        """All that its features are made of, of an array of objects those inside it; and its target, if that is one."""
+        if isinstance(self.target, np.ndarray):
+            yield self.target
         parts = (features for one in self.packed() for features in one.features.values())
         for array in (array for features in parts for array in features.values()):
             yield from array if array.dtype == object else (array,)

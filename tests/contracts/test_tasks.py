@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 
-from fusebert import plugins
+from fusebert import plugins, spill
 from fusebert.data.collate import Collator
 from fusebert.data.columns import guess_task
 from fusebert.data.dataset import Preparer
@@ -73,6 +74,49 @@ def test_a_label_that_training_had_not_is_wrong_and_on_no_roc_curve() -> None:
     found = single_label(np.concatenate([shares, sure]), np.concatenate([targets, [-1] * 25]), ["a", "b"], few=True)
     assert found["metrics"]["auroc"] == known["auroc"]
     assert found["metrics"]["accuracy"] == pytest.approx(known["accuracy"] * 100 / 125)
+
+
+@pytest.mark.parametrize("labels", [2, 7])
+def test_the_area_under_the_curve_is_scikit_learns(labels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ties, a label that no row has and rows of unknown labels; also where columns are read a few at a time."""
+    monkeypatch.setattr(spill, "CHUNK_NUMBERS", 1000)
+    random = np.random.default_rng(0)
+    shares = random.dirichlet(np.full(labels, 0.5), 400).round(2)
+    targets = random.integers(-1, max(2, labels - 1), 400)
+    found = single_label(shares, targets, range(labels), few=True)["metrics"]["auroc"]
+    known, asked = targets >= 0, [1] if labels == 2 else range(labels - 1)
+    wanted = [roc_auc_score(targets[known] == label, shares[known, label]) for label in asked]
+    assert found == pytest.approx(np.mean(wanted), abs=1e-12)
+    lists = np.pad(random.random((400, labels)) < 0.3, [(0, 0), (0, 1)]).astype(np.float32)
+    found = multi_label(shares, lists, range(labels), few=True)["metrics"]["auroc"]
+    assert found == pytest.approx(roc_auc_score(lists[:, :labels], shares, average="macro"), abs=1e-12)
+
+
+@pytest.mark.parametrize("column", TARGETS["classification"])
+def test_scores_are_the_same_a_few_rows_at_a_time(
+    column: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of("classification", column, samples)
+    targets = np.stack([task.target(sample.values[column]) for sample in samples])
+    logits = np.random.default_rng(0).normal(size=(len(targets), task.head_config["outputs"])).astype(np.float32)
+    whole = task.evaluate(logits, targets)
+    monkeypatch.setattr(spill, "CHUNK_NUMBERS", 3 * logits.shape[1])
+    assert [len(logits[part]) for part in spill.chunks(logits)][:2] == [3, 3]
+    assert task.evaluate(logits, targets) == whole
+
+
+def test_the_temperature_of_many_classes_is_of_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = plugins.load("tasks", "classification", "task")
+    task = half.Task.fit(half.Config(), [str(number) for number in range(50)])
+    random = np.random.default_rng(0)
+    targets = random.integers(0, 50, 2000)
+    logits = (3 * (random.normal(size=(2000, 50)) + 2 * np.eye(50)[targets])).astype(np.float32)
+    task.calibrate(logits, targets)
+    whole = task.temperature
+    monkeypatch.setattr(half, "CALIBRATION_LOGITS", 50 * 1000)
+    task.calibrate(logits, targets)
+    assert task.temperature != whole
+    assert task.temperature == pytest.approx(whole, rel=0.1)
 
 
 @pytest.mark.parametrize(("name", "column"), TASKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,8 @@ import pytest
 
 from fusebert.data import dataset
 from fusebert.data.dataset import Dataset, ExampleCache, Preparer, check
-from fusebert.errors import RowError
+from fusebert.errors import InputError, RowError
+from fusebert.evaluation.inference import example_bytes
 from fusebert.types import Example, Features, Sample
 
 
@@ -65,6 +67,15 @@ def test_what_has_no_room_is_prepared_each_time(monkeypatch: pytest.MonkeyPatch)
     assert preparer.made == [0, 1, 2, 3, 2, 3]
 
 
+def test_targets_take_room_too() -> None:
+    """Of ten thousand labels, more than a row's text does."""
+    kept = ExampleCache(4 * 40_000)
+    for number in range(10):
+        kept.add(number, Example({}, np.zeros(10_000, np.float32), 1))
+    assert [kept.get(number) is None for number in range(10)] == [False] * 4 + [True] * 6
+    assert example_bytes(Example({}, np.zeros(10_000, np.float32), 1)) == 40_000
+
+
 class Sided:
     """The part of a task that reads the sides of a row apart."""
 
@@ -105,3 +116,53 @@ def test_rows_to_learn_from_vary_by_epoch_and_number_alone(sides: tuple[tuple[st
     assert lengths(0) != lengths(1)
     assert len(set(lengths(0))) > 4
     assert lengths(0, varied=False) == [5 * max(1, len(sides))] * 8
+
+
+class Wide:
+    """A modality of many columns that counts how often it is asked; some values are bad together only."""
+
+    columns = tuple(f"c{number}" for number in range(1200))
+
+    def __init__(self) -> None:
+        self.loads = 0
+
+    def load(self, sample: Sample) -> Features:
+        self.loads += 1
+        given = [value for value in sample.values.values() if value is not None]
+        if "bad" in given or given.count("half") > 1:
+            raise InputError("cannot be read")
+        return {"values": np.array(given)}
+
+    def length(self, features: Features) -> int:
+        return len(features["values"])
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"c0": "bad"}, "c0"),
+        ({"c1199": "bad"}, "c1199"),
+        ({"c700": "bad", "c701": "bad", "c1000": "bad"}, "c700"),
+        ({"c3": "half", "c4": "half", "c900": "bad"}, "c900"),
+        ({"c3": "half", "c900": "half"}, ", ".join(Wide.columns)),
+    ],
+)
+def test_the_first_column_that_is_bad_by_itself_is_named(values: dict[str, str], named: str) -> None:
+    found = Preparer({"wide": cast("Any", Wide())})(Sample(Path("rows"), 1, values, None))
+    assert isinstance(found, RowError)
+    assert found.column == named
+
+
+def test_a_bad_value_among_many_columns_is_found_in_few_tries() -> None:
+    wide = Wide()
+    Preparer({"wide": cast("Any", wide)})(Sample(Path("rows"), 1, {"c800": "bad"}, None))
+    assert wide.loads <= 2 + math.ceil(math.log2(len(Wide.columns)))
+
+
+def test_a_row_may_lose_more_values_than_python_nests_calls() -> None:
+    lost: dataset.Lost = {}
+    values = dict.fromkeys(Wide.columns, "bad") | {"c7": "good"}
+    found = Preparer({"wide": cast("Any", Wide())}, lost=lost)(Sample(Path("rows"), 1, values, None))
+    assert isinstance(found, Example)
+    assert found.features["wide"]["values"].tolist() == ["good"]
+    assert list(lost["rows", 1]) == [column for column in Wide.columns if column != "c7"]

@@ -17,14 +17,16 @@ from fusebert.config import read_settings
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
-from fusebert.evaluation.ledger import beaten, guessing, ledger, warnings
+from fusebert.evaluation.ledger import beaten, guessing, ledger, variants, warnings
 from fusebert.evaluation.loading import load
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
 from fusebert.tasks.classification.task import Task as Classification
+from fusebert.tasks.matching import task as matching_task
 from fusebert.tasks.matching.task import Config as MatchingConfig
 from fusebert.tasks.matching.task import Task as Matching
 from fusebert.training.run import train
+from fusebert.types import Sample
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -132,6 +134,22 @@ def test_few_things_have_no_error_and_ranks_are_among_all() -> None:
     assert ranking.score_rows(vectors, contents).mean() == pytest.approx(whole)
 
 
+def test_the_error_is_of_the_rows_that_seek(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    ranking = Matching(MatchingConfig(left="image", right="text"))
+    contents, found = np.arange(4000).reshape(2000, 2), []
+    left, noise, other = random.normal(size=(3, 2000, 8))
+    for more in (noise, other):
+        vectors = np.stack([left, left + more], axis=1)
+        found.append((vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).reshape(2000, 16))
+    error = []
+    for most in (2000, 500):
+        monkeypatch.setattr(matching_task, "MOST_QUERIES", most)
+        model: Any = Pretending(ranking, found[1], contents)
+        error.append(ledger(model, None, found[0], contents)["image shuffled"]["standard_error"])
+    assert error[1] == pytest.approx(2 * error[0], rel=0.4)  # a quarter of the rows
+
+
 @pytest.mark.parametrize("rows", [100, 900, 5000])
 def test_the_error_is_that_of_the_paired_difference(rows: int) -> None:
     """Two models that mostly err on the same rows differ by less than either differs from the truth."""
@@ -231,7 +249,7 @@ def test_a_simple_way_that_does_as_well_is_named() -> None:
     assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, the model's 0.500"]
 
 
-def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
+def test_every_variant_is_of_the_same_rows(trained: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(trained)
     rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
     rows = [row | {"image": str(world / row["image"])} for row in rows]
@@ -239,7 +257,14 @@ def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
     for change in ({}, {"without": ["image"]}, {"without": ["text"]}, {"shuffle": ["image"]}):
         assert model.evaluate(sparse, **change)["rows"] == len(rows)
     logits, targets, _ = model.outputs(sparse)
-    found = ledger(model, sparse, logits, targets)
+    loads: list[Sample] = []
+    text: Any = model.processors["text"]
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "load", lambda sample, load=text.load: loads.append(sample) or load(sample))
+        found = ledger(model, sparse, logits, targets)
+    assert len(loads) == 4 * len(rows)  # each is prepared once a variant
+    for label, change in variants(list(model.processors)):
+        assert found[label].items() >= model.evaluate(sparse, **change)["metrics"].items()
     assert found["all"] == model.evaluate(sparse)["metrics"]
     assert set(found) == {"all", "without image", "image shuffled", "without text", "text shuffled"}
     with pytest.raises(DataError, match="nothing to read"):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pyarrow import parquet
+from scipy.stats import hypergeom
 
 from fusebert.cli import main
 from fusebert.data.dataset import Preparer
@@ -33,8 +34,9 @@ from fusebert.modalities.text.processor import Processor as TextProcessor
 from fusebert.modalities.values import content_key
 from fusebert.model.trunk import TrunkConfig
 from fusebert.storage import read_json, seal, write_json
+from fusebert.tasks.matching import task as module
 from fusebert.tasks.matching.head import Head
-from fusebert.tasks.matching.task import Config, Task
+from fusebert.tasks.matching.task import ROUNDING, Config, Task, _both_ways, _chance
 from fusebert.training.run import train
 from fusebert.types import Encoded, Layout, Sample
 from tests.conftest import Notes
@@ -109,6 +111,54 @@ def test_ranks_are_those_of_a_plain_search(random: np.random.Generator) -> None:
     assert found["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)))
     names_of_a_picture, pictures_of_a_name = 1 - np.prod([(38 - n) / (40 - n) for n in range(10)]), 5 / 20
     assert found["chance_recall_at_10"] == pytest.approx((names_of_a_picture + pictures_of_a_name) / 2)
+
+
+def random_sides(random: np.random.Generator, rows: int, kinds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and targets of rows whose sides show so many different things, each with a vector of its own."""
+    targets = np.stack([random.integers(0, count, rows) for count in kinds], axis=1)
+    sides = [
+        random.normal(size=(count, 8)).astype(np.float32)[side] for count, side in zip(kinds, targets.T, strict=True)
+    ]
+    vectors = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
+    return np.concatenate(vectors, axis=1), targets + np.array([0, 1000])
+
+
+@pytest.mark.parametrize("kinds", [(1, 1), (3, 4), (1, 30), (200, 30), (200, 200), (2, 10_000)])
+@pytest.mark.parametrize("rows", [1, 9, 90])
+def test_ranks_and_chance_are_those_of_all_pairs(
+    rows: int, kinds: tuple[int, int], random: np.random.Generator
+) -> None:
+    logits, targets = random_sides(random, rows, kinds)
+    belongs = (targets[:, None] == targets[None]).any(axis=2)
+    left, right = np.split(logits, 2, axis=1)
+    for found, scores in zip(_both_ways(logits, targets), (left @ right.T, right @ left.T), strict=True):
+        best = np.where(belongs, scores, -np.inf).max(axis=1, keepdims=True)
+        assert found[0].tolist() == (1 + ((scores >= best - ROUNDING) & ~belongs).sum(axis=1)).tolist()
+        assert found[1].tolist() == (~belongs).sum(axis=1).tolist()
+    for contents in (targets, targets[:, ::-1]):
+        wanted = []
+        for mine in belongs:
+            own, others = (len(set(contents[some, 1])) for some in (mine, ~mine))
+            first = min(math.ceil(10 / max(1, (~mine).sum() / max(1, others))), own + others)
+            wanted.append(1 - hypergeom.pmf(0, own + others, own, first))
+        assert _chance(contents).tolist() == wanted
+
+
+def test_of_many_rows_some_seek_among_all(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = random_sides(random, 2000, (1500, 1800))
+    logits[:, 8:] += logits[:, :8]
+    logits[:, 8:] /= np.linalg.norm(logits[:, 8:], axis=1, keepdims=True)
+    task = Task(Config(left=("a",), right=("b",)))
+    whole, each = task.evaluate(logits, targets), task.score_rows(logits, targets)
+    monkeypatch.setattr(module, "MOST_QUERIES", 500)
+    part, some = task.evaluate(logits, targets), task.score_rows(logits, targets)
+    asked = np.isfinite(some)
+    assert "queries" not in whole
+    assert part["queries"] == asked.sum() == 500
+    assert (some[asked] == each[asked]).all()
+    assert part["metrics"]["recall_at_10"] == pytest.approx(each[asked].mean())
+    for name, value in whole["metrics"].items():
+        assert part["metrics"][name] == pytest.approx(value, abs=0.05), name
 
 
 @pytest.mark.parametrize("names", [1, 5])

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fusebert.evaluation import encode
+from fusebert.evaluation.encode import Encoder
 from fusebert.evaluation.inference import (
     LIST_BYTES,
     WINDOW_BYTES,
@@ -21,6 +23,7 @@ from fusebert.evaluation.inference import (
     value_bytes,
     windows,
 )
+from fusebert.evaluation.loading import load
 from fusebert.tasks.recommendation.task import Config, Task
 from fusebert.types import Example, Sample
 
@@ -71,6 +74,18 @@ def test_large_pictures_make_smaller_windows() -> None:
     examples = [Example({"image": {"pixel_values": picture}}, None, 5)] * 20
     assert [len(window) for window in windows(examples, example_bytes)] == [8, 8, 4]
     assert [len(window) for window in windows(range(2 * WINDOW_ROWS + 1), lambda _: 0)] == [2048, 2048, 1]
+
+
+def test_texts_are_encoded_a_portion_at_a_time(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(trained).save_trunk(tmp_path / "trunk")
+    encoder = Encoder(str(tmp_path / "trunk"))
+    texts = ["which shape is red? " * (1 + number * 7 % 5) + str(number) for number in range(20)]
+    whole = encoder.encode(texts)
+    monkeypatch.setattr(encode, "TEXTS_AT_ONCE", 8)
+    apart = [encoder.encode(texts[start : start + 8]) for start in (0, 8, 16)]
+    assert (encoder.encode(texts) == np.concatenate(apart)).all()
+    np.testing.assert_allclose(encoder.encode(texts), whole, atol=1e-5)
+    assert encoder.encode([]).shape == (0, whole.shape[1])
 
 
 def test_a_large_catalogue_makes_smaller_windows() -> None:

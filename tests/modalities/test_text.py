@@ -76,6 +76,16 @@ def test_blanks_are_not_what_a_long_text_is_cut_to() -> None:
     assert encode(tokenizer, spread, 8) == encode(tokenizer, "hello world", 8)
 
 
+def test_the_vocabulary_is_of_what_rows_are_read_of() -> None:
+    texts = ["near words " * 40 + "  far away" * 100_000, "near words"]
+    rows = [Sample(Path("t.csv"), number, {"text": text}, None) for number, text in enumerate(texts)]
+    found = Processor.fit(Config(max_tokens=8, vocabulary_size=100), ["text"], rows, None).tokenizer.get_vocab()
+    assert {"near", "words"} <= found.keys()
+    assert "away" not in found
+    wanted = train_tokenizer([texts[0][:256], texts[1]], 100, lowercase=True).get_vocab()
+    assert found == wanted
+
+
 def test_a_vocabulary_of_another_language_is_doubted() -> None:
     tokenizer = train_tokenizer(["a red circle", "the blue square"] * 9, 200, lowercase=True)
     rows = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from fusebert.errors import DataError, RecipeError, UsageError
 from fusebert.evaluation.catalogue import _text
 from fusebert.evaluation.loading import load
 from fusebert.storage import read_json, seal
-from fusebert.training.prepare import prepare
+from fusebert.training.prepare import _hash, prepare
 from fusebert.training.progress import Silence, Terminal
 from fusebert.training.run import train
+from fusebert.types import Sample
 
 ROWS = 80
 
@@ -200,3 +203,23 @@ def test_a_table_is_named_once(tmp_path: Path) -> None:
 def test_a_wrong_value_of_several_kinds_is_called_by_its_setting() -> None:
     with pytest.raises(RecipeError, match=r"^settings: data\.validation=\[1\] will not do"):
         Recipe.from_flat({"data.validation": [1]})
+
+
+def test_a_changed_byte_of_a_picture_in_a_row_changes_the_hash() -> None:
+    def told(*values: dict[str, Any]) -> str:
+        samples = [Sample(Path("t"), number, one, None) for number, one in enumerate(values)]
+        one: Any = SimpleNamespace(lengths=np.full(len(values), 5), samples=samples)
+        return _hash({"train": one, "validation": one})
+
+    picture = b"\x89PNG" * 1000
+    given = {"text": "a", "image": {"bytes": picture, "path": "a.png"}}
+    changed = picture[:2000] + b"x" + picture[2001:]
+    others = [given | {"image": {"bytes": changed, "path": "a.png"}}, given | {"text": "b"}]
+    assert len({told(one) for one in [given, *others]}) == 3
+    assert told(given | {"image": picture}) == told(given)
+    plain = {"text": "a", "number": 2.0, "image": {"bytes": None, "path": "a.png"}}
+    wanted = hashlib.sha256()
+    for _ in range(2):
+        wanted.update(np.full(1, 5).tobytes())
+        wanted.update(repr(sorted(plain.items())).encode())
+    assert told(plain) == wanted.hexdigest()

@@ -134,25 +134,36 @@ class Preparer:
         Args:
             sources: the column of the table behind each of the sample's that has another name.
         """
-        try:
-            return processor.load(sample)
-        except InputError as error:
-            column = _culprit(processor, sample)
-            problem = sample.error(str(error), sources.get(column, column))
-        if self.lost is None or sample.values.get(column) is None:
-            return problem
-        self.lost.setdefault((str(sample.table), sample.row), {})[sources.get(column, column)] = problem
-        return self._load(processor, replace(sample, values={**sample.values, column: None}), sources)
+        while True:
+            try:
+                return processor.load(sample)
+            except InputError as error:
+                column = _culprit(processor, sample)
+                problem = sample.error(str(error), sources.get(column, column))
+            if self.lost is None or sample.values.get(column) is None:
+                return problem
+            self.lost.setdefault((str(sample.table), sample.row), {})[sources.get(column, column)] = problem
+            sample = replace(sample, values={**sample.values, column: None})
 
 
 def _culprit(processor: Processor, sample: Sample) -> str:
     """The first column that cannot be read by itself; all of the modality's where each can."""
-    for column in processor.columns:
+
+    def reads(columns: Sequence[str]) -> bool:
         try:
-            processor.load(replace(sample, values={column: sample.values.get(column)}))
+            processor.load(replace(sample, values={column: sample.values.get(column) for column in columns}))
         except InputError:
-            return column
-    return ", ".join(processor.columns)
+            return False
+        return True
+
+    left = list(processor.columns)
+    while len(left) > 1:  # a bad column is bad in any company, so halves will do
+        half = left[: len(left) // 2]
+        left = left[len(half) :] if reads(half) else half
+    if not reads(left):
+        return left[0]
+    # columns that are bad together only
+    return next((column for column in processor.columns if not reads([column])), ", ".join(processor.columns))
 
 
 class ExampleCache:

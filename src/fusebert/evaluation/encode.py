@@ -19,6 +19,8 @@ from fusebert.types import Layout, row_means
 
 TOKENS_PER_BATCH = 2048
 """Small enough for a batch's activations to stay in a processor's cache."""
+TEXTS_AT_ONCE = 4096
+"""Tokenized, and sorted by length."""
 
 
 class Encoder:
@@ -46,13 +48,18 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """float32[texts, D], in their order."""
+        out = np.empty((len(texts), self.trunk.config.hidden_size), dtype=np.float32)
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            ids = self._ids(texts[start : start + TEXTS_AT_ONCE])
+            for rows in sorted_batches(np.array([len(one) for one in ids]), TOKENS_PER_BATCH):
+                out[start + np.array(rows)] = self._encode([ids[row] for row in rows]).numpy()
+        return out
+
+    def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids int64[T] of each text."""
         cls, sep = self.ends
         encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [np.array([cls, *one.ids, sep]) for one in encoded]
-        out = np.empty((len(ids), self.trunk.config.hidden_size), dtype=np.float32)
-        for rows in sorted_batches(np.array([len(one) for one in ids]), TOKENS_PER_BATCH):
-            out[rows] = self._encode([ids[row] for row in rows]).numpy()
-        return out
+        return [np.array([cls, *one.ids, sep]) for one in encoded]
 
     def _encode(self, ids: Sequence[np.ndarray]) -> Tensor:
         """Token ids int64[T] of B texts -> float32[B, D]."""

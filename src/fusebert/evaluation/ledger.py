@@ -37,7 +37,7 @@ def ledger(
 
     Args:
         table: path of a table, or rows as `Predictor.evaluate` takes them.
-        logits, targets: of these rows as they are, as the task's `evaluate` takes them.
+        logits, targets: of these rows as they are, all of which can be used, as the task's `evaluate` takes them.
         things: what each row is about, such as its picture: rows about one thing are right or wrong together. None
             where each is about another.
 
@@ -52,7 +52,7 @@ def ledger(
     whole = _scores_without_a_group(task, logits, targets, group) if known else None
     share = (group != LEFT_OUT).mean()
     for label, change in variants(list(predictor.processors)):
-        logits, targets, _ = predictor.outputs(table, **change)
+        logits, targets, _ = predictor.outputs(table, **change, checked=True)
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
             error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)
@@ -75,7 +75,7 @@ def _scores_without_a_group(task: Task, logits: np.ndarray, targets: np.ndarray,
     kept = [(group != one) & (group != LEFT_OUT) for one in range(group.max() + 1)]
     if hasattr(task, "score_rows"):
         scores = task.score_rows(logits, targets)
-        return np.array([scores[rows].mean() for rows in kept])
+        return np.array([np.nanmean(scores[rows]) for rows in kept])
     score = getattr(task, "score", lambda *rows: task.evaluate(*rows)["metrics"].get(task.primary_metric, math.nan))
     return np.array([score(logits[rows], targets[rows]) for rows in kept])
 
@@ -155,7 +155,8 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
 def guessing(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     """In words: a share of right answers, `metric`, that is within two standard errors of what chance gives."""
     score, chance = evaluation["metrics"][metric], evaluation["metrics"].get(f"chance_{metric}")
-    if chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / evaluation["rows"]):
+    asked = evaluation.get("queries", evaluation["rows"])
+    if chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / asked):
         return []
     return [f"no better than chance: {metric_name(metric)} is {metric_text(score)}, by chance {metric_text(chance)}"]
 

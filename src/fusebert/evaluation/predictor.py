@@ -251,8 +251,13 @@ class Predictor:
         known: Any = (),
         bad_rows: str = "refuse",
         listed_in: Path | None = None,
+        checked: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """What `evaluate` scores: logits and targets as the task's `evaluate` takes them, and what else it tells."""
+        """What `evaluate` scores: logits and targets as the task's `evaluate` takes them, and what else it tells.
+
+        Args:
+            checked: the rows were scored as they are, so that all can be used.
+        """
         rows = _read(table)
         without, shuffle, known = map(_several, (without, shuffle, known))
         if bad_rows not in ("refuse", "skip", "blank"):
@@ -271,7 +276,7 @@ class Predictor:
         unfamiliar = Unfamiliar(self.processors)
         rows = unfamiliar.watch(rows)
         seen, lost = Seen(stop_at_bad=bad_rows == "refuse"), Lost() if bad_rows == "blank" else None
-        if without or shuffle:
+        if (without or shuffle) and not checked:
             rows = self._usable(rows, seen, lost)
         rows, true = tee(rows)
         if shuffle:

@@ -27,7 +27,8 @@ class Task(Protocol):
         adjust(targets: Sequence[Any]) -> None: called after `fit`, which saw the whole table, with the raw targets of
             the rows that are learnt from: for what is taken from how often answers occur;
         score(logits, targets) -> float: the primary metric alone, where `evaluate` is much more work; NaN for none;
-        score_rows(logits, targets) -> float[B]: the primary metric of each row among all, where it is their mean;
+        score_rows(logits, targets) -> float[B]: the primary metric of each row among all, where it is their mean; NaN
+            of a row that is no part of it;
         doubts(targets) -> list[str]: in words, what about the training targets is probably a slip;
         calibrate(logits, targets) -> None: called once after training, with validation rows as `evaluate` gets them, to
             fit what makes probabilities honest; `save` comes after it;
@@ -110,9 +111,9 @@ class Task(Protocol):
             targets: those of `target`, stacked.
 
         Returns:
-            Beside `metrics`, plots are drawn of `confusion`, {"labels": [...], "counts": int[C, C], of each right label
-            the answers}; of `scatter`, pairs of target and answer; and of `calibration`, a list of {"confidence",
-            "accuracy", "rows"}.
+            Beside `metrics`: `queries`, how many rows they are of, where these are not all. Plots are drawn of
+            `confusion`, {"labels": [...], "counts": int[C, C], of each right label the answers}; of `scatter`, pairs of
+            target and answer; and of `calibration`, a list of {"confidence", "accuracy", "rows"}.
         """
 
     def save(self, folder: Path) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from fusebert import plugins
 from fusebert.config import Recipe
-from fusebert.data.columns import IGNORE, ColumnGuess, guess_columns
+from fusebert.data.columns import IGNORE, ColumnGuess, by_side, guess_columns
 from fusebert.data.dataset import Dataset, ExampleCache, Lost, Preparer, check, lost_errors, report_bad_rows
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.predictor import no_such_columns
+from fusebert.modalities.values import content_key
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import (
@@ -46,7 +47,8 @@ class Prepared:
         splits: `train`, `validation` and, where the recipe names one, `test`; each a `Split`, of a table a `Dataset`.
         files: the name of the table behind each split.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
-        data_hash: of every value in the rows of training and validation, media files by name.
+        data_hash: of every value in the rows of training and validation, media files by name, or by content where they
+            stand in the rows.
         warnings: what the data give away, in words.
     """
 
@@ -124,10 +126,11 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         for name in ("validation", "test")
         if isinstance(table := getattr(data, name), Path) and table == data.train
     ]
+    asked = by_side(samples, getattr(task, "sides", ()))
     if target_column is not None and hasattr(task, "doubts"):
         warnings += task.doubts(readable(task, given_targets(samples, target_column)))
     for processor in processors.values():
-        warnings += processor.doubts(samples) if hasattr(processor, "doubts") else []
+        warnings += processor.doubts(asked) if hasattr(processor, "doubts") else []
     for said in warnings:
         progress.note(f"Warning: {said}")
     return Prepared(columns, settled.target, task, processors, checked, files, trunk_folder, _hash(checked), warnings)
@@ -179,8 +182,15 @@ def _hash(datasets: Mapping[str, Dataset]) -> str:
     for name in ("train", "validation"):
         found.update(datasets[name].lengths.tobytes())
         for sample in datasets[name].samples:
-            found.update(repr(sorted(sample.values.items())).encode(errors="backslashreplace"))
+            values = [(column, _told(value)) for column, value in sorted(sample.values.items())]
+            found.update(repr(values).encode(errors="backslashreplace"))
     return found.hexdigest()
+
+
+def _told(value: Any) -> Any:
+    """The value, or a digest of a file within a row, which is long."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return content_key(data) if isinstance(data, bytes) else value
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from fusebert.errors import InputError
 from fusebert.modalities.text.processor import plain_text
-from fusebert.modalities.values import as_category, as_date, as_number, is_missing
+from fusebert.modalities.values import as_category, as_date, as_number, is_missing, is_moment
 
 MOST_EVENTS, MOST_CHARACTERS = 100_000, 32 << 20
 """Of one row: more is refused before it is looked at."""
@@ -139,6 +139,8 @@ def _as_name(raw: Any, field: str) -> str:
 
 
 def _as_seconds(raw: Any) -> float:
+    if is_moment(raw) and (moment := as_date(raw)) is not None:
+        return moment.timestamp()
     if isinstance(raw, str) and EIGHT_DIGITS.fullmatch(raw.strip()):
         day = as_date(raw)
         if day is None or day.year not in YEARS:  # one by one, some would be taken for days and others for seconds

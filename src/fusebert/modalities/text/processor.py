@@ -76,7 +76,8 @@ class Processor:
             raise UsageError(f"text.max_tokens={config.max_tokens} leaves no room for words of {len(columns)} columns")
         if pretrained is not None:
             return cls(config, columns, read_tokenizer(pretrained), pretrained=True)
-        texts = _readable(value for sample in samples for _, value in present(sample.values, columns))
+        values = (value for sample in samples for _, value in present(sample.values, columns))
+        texts = (cut(text, config.max_tokens) for text in _readable(values))
         return cls(config, columns, train_tokenizer(texts, config.vocabulary_size, config.lowercase))
 
     @cached_property

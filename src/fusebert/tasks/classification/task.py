@@ -31,7 +31,8 @@ SAME = {"0": "false", "1": "true", "false": "0", "true": "1"}
 HEAVIEST = 100.0
 FEW = 0.05
 """Share of targets of another kind than the others, up to which they are slips, and not another way to write."""
-CALIBRATION_ROWS = 20_000
+CALIBRATION_ROWS, CALIBRATION_LOGITS = 20_000, 2**24
+"""At most so many say how sure answers may be."""
 
 
 class Config(Section):
@@ -221,11 +222,13 @@ class Task:
         from scipy.optimize import minimize_scalar
 
         self.temperature = 1.0
-        if len(logits) > CALIBRATION_ROWS:  # the table may be sorted, or have a period
-            some = np.random.default_rng(0).choice(len(logits), CALIBRATION_ROWS, replace=False)
+        most = min(CALIBRATION_ROWS, CALIBRATION_LOGITS // len(self.labels))
+        if len(logits) > most:  # the table may be sorted, or have a period
+            some = np.random.default_rng(0).choice(len(logits), most, replace=False)
             logits, targets = logits[some], targets[some]
         if self.multi_label or (targets != UNSEEN).any():
             answers = len(self.labels) if self.multi_label else 1  # of which `_losses` has the mean
+            logits = logits.astype(np.float64)
 
             def cost(log_t: float) -> float:
                 of_rows = self._losses(logits / math.exp(log_t), targets)
@@ -236,7 +239,7 @@ class Task:
 
     def _losses(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Cross-entropy of each row whose label is known."""
-        logits = logits.astype(np.float64)
+        logits = logits.astype(np.float64, copy=False)
         if self.multi_label:
             return np.asarray((np.logaddexp(0, logits) - logits * targets[:, :-1]).mean(axis=1))
         seen = targets != UNSEEN
@@ -266,7 +269,7 @@ class Task:
         from fusebert.tasks.classification import metrics
 
         probabilities, losses = Spill(), []
-        for part in chunks(len(logits)):
+        for part in chunks(logits):
             probabilities.append(self.probabilities(logits[part]))  # in 64 bits, as sure answers tie in fewer
             losses.append(self._losses(logits[part] / self.temperature, np.asarray(targets[part])))
         report = metrics.multi_label if self.multi_label else metrics.single_label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +21,8 @@ RECALL_AT = (10, 1, 5)
 """Recall is the share of queries whose match is among the first so many; the first of these stands for all."""
 AMONG = 100
 """Rows that a query is often ranked among, its own and others at random; here the mean over all ways to draw them."""
-QUERIES_AT_ONCE = 256
+MOST_QUERIES, QUERIES_AT_ONCE = 10_000, 256
+"""Of more rows, so many seek their other side, drawn once; they seek it among all."""
 ROUNDING = 1e-6
 """By which equal cosines may differ: a product of matrices adds up in another order where they have another shape."""
 
@@ -119,6 +120,9 @@ class Task:
         Args:
             logits: float[B, 2 * vector_size], vectors of length 1.
             targets: int64[B, 2], contents of the sides.
+
+        Returns:
+            `metrics`, and `queries`, how many rows sought their other side, where these are not all.
         """
         ways = dict(zip(("left_to_right", "right_to_left"), _both_ways(logits, targets), strict=True))
         ranks, strangers = np.concatenate(list(ways.values()), axis=1)
@@ -127,12 +131,17 @@ class Task:
         metrics |= {f"{way}_recall_at_10": recall_at(10, found[0]) for way, found in ways.items()}
         if len(logits) > AMONG:
             metrics[f"recall_at_10_of_{AMONG}"] = float(_among(ranks, strangers).mean())
-        metrics["chance_recall_at_10"] = float(np.concatenate([_chance(targets), _chance(targets[:, ::-1])]).mean())
-        return {"metrics": metrics}
+        chances = np.concatenate([_chance(targets), _chance(targets[:, ::-1])])
+        metrics["chance_recall_at_10"] = float(chances.mean())
+        asked = len(_asked(len(logits)))
+        return {"metrics": metrics} | ({"queries": asked} if asked < len(logits) else {})
 
     def score_rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """float[B], each row's part in `recall_at_10`, its sides sought among those of all rows."""
-        return np.asarray(np.mean([ranks <= 10 for ranks, _ in _both_ways(logits, targets)], axis=0))
+        """float[B], each row's part in `recall_at_10`, its sides sought among those of all rows; NaN of those that do
+        not seek theirs."""
+        scores = np.full(len(logits), np.nan)
+        scores[_asked(len(logits))] = np.mean([ranks <= 10 for ranks, _ in _both_ways(logits, targets)], axis=0)
+        return scores
 
     def save(self, folder: Path) -> None:
         write_json(folder / "task.json", {"config": self.config.model_dump()})
@@ -156,8 +165,15 @@ def _among(ranks: np.ndarray, strangers: np.ndarray) -> np.ndarray:
     return np.asarray(hypergeom.cdf(9, strangers, ranks - 1, np.minimum(AMONG - 1, strangers)))
 
 
+def _asked(rows: int) -> np.ndarray:
+    """int64[Q], the rows that seek their other side, in order."""
+    if rows <= MOST_QUERIES:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, MOST_QUERIES, replace=False))
+
+
 def _chance(contents: np.ndarray) -> np.ndarray:
-    """float[B]: of each query, the chance that what belongs to it is among the first ten, all in random order.
+    """float[Q]: of each query, the chance that what belongs to it is among the first ten, all in random order.
 
     Rows of the same content, such as a picture that several rows show, stand together in any order. Exact where each
     content has as many rows as any other.
@@ -167,46 +183,61 @@ def _chance(contents: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import hypergeom
 
-    _, number = np.unique(contents[:, 1], return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(number[order])) + 1])
-    found = []
-    for some in _blocks(len(contents)):
-        belongs = _belongs(contents, some)[:, order]
-        own, others = (np.logical_or.reduceat(rows, starts, axis=1).sum(axis=1) for rows in (belongs, ~belongs))
-        rows_each = (~belongs).sum(axis=1) / np.maximum(1, others)
-        first = np.minimum(np.ceil(10 / np.maximum(1, rows_each)).astype(int), own + others)
-        found.append(1 - hypergeom.pmf(0, own + others, own, first))
-    return np.concatenate(found)
+    (left, with_left), (right, with_right) = (_numbered(side) for side in contents.T)
+    pair, with_both = _numbered(left * len(with_right) + right)
+    of_pair = np.zeros((2, len(with_both)), dtype=np.int64)
+    of_pair[:, pair] = left, right
+    left, right = of_pair  # all rows of a pair have the same chance
+    whole = with_both == with_right[right]  # all that show this are with this left
+    own = np.bincount(left)[left]
+    others = len(with_right) - np.bincount(left, whole)[left].astype(int) - ~whole
+    rows_each = (len(contents) - with_left[left] - with_right[right] + with_both) / np.maximum(1, others)
+    first = np.minimum(np.ceil(10 / np.maximum(1, rows_each)).astype(int), own + others)
+    drawn, kind = np.unique(np.stack([own + others, own, first]), axis=1, return_inverse=True)  # few differ
+    chances = np.asarray(1 - hypergeom.pmf(0, *drawn))[kind.ravel()]
+    return np.asarray(chances[pair[_asked(len(contents))]])
+
+
+def _numbered(contents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number int64[B] of each row's content, and of each content how many rows have it."""
+    _, numbers, rows = np.unique(contents, return_inverse=True, return_counts=True)
+    return numbers, rows
 
 
 def _both_ways(logits: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
     """`_ranks` of each right for its left, and of each left for its right."""
     left, right = np.split(np.asarray(logits), 2, axis=1)
-    return [_ranks(left, right, targets), _ranks(right, left, targets[:, ::-1])]
+    return [_ranks(left, right, targets), _ranks(right, left, targets)]
 
 
 def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.ndarray:
-    """int64[2, B]: of each query, the rank from 1 of the best row that belongs to it, and how many do not.
+    """int64[2, Q]: of each query, the rank from 1 of the best row that belongs to it, and how many do not.
 
     Args:
         queries, found: float[B, D].
-        contents: int64[B, 2], of the query and of what is to be found.
+        contents: int64[B, 2], of both sides.
     """
-    ranks, strangers = [], []
-    for some in _blocks(len(queries)):
-        scores = queries[some] @ found.T
-        belongs = _belongs(contents, some)
-        best = np.where(belongs, scores, -np.inf).max(axis=1, keepdims=True)
-        ranks.append(1 + ((scores >= best - ROUNDING) & ~belongs).sum(axis=1))
-        strangers.append((~belongs).sum(axis=1))
-    return np.stack([np.concatenate(ranks), np.concatenate(strangers)])
+    asked, belonging, ranks = _asked(len(queries)), _belonging(contents), []
+    for start in range(0, len(asked), QUERIES_AT_ONCE):
+        some = asked[start : start + QUERIES_AT_ONCE]
+        for query, scores in zip(some, queries[some] @ found.T, strict=True):
+            own = belonging(query)
+            enough = scores[own].max() - ROUNDING
+            rank = 1 + np.count_nonzero(scores >= enough) - np.count_nonzero(scores[own] >= enough)
+            ranks.append((rank, len(scores) - len(own)))
+    return np.array(ranks).T
 
 
-def _belongs(contents: np.ndarray, some: slice) -> np.ndarray:
-    """bool[queries, B], which rows have the content of either side of each of `some` rows."""
-    return np.asarray((contents[some, None] == contents[None]).any(axis=2))
+def _belonging(contents: np.ndarray) -> Callable[[int], np.ndarray]:
+    """A function that names the rows, int64[rows], with the content of either side of a row."""
+    sides = []
+    for side in contents.T:
+        numbers, rows = _numbered(side)
+        sides.append((numbers, np.split(np.argsort(numbers, kind="stable"), np.cumsum(rows)[:-1])))
+    (left, lefts), (right, rights) = sides
 
+    def of(row: int) -> np.ndarray:
+        some, more = lefts[left[row]], rights[right[row]]
+        return some if len(more) == 1 else more if len(some) == 1 else np.union1d(some, more)
 
-def _blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + QUERIES_AT_ONCE) for start in range(0, rows, QUERIES_AT_ONCE))
+    return of

@@ -35,17 +35,11 @@ def publish_pretrained(
     Args:
         processors: by modality; what was learnt of those beside the text goes into files of its own.
     """
-    tokenizer = processors[TEXT].tokenizer
     config = model.trunk.config.to_hugging_face() | {"architectures": ["BertForPreTraining"]} | DROPOUT
     write_json(folder / "config.json", config)
     with naming_failures(folder):
         save_file(hugging_face_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
-    write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-    lowercase = bool(tokenizer.normalizer and "lowercase=True" in repr(tokenizer.normalizer))
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    write_json(
-        folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase} | special
-    )
+    processors[TEXT].save_tokenizer(folder)
     save_modalities(folder, model, processors)
     write_json(folder / "metrics.json", dict(metrics))
     write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
