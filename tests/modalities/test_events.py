@@ -90,7 +90,7 @@ def test_what_training_does_not_know_says_nothing() -> None:
     for table in (embedder.items, embedder.types):
         assert not table.weight[UNKNOWN].any()
         assert not table.weight.grad[UNKNOWN].any()
-        assert table.weight.grad[1].any()
+        assert table.weight[1].any()
 
 
 def test_rows_without_events() -> None:
@@ -208,7 +208,7 @@ def test_what_events_say_answers_a_question_about_it(bert: Path, tmp_path: Path)
     train(settings | more, tmp_path / "second", progress=notes)
     assert any("events is taken over" in line for line in notes.lines)
     found = load_model(tmp_path / "second").evaluate(tmp_path / "rows.jsonl")
-    assert found["metrics"]["accuracy"] > 0.9  # after one epoch
+    assert found["metrics"]["accuracy"] > 0.95  # after one epoch
 
 
 def test_columns_of_events_are_known_as_such() -> None:

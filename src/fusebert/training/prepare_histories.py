@@ -106,17 +106,18 @@ def start_at_histories(model: FusebertModel, prepared: PreparedHistories) -> Non
     Item vectors are the output weights, too. Those of a trunk of our own sizes start larger than BERT's, and what they
     say at first would drown the frequencies.
     """
+    embedder: Any = model.embedders[EVENTS]
     if prepared.trunk_folder is None:
         with torch.no_grad():
             for weight in (weight for weight in model.parameters() if weight.ndim > 1):
                 weight.mul_(STARTING_DEVIATION / model.config.trunk["initializer_range"])
+        embedder.start_at_items()
     processor: Any = prepared.processors[EVENTS]
     samples = prepared.splits["train"].samples
     codes = [processor.code(event.item) for sample in samples for event in sample.values[HISTORY]]
     head: Any = model.head
     head.start_at_frequencies(torch.bincount(torch.tensor(codes), minlength=1 + len(processor.items))[1:])
     if (found := prepared.description) is not None:
-        embedder: Any = model.embedders[EVENTS]
         embedder.describe(torch.from_numpy(found.vectors), torch.from_numpy(found.centre), found.scale)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fusebert.modalities.events.processor import GAPS, UNKNOWN, Config
 from fusebert.model.layer_norm import LayerNorm
-from fusebert.model.zero import ZeroEmbedding
 
 OWN_HIDDEN = 0.2
 """Share of items that have only their description in a step of training, so that it learns to stand alone (DropoutNet,
@@ -38,13 +37,20 @@ class Embedder(nn.Module):
             self.content_centre = nn.Buffer(torch.zeros(config.content_size))
             self.content_scale = nn.Buffer(torch.ones(()))
             self.description = nn.Linear(config.content_size, width, bias=False)
+        self.types = nn.Embedding(1 + config.types, width, padding_idx=nothing)
+        self.gaps = nn.Embedding(GAPS, width)
+        self.values = nn.Linear(2, width, bias=False)
         self.ages = nn.Embedding(config.max_events, width)
-        # the sum is normalised: what most events share would take room from the items
-        self.types = ZeroEmbedding(1 + config.types, width, padding_idx=nothing)
-        self.gaps, self.values = ZeroEmbedding(GAPS, width), ZeroEmbedding(2, width)
-        self.column_places = ZeroEmbedding(columns, width)
+        self.column_places = nn.Embedding(columns, width)
         self.LayerNorm = LayerNorm(width, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
+
+    @torch.no_grad()
+    def start_at_items(self) -> None:
+        """Begin with items and their order alone: the sum is normalised, and what most events share
+        takes room from their items."""
+        for part in (self.types, self.gaps, self.values, self.column_places):
+            part.weight.zero_()
 
     def describe(self, content: Tensor, centre: Tensor, scale: float) -> None:
         """Take over what describes each item, float[items, C], and what makes such of a raw description: less its
@@ -69,7 +75,7 @@ class Embedder(nn.Module):
         items = F.embedding(features["items"], self.item_vectors(), padding_idx=self.items.padding_idx)
         done = items + self.types(features["types"])
         when = self.gaps(features["gaps"]) + self.ages(features["ages"]) + self.column_places(features["place"])
-        value = features["values"].to(self.values.weight.dtype) @ self.values.weight
+        value = self.values(features["values"].to(self.values.weight.dtype))
         found = done + when + value
         if len(features["pieces"]):
             words: Any = embeddings.word_embeddings
