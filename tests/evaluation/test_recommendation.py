@@ -22,7 +22,7 @@ from fusebert.errors import DataError, ModelError, RecipeError, RowError, UsageE
 from fusebert.evaluation.catalogue import describe, read_catalogue
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
-from fusebert.tasks.recommendation.baselines import _ranks
+from fusebert.tasks.recommendation.baselines import _ranks, _recent
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
 from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
@@ -89,7 +89,7 @@ def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_learns_what_comes_next_and_beats_what_is_popular(trained: Path) -> None:
     found = read_json(trained / "metrics.json")["evaluations"]["test"]
     assert found["metrics"]["recall_at_1"] > 0.9
-    assert set(found["baselines"]) == {"popularity", "last_item", "item_knn"}
+    assert set(found["baselines"]) == {"popularity", "last_item", "item_knn", "recent_knn"}
     assert found["metrics"]["ndcg_at_10"] > found["baselines"]["item_knn"]["ndcg_at_10"]
     assert found["baselines"]["popularity"]["recall_at_1"] < 0.2
 
@@ -297,6 +297,37 @@ def test_what_described_the_items_has_to_be_the_same(world: Path, tmp_path: Path
     model_of(tmp_path / "second", {"training.seed": 1}).save_trunk(trunk)
     with pytest.raises(ModelError, match="is not the model that described the items"):
         fusebert.load(tmp_path / "model").with_items([{"item": "new", "title": "it is red"}])
+
+
+def test_a_table_of_events_is_answered_user_by_user(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = fusebert.load(trained)
+    texts = [(world / f"{part}.jsonl").read_text() for part in ("train", "val")]
+    events = [json.loads(line) for text in texts for line in text.splitlines()]
+    wanted = {row["user"]: row["item"] for row in map(json.loads, (world / "test.jsonl").read_text().splitlines())}
+    table = write(tmp_path / "events.jsonl", events)
+    assert main(["predict", str(trained), str(table), "--top", "3"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({line["user"] for line in lines}) == len(lines) == 150
+    assert np.mean([line["answer"] == wanted[line["user"]] for line in lines]) > 0.9
+    assert [answer.value for answer in model.predict(events)] == [line["answer"] for line in lines]
+
+
+def test_events_of_one_moment_do_not_know_of_each_other(tmp_path: Path) -> None:
+    rows = [("a", 1), ("b", 2), ("c", 2), ("d", 2), ("e", 3)]
+    table = write(tmp_path / "x.jsonl", [{"user": "u", "item": item, "time": time} for item, time in rows])
+    timed, _ = read_events(read_table(table), Config(time="time"))
+    asked = list(questions([], timed))
+    assert [len(row.values[HISTORY]) for row in asked] == [0, 1, 1, 1, 4]
+    untimed, _ = read_events(read_table(table), Config())
+    assert [len(row.values[HISTORY]) for row in questions([], untimed)] == [0, 1, 2, 3, 4]
+
+
+def test_the_newest_items_weigh_most_in_recent_knn() -> None:
+    found = _recent([np.array([3, 1, 2]), np.arange(1, 13)], 12).toarray()
+    assert found[0, :3].tolist() == pytest.approx([0.8, 1.0, 0.64])
+    assert (found[1] > 0).tolist() == [False] * 2 + [True] * 10
 
 
 def test_it_chooses_among_items(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,9 @@ def _extend(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     extended = predictor.with_items(options.table)
     extended.save(options.output)
     known, added = len(predictor.task.items), len(extended.task.items) - len(predictor.task.items)
-    say(f"{added:,} items are new beside the {known:,} that {options.folder} knows; the model is in {options.output}")
+    say(
+        f"{added:,} items are new; the {known:,} that {options.folder} knows are as before. Written to {options.output}"
+    )
     return {"added": added, "items": known + added, "output": str(options.output)}
 
 
@@ -88,7 +90,12 @@ def _among(predictor: Any, table: Path | None) -> list[str] | None:
     from fusebert.data.tables import read_table
     from fusebert.evaluation.catalogue import read_catalogue
 
-    return [*read_catalogue(read_table(table), predictor.task.config.item)]
+    items = [*read_catalogue(read_table(table), predictor.task.config.item)]
+    known = set(predictor.task.items)
+    if unknown := [name for name in items if name not in known]:
+        more = f"{len(unknown):,} of {len(items):,} items of {table}"
+        say(f"Warning: the model does not know {more}, such as {unknown[0]!r}; `fusebert extend` teaches it")
+    return items
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -213,7 +220,8 @@ def _answers(
     from fusebert.evaluation.unfamiliar import Unfamiliar
 
     strange, first, unfamiliar = 0, "", Unfamiliar(predictor.processors)
-    kept = {"id"}
+    keep = [*options.keep, *([predictor.task.config.user] if hasattr(predictor.task, "histories") else [])]
+    kept = {*keep} - {*options.keep[1:]}
     lost: dict[Any, dict[str, RowError]] | None = {} if options.bad_rows == "blank" else None
     among = _among(predictor, options.among)
     for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top, lost, among):
@@ -232,7 +240,7 @@ def _answers(
         if unknown := predictor.unknown_items(row)[0]:
             strange, first = strange + 1, first or f"{unknown[0]!r} in {row_in_words(row.row, row.line)}"
         found = answer.to_json() | ({"left_out": [error.column for error in left_out]} if left_out else {})
-        own = {name: _plain(row.values[name]) for name in options.keep if name in row.values}
+        own = {name: _plain(row.values[name]) for name in keep if name in row.values}
         kept.update(own)
         own = {f"given_{name}" if name in {*place, *found} else name: value for name, value in own.items()}
         yield place | own | found

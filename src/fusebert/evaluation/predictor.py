@@ -85,7 +85,8 @@ class Predictor:
         """Answers to rows.
 
         Args:
-            rows: one row as a dict; a list of dicts; a pandas DataFrame; or the path of a table.
+            rows: one row as a dict; a list of dicts; a pandas DataFrame; or the path of a table. Of a table of events a
+                recommender answers each user, in the order in which they come.
             top: how many of the likeliest labels each answer lists.
             among: items of which a recommender chooses, such as those in stock; None for all that it knows.
 
@@ -150,8 +151,12 @@ class Predictor:
             logits = infer(self.model, examples, self.collator, self.precision)
             return self.task.decode(logits if allowed is None else task.rule_out(logits, allowed), top)
 
+        given = _read(rows)
         return in_order(
-            _read(rows), lambda row: preparer(self._foreign_refused(row)), decoded, outputs_per_row(self.model)
+            task.histories(given) if hasattr(task, "histories") else given,
+            lambda row: preparer(self._foreign_refused(row)),
+            decoded,
+            outputs_per_row(self.model),
         )
 
     def dataset(self, rows: Any) -> Dataset:
@@ -210,8 +215,7 @@ class Predictor:
         """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""
         if isinstance(row, RowError) or any(column in row.values for column in self.columns):
             return row
-        hint = "; of a table of events, evaluate asks what came next" if hasattr(self.task, "unknown_items") else ""
-        return row.error(f"it has none of the columns that the model reads ({', '.join(self.columns)}){hint}")
+        return row.error(f"it has none of the columns that the model reads ({', '.join(self.columns)})")
 
     def evaluate(
         self,

@@ -42,6 +42,7 @@ class Task(Protocol):
     Of tables of events (see `recommendation`)
         questions(rows: Rows, known: Sequence[Rows]) -> Rows: the rows that `evaluate` of a model scores, from those it
             is given and those that came before;
+        histories(rows: Rows) -> Rows: the rows that `predict` answers, of those it is given;
         allowed(items: Iterable[str]) -> bool[outputs]: those of these names; rule_out(logits, allowed) -> logits with
             which `decode` answers with no others;
         unknown_items(row: Mapping[str, Any]) -> tuple[list[str], int]: items of a row that the model does not know, and

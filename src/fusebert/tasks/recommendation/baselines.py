@@ -13,6 +13,8 @@ from fusebert.types import Sample
 
 NEIGHBOURS = 100
 """Most similar items that an item knows."""
+RECENT, RECENT_DECAY = 10, 0.8
+"""Items of a history that `recent_knn` looks at, and what each weighs beside the one after it."""
 ENTRIES_AT_ONCE = 2**22
 """Of a matrix with a column for each item, 8 bytes each: a whole one would not fit into memory."""
 
@@ -22,8 +24,10 @@ Scorer = Callable[[list[np.ndarray]], np.ndarray]
 def baselines(
     task: Any, histories: Sequence[Sample], asked: Mapping[str, Sequence[Sample]], processor: Any
 ) -> dict[str, dict[str, Any]]:
-    """Metrics of `popularity`, `last_item` and `item_knn` by split, on the questions that the model is asked, by its
-    rules.
+    """Metrics of `popularity`, `last_item`, `item_knn` and `recent_knn` by split, on the questions that the model is
+    asked, by its rules.
+
+    `item_knn` takes all that someone had as equal, `recent_knn` the newest few, the newest as the most telling.
 
     Items are alike by the cosine of who had them in the training part (Sarwar et al. 2001); equal scores are told apart
     by popularity, and then stand in a random order: rare items are often as alike as others.
@@ -41,6 +45,7 @@ def baselines(
         "popularity": lambda codes: np.zeros((len(codes), len(counts))),
         "last_item": lambda codes: (_chosen([one[-1:] for one in codes], len(counts)) @ similar).toarray(),
         "item_knn": lambda codes: (_chosen(codes, len(counts)) @ similar).toarray(),
+        "recent_knn": lambda codes: (_recent(codes, len(counts)) @ similar).toarray(),
     }
     return {split: _metrics(task, scorers, counts, samples, processor) for split, samples in asked.items()}
 
@@ -81,6 +86,17 @@ def _chosen(codes: Sequence[np.ndarray], items: int) -> Any:
     starts = np.concatenate([[0], np.cumsum([len(one) for one in columns])])
     flat = np.concatenate(columns)
     return csr_array((np.ones(len(flat)), flat, starts), shape=(len(columns), items))
+
+
+def _recent(codes: Sequence[np.ndarray], items: int) -> Any:
+    """Sparse float[B, items], for the RECENT newest of a history, each RECENT_DECAY times the weight of the next."""
+    from scipy.sparse import coo_array
+
+    newest = [one[: -RECENT - 1 : -1] for one in codes]
+    rows = np.repeat(np.arange(len(newest)), [len(one) for one in newest])
+    ages = np.concatenate([np.arange(len(one)) for one in newest])
+    found = coo_array((RECENT_DECAY**ages, (rows, np.concatenate(newest) - 1)), shape=(len(codes), items))
+    return found.tocsr()
 
 
 def _similarities(users: Sequence[np.ndarray], counts: np.ndarray) -> Any:

@@ -119,23 +119,28 @@ def hold_out_newest(done: Sequence[UserEvent], share: float) -> tuple[list[UserE
 
 
 def questions(known: Iterable[UserEvent], asked: Iterable[UserEvent]) -> Iterator[Sample]:
-    """A row for each of the asked events: what its user did before, known or asked, and which item came next."""
+    """A row for each of the asked events: what its user did before, known or asked, and which item came next.
+
+    Events of one moment, such as what is bought together, do not know of each other: their order is that of the file.
+    """
     asked = list(asked)
     wanted = {id(one) for one in asked}
     for events in by_user([*known, *asked]).values():
-        past = [one.event for one in events]
+        past, before = [one.event for one in events], 0
         for place, one in enumerate(events):
+            if one.event.seconds is None or one.seconds > events[before].seconds:
+                before = place
             if id(one) in wanted:
-                values = {HISTORY: Past(past, place), NEXT: one.event.item}
+                values = {HISTORY: Past(past, before), NEXT: one.event.item}
                 yield Sample(one.table, one.row, values, None, one.line)
 
 
-def whole_histories(done: Iterable[UserEvent]) -> list[Sample]:
-    """A row for each user, with all that they did."""
+def whole_histories(done: Iterable[UserEvent], column: str = "user") -> list[Sample]:
+    """A row for each user, named in `column`, with all that they did."""
     found = []
-    for events in by_user(done).values():
+    for user, events in by_user(done).items():
         past = Past([one.event for one in events], len(events))
-        found.append(Sample(events[0].table, events[0].row, {HISTORY: past}, None))
+        found.append(Sample(events[0].table, events[0].row, {column: user, HISTORY: past}, None))
     return found
 
 

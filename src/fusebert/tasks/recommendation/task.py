@@ -138,26 +138,42 @@ class Task:
         """
         from fusebert.tasks.recommendation.histories import questions, read_events
 
-        leading: list[Sample | RowError] = []
-        for row in rows:
-            leading.append(row)
-            if isinstance(row, Sample):
-                break
-        if not leading:
-            return
-        first = leading[-1]
-        rows = chain(leading, rows)
-        if isinstance(first, Sample) and HISTORY not in first.values and self.config.item in first.values:
+        rows, first = self._looked_at(rows)
+        if first is not None and self._is_event(first):
             before = [read_events(table, self.config) for table in known]
             done, bad = read_events(rows, self.config)
             unreadable = chain(*(wrong for _, wrong in before), bad)
             rows = chain(unreadable, questions(chain(*(events for events, _ in before)), done))
         elif known:
             raise UsageError(
-                f"{first.table} is not a table of events with a column {self.config.item!r}, so nothing else can be "
+                f"{first.table if first is not None else 'the table'} is not a table of events with a column {self.config.item!r}, so nothing else can be "
                 "known before them; leave out what is known"
             )
         yield from rows
+
+    def histories(self, rows: Rows) -> Rows:
+        """Rows with a history each as they are; of a table of events, a row for each user, whose name stands under
+        `task.user`, with all that they did."""
+        from fusebert.tasks.recommendation.histories import read_events, whole_histories
+
+        rows, first = self._looked_at(rows)
+        if first is not None and self._is_event(first):
+            done, bad = read_events(rows, self.config)
+            rows = chain(bad, whole_histories(done, self.config.user))
+        yield from rows
+
+    @staticmethod
+    def _looked_at(rows: Rows) -> tuple[Rows, Sample | None]:
+        """The rows, and the first of them that can be read."""
+        leading: list[Sample | RowError] = []
+        for row in rows:
+            leading.append(row)
+            if isinstance(row, Sample):
+                return chain(leading, rows), row
+        return iter(leading), None
+
+    def _is_event(self, row: Sample) -> bool:
+        return HISTORY not in row.values and self.config.item in row.values
 
     def unknown_items(self, row: Mapping[str, Any]) -> tuple[list[str], int]:
         """The items of a row's history that the model does not know, and how many different ones there are."""
