@@ -151,13 +151,9 @@ class Predictor:
             logits = infer(self.model, examples, self.collator, self.precision)
             return self.task.decode(logits if allowed is None else task.rule_out(logits, allowed), top)
 
-        given = _read(rows)
-        return in_order(
-            task.histories(given) if hasattr(task, "histories") else given,
-            lambda row: preparer(self._foreign_refused(row)),
-            decoded,
-            outputs_per_row(self.model),
-        )
+        read = task.histories(_read(rows)) if hasattr(task, "histories") else _read(rows)
+        size = outputs_per_row(self.model)
+        return in_order(read, lambda row: preparer(self._foreign_refused(row)), decoded, size)
 
     def dataset(self, rows: Any) -> Dataset:
         """Rows to learn from, prepared: item i is an Example, and `collator` makes a batch of some. So transformers'

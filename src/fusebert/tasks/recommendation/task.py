@@ -145,9 +145,10 @@ class Task:
             unreadable = chain(*(wrong for _, wrong in before), bad)
             rows = chain(unreadable, questions(chain(*(events for events, _ in before)), done))
         elif known:
+            table = "the table" if first is None else first.table
             raise UsageError(
-                f"{first.table if first is not None else 'the table'} is not a table of events with a column {self.config.item!r}, so nothing else can be "
-                "known before them; leave out what is known"
+                f"{table} is not a table of events with a column {self.config.item!r}, so nothing else can be known "
+                "before them; leave out what is known"
             )
         yield from rows
 
