@@ -118,6 +118,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         say(f"Warning: {values} values cannot be read and are left out of their rows; they are listed in {listed_in}")
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
         say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
+    if asked := found.get("queries"):
+        say(f"Note: {asked:,} of {found['rows']:,} rows, drawn at random, sought their other side among all of them")
     if unseen := found.get("unseen_labels"):
         say(f"Warning: {unseen} labels do not occur in the training rows; answers to them count as wrong")
     _warn_of_columns(found)
