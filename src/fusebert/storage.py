@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -192,6 +193,10 @@ def seal(folder: Path, leave_out: Sequence[str] = ()) -> None:
     write_json(folder / MANIFEST, {"sha256": {name: file_hash(folder / name) for name in names}})
 
 
+UNREAD = re.compile(r"(?i:licen[cs]e|notice).*|.*\.(md|png|jpg)|.*bad_rows\.jsonl")
+"""Files beside a model that nothing reads."""
+
+
 def finish(folder: Path) -> None:
     """Seal a model folder that is complete, remove what killed writes have left in it, and then its checkpoints."""
     for left in folder.rglob(".*.part"):
@@ -244,15 +249,18 @@ def verify(folder: Path) -> None:
 
 def is_unread(name: str) -> bool:
     """Whether a file of a sealed folder, by its path within, may have come later, as nothing reads it there: losses,
-    the card, lists of bad rows, and what is hidden, by git, the Hub's downloads or an editor."""
-    first = name.split("/")[0]
-    return first in (*WORKING_FOLDERS, CARD) or first.startswith(".") or first.endswith("bad_rows.jsonl")
+    the card, a licence, lists of bad rows, and what is hidden, by git, the Hub's downloads, a file manager or an
+    editor."""
+    first, *inside = parts = name.split("/")
+    is_hidden = any(part.startswith(".") for part in parts)
+    return is_hidden or first in WORKING_FOLDERS or (not inside and UNREAD.fullmatch(first) is not None)
 
 
 def finished_around(path: Path) -> Path | None:
     """The finished folder that is no longer what its manifest says once `path` is written; None where there is none."""
-    for folder in path.absolute().parents:
-        name = path.absolute().relative_to(folder).as_posix()
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - without `..`, and without following links
+    for folder in path.parents:
+        name = path.relative_to(folder).as_posix()
         with suppress(ModelError, AttributeError, KeyError, TypeError):  # other programs have manifests, too
             if name in read_json(folder / MANIFEST)["sha256"] or not is_unread(name):
                 return folder

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from fusebert.data.columns import guess_column
 from fusebert.data.dataset import Preparer
 from fusebert.data.tables import read_table, rows_from_memory
 from fusebert.errors import DataError, RowError
@@ -23,7 +27,7 @@ from fusebert.modalities.image.processor import Processor as Images
 from fusebert.modalities.table.columns import fit_column
 from fusebert.modalities.text.processor import Config as TextConfig
 from fusebert.modalities.text.processor import Processor as Texts
-from fusebert.modalities.values import as_category
+from fusebert.modalities.values import as_category, as_date, is_moment
 from fusebert.tasks.classification.task import Config, Task
 from fusebert.types import Sample
 
@@ -132,3 +136,39 @@ def test_histories_can_be_matched() -> None:
     }
     made = Preparer(readers, sides=[["h"], ["t"]])
     assert made._content("h", rows[0].values["h"]) == [{"item": "a"}]
+
+
+def test_only_whole_labels_are_read_as_numbers() -> None:
+    task = Task.fit(Config(unseen_labels="wrong"), ["size 25", "10.1", "v3"])
+    assert [int(task.target(label)) for label in ("size 2.05", "10.0.1", "v3.0")] == [-1, -1, -1]
+
+
+def test_long_numbers_are_inputs_and_telephones_are_not() -> None:
+    random = np.random.default_rng(0)
+    columns = {
+        "sum": [10**11 + int(number) for number in random.integers(10**10, size=100)],
+        "nanoseconds": [1_700_000_000 * 10**9 + n for n in range(100)],
+        "telephone": [13_800_000_000 + n for n in range(100)],
+    }
+    kinds = {
+        name: guess_column(name, [sample(**{name: value}) for value in values]).kind for name, values in columns.items()
+    }
+    assert kinds == {"sum": "table", "nanoseconds": "table", "telephone": "ignore"}
+
+
+@pytest.mark.parametrize("written", [20240105150000, "20240105150000", 20240105150000.0, "20240105150000.0"])
+def test_a_moment_in_digits_is_one_however_it_is_held(written: Any) -> None:
+    assert is_moment(written)
+    assert as_date(written) == datetime(2024, 1, 5, 15, tzinfo=UTC)
+
+
+def test_a_streamed_dataset_is_rows() -> None:
+    rows = datasets.IterableDataset.from_generator(lambda: ({"x": n} for n in range(3)))
+    assert values_of(rows_from_memory(rows)) == [{"x": 0}, {"x": 1}, {"x": 2}]
+
+
+def test_a_film_behind_a_photo_is_not_its_scans() -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(photo, "JPEG")
+    film = np.random.default_rng(0).bytes(8 << 20)
+    assert Images(ImageConfig(), ["image"]).load(sample(image=photo.getvalue() + film)) is not None

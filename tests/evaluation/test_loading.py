@@ -104,7 +104,9 @@ def test_loading_draws_no_random_numbers(trained: Path) -> None:
     [
         ("adapter_config.json", True),
         ("processors/manifest.json", True),
-        ("plots/later/.a.png", True),
+        ("plots/later/a.png", True),
+        ("processors/.DS_Store", False),
+        ("LICENSE", False),
         ("README.md", False),
         ("bad_rows.jsonl", False),
         ("logs/events", False),

@@ -23,7 +23,8 @@ SHINGLE_WORDS, SHINGLE_CHARACTERS = 5, 8
 LEAST_SHINGLES = 20
 """Of shorter texts only exact copies count: two of their few shingles say little."""
 UNSPACED = ("zh", "ja")
-NO_LETTERS = re.compile(r"[\W_]+")
+NO_LETTERS = re.compile(r"(?!(?<=\d)[.%]|[.-](?=\d))[\W_]")
+"""Nor what makes another number of digits: a point, a sign, a per cent."""
 MOST_COMPARED = 100
 """Documents of a form that thousands share would else each be compared with all of them."""
 HASHES_AT_ONCE = 4096

@@ -11,7 +11,7 @@ from typing import Any
 
 from fusebert import plugins
 from fusebert.errors import DataError, UsageError
-from fusebert.modalities.values import as_list, is_missing, is_moment, looks_like_number
+from fusebert.modalities.values import as_list, is_missing, looks_like_number
 from fusebert.types import Evidence, Sample, is_given
 
 IGNORE = "ignore"
@@ -22,8 +22,8 @@ CLEAR_LEAD = 0.25
 PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0|level_0")
 """How pandas names rows' numbers in files, which may well follow the order of the labels."""
 IDENTIFIERS = ("id", "index", "row_id", "编号", "序号", "订单号", "手机号", "身份证号", "身份证")
-LONG_NUMBER = re.compile(r"(?!1[0-9]{12}$)[0-9]{11,}|[0-9]{17}[Xx]")
-"""Of telephones, orders, or people (the last digit may be an X); 13 digits may be milliseconds since 1970."""
+LONG_NUMBER = re.compile(r"1[3-9][0-9]{9}|[1-9][0-9]{16}[0-9Xx]")
+"""Of telephones or people in China; other long numbers may be times or sums."""
 FEW = 20
 FEW_WORDS = 0.05
 """Share of a target's values that are words, up to which its numbers decide."""
@@ -109,14 +109,14 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
 
 
 def _is_identifier(name: str, values: Sequence[Any]) -> bool:
-    """Whether all values differ, under such a name or as numbers of many digits, all as long."""
+    """Whether all values differ, under such a name or as numbers of telephones or people."""
     texts = [str(value).strip() for value in values]
     if len(set(texts)) < len(texts):
         return False
     if name.strip().lower() in IDENTIFIERS:
         return True
     as_long = len(texts) >= FEW and len(set(map(len, texts))) == 1
-    return as_long and all(LONG_NUMBER.fullmatch(text) and not is_moment(text) for text in texts)
+    return as_long and all(map(LONG_NUMBER.fullmatch, texts))
 
 
 def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
@@ -128,7 +128,8 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
         if 2 * sum(as_list(target) is not None for target in targets) > len(targets):
             return ColumnGuess(name, "classification", "lists of labels")
         if 2 * len(numbers) > len(targets) and different > FEW:
-            stray = next(str(target) for number, target in zip(read, targets, strict=True) if number is None)
+            given = ((number, target) for number, target in zip(read, targets, strict=True) if not is_missing(target))
+            stray = next(str(target) for number, target in given if number is None)
             why = (
                 f"{different} labels, because {words} of {len(targets)} values are no numbers, such as {stray!r:.40}; "
                 "task.name=regression with data.bad_rows=skip leaves their rows out"

@@ -28,8 +28,6 @@ def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterat
 
     file = parquet.ParquetFile(path)
     check_names(file.schema_arrow.names)
-    is_number = (types.is_decimal, types.is_floating)
-    numbers = [field.name for field in file.schema_arrow if any(test(field.type) for test in is_number)]
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     row_bytes = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     at_once = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(1, row_bytes)))
@@ -41,14 +39,13 @@ def parquet_rows(path: Path, check_names: Callable[[list[str]], None]) -> Iterat
     file = parquet.ParquetFile(path, read_dictionary=_long_repeated(path, file))
     for batch in file.iter_batches(batch_size=at_once):
         columns = [_cells(column) for column in batch.columns]
+        for place, field in enumerate(batch.schema):
+            if types.is_decimal(field.type):
+                columns[place] = [None if cell is None else float(cell) for cell in columns[place]]
+            elif types.is_floating(field.type):
+                columns[place] = [None if cell is None or math.isnan(cell) else cell for cell in columns[place]]
         for cells in zip(*columns, strict=True):
-            values = dict(zip(batch.schema.names, cells, strict=True))
-            yield values | {name: _number(values[name]) for name in numbers}
-
-
-def _number(value: Any) -> float | None:
-    number = math.nan if value is None else float(value)
-    return None if math.isnan(number) else number
+            yield dict(zip(batch.schema.names, cells, strict=True))
 
 
 def _long_repeated(path: Path, file: Any) -> Sequence[str]:

@@ -368,7 +368,7 @@ def rows_from_memory(rows: Any) -> Rows:
                 f"{GIVEN_TABLE} has the column {rows.columns[rows.columns.duplicated()][0]!r} more than once"
             )
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    elif len(set(names := getattr(rows, "column_names", ()))) < len(names):
+    elif len(set(names := getattr(rows, "column_names", None) or ())) < len(names):
         raise DataError(f"{GIVEN_TABLE} has the column {Counter(names).most_common(1)[0][0]!r} more than once")
     elif (to_dicts := next((getattr(rows, name) for name in TO_DICTS if hasattr(rows, name)), None)) is not None:
         rows = to_dicts()

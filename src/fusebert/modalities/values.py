@@ -89,7 +89,7 @@ def looks_like_number(raw: Any) -> bool:
 def as_number(raw: Any) -> float:
     """A finite number. Raises InputError."""
     if isinstance(raw, bool):
-        raise InputError(f"{raw!r} is not a number")
+        raise InputError(f"{raw!r} is not a number; write 1 or 0")
     try:
         value = float(raw) if not isinstance(raw, str) or "_" not in raw else math.nan  # Python reads 2023_01
     except (TypeError, ValueError, OverflowError):
@@ -104,7 +104,7 @@ def as_date(raw: Any) -> datetime | None:
     """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone; also with
     the year first as in 2024/5/31 10:30, 2024.5.31, 2024年5月31日, and in 14 digits. None for anything else."""
     try:
-        text = raw.isoformat() if isinstance(raw, date) else str(raw).strip()
+        text = raw.isoformat() if isinstance(raw, date) else _digits(raw)
         if len(text) > LONGEST_NUMBER:
             return None
         try:
@@ -118,9 +118,14 @@ def as_date(raw: Any) -> datetime | None:
 
 def is_moment(raw: Any) -> bool:
     """Whether 14 digits say a second between 1900 and 2100, such as 20240531103000, which is no number then."""
-    is_long = isinstance(raw, int) and 10**13 <= raw < 10**14
-    is_digits = isinstance(raw, str) and FOURTEEN_DIGITS.fullmatch(raw.strip()) is not None
-    return (is_long or is_digits) and as_date(raw) is not None
+    is_scalar = isinstance(raw, str | int | float) and not isinstance(raw, bool)
+    return is_scalar and FOURTEEN_DIGITS.fullmatch(_digits(raw)) is not None and as_date(raw) is not None
+
+
+def _digits(raw: Any) -> str:
+    """As text, a whole number without its fraction."""
+    text = str(raw).strip()
+    return whole[1] if (whole := WHOLE.fullmatch(text)) else text
 
 
 def _year_first(text: str) -> datetime:

@@ -31,6 +31,7 @@ def prepare(config: Config) -> Config:
 
     with as_model_error(f"audio.encoder={config.encoder!r} cannot be used as a speech encoder"):
         settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False).to_dict()
+        settings.pop("auto_map", None)  # some name code for older versions of transformers, too
         scaled = _extractor(config.encoder).get("do_normalize", True)
     refuse_foreign(settings, f"audio.encoder={config.encoder!r}")
     if settings["model_type"] == WHISPER:

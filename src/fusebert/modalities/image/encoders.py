@@ -149,6 +149,7 @@ def prepare(config: Config) -> Config:
             size, published = config.size_pixels, _published_by_timm(name)
         else:
             settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
+            vars(settings).pop("auto_map", None)  # some name code for older versions of transformers, too
             published = _published(config.encoder)
             size = int(getattr(settings, "image_size", config.size_pixels) or config.size_pixels)
         refuse_foreign(settings.to_dict(), f"image.encoder={config.encoder!r}")

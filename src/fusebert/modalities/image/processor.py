@@ -193,7 +193,7 @@ def _open(data: Any) -> Image.Image:
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"the picture has more than {MAX_FILE_BYTES >> 20} MiB")
     data = bytes(data)
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda\x00") > MAX_SCANS:
         raise InputError(f"the picture is a JPEG of more than {MAX_SCANS} scans")
     return Image.open(io.BytesIO(data), formats=FORMATS)
 

@@ -21,6 +21,8 @@ DATE_EXTRAS = 6
 """Numbers beside a date's bins: where in the year, the week and the day it lies."""
 BOOLEANS = {"0": "false", "1": "true"}
 TRUTHS = {"false", "true"}
+LOOKED_AT = 1000
+"""Values of a column, about, to see whether words spoil its numbers."""
 ANY, MISSING = 0, 1
 """Codes of a value that has none of its own, and of none."""
 
@@ -149,16 +151,17 @@ def kind_of(present: Sequence[Any], share: float = 0.95) -> Kind:
 def spoilt(present: Sequence[Any]) -> str | None:
     """In words: most values are numbers (or dates) and many differ, but so many are none that all count as categories;
     None of other columns."""
+    present = present[:: max(1, len(present) // LOOKED_AT)]
     if kind_of(present) != "category":
         return None
     for kind, is_one in (("numbers", _is_number), ("dates", _is_date)):
         ones = {str(value) for value in present if is_one(value)}
         others = Counter(str(value) for value in present if not is_one(value))
         if 2 * others.total() < len(present) and not are_few(len(ones), len(present) - others.total()):
-            word = others.most_common(1)[0][0]
+            word = others.most_common(1)[0][0][:40]
             return (
-                f"{others.total()} of {len(present)} are no {kind}, such as {word!r:.40}; "
-                f"table.missing={shlex.quote(word):.40} takes such a word for a missing value"
+                f"{others.total()} of {len(present)} are no {kind}, such as {word!r}; "
+                f"table.missing={shlex.quote(word)} takes such a word for a missing value"
             )
     return None
 

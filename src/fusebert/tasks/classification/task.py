@@ -338,4 +338,6 @@ def _fold(key: tuple[str, Label], ignore_case: bool) -> tuple[str, Label]:
 def _spelling(key: tuple[str, Label]) -> str:
     """As a csv has it: 1 is "1", or "1.0" where pandas wrote it, and True is "true" in any case."""
     spelled = str(key[1])
-    return spelled.casefold() if spelled.casefold() in ("true", "false") else WHOLE.sub(r"\1", spelled)
+    if spelled.casefold() in ("true", "false"):
+        return spelled.casefold()
+    return whole[1] if (whole := WHOLE.fullmatch(spelled)) else spelled
