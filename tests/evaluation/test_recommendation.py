@@ -308,7 +308,9 @@ def test_a_table_of_events_is_answered_user_by_user(
     wanted = {row["user"]: row["item"] for row in map(json.loads, (world / "test.jsonl").read_text().splitlines())}
     table = write(tmp_path / "events.jsonl", events)
     assert main(["predict", str(trained), str(table), "--top", "3"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = [json.loads(line) for line in out.splitlines()]
     assert len({line["user"] for line in lines}) == len(lines) == 150
     assert np.mean([line["answer"] == wanted[line["user"]] for line in lines]) > 0.9
     assert [answer.value for answer in model.predict(events)] == [line["answer"] for line in lines]
@@ -328,6 +330,48 @@ def test_the_newest_items_weigh_most_in_recent_knn() -> None:
     found = _recent([np.array([3, 1, 2]), np.arange(1, 13)], 12).toarray()
     assert found[0, :3].tolist() == pytest.approx([0.8, 1.0, 0.64])
     assert (found[1] > 0).tolist() == [False] * 2 + [True] * 10
+
+
+def test_users_keep_the_kind_of_their_names(trained: Path) -> None:
+    rows = [{"user": 37, "item": f"i{n}", "time": n} for n in range(4)]
+    ((row, _),) = fusebert.load(trained).answers(rows)
+    assert isinstance(row, Sample)
+    assert row.values["user"] == 37
+
+
+def test_items_that_nothing_describes_have_vectors_of_their_own(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = [{"item": f"i{n}", "title": f"number{n}" if n % 2 else None} for n in range(ITEMS - 1)]
+    items = write(tmp_path / "items.jsonl", [*catalogue, {"item": "new", "title": "number1"}])
+    monkeypatch.setattr("fusebert.evaluation.catalogue.Encoder", Reader)
+    settings = {"task.catalogue": str(items), "task.content": "any", "training.epochs": 1}
+    model = train(recipe(world, **settings), tmp_path / "model")
+    assert model.task.items[-1] == "new"
+    assert model.task.own_vectors == ITEMS
+    vectors = model.model.embedders["events"].item_vectors()[1:]
+    assert (vectors.norm(dim=1) > 0).all()
+    with pytest.raises(RowError, match="row 1: nothing describes this item"):
+        model.with_items([{"item": "newer", "title": None}])
+    bare = write(tmp_path / "bare.jsonl", [{"item": "i1"}])
+    with pytest.raises(DataError, match=r"no row of .* says more than the name"):
+        train(recipe(world, **settings | {"task.catalogue": str(bare)}), tmp_path / "bare")
+
+
+def test_a_recommender_goes_on_with_other_items_as_it_starts(trained: Path, world: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (world / "train.jsonl").read_text().splitlines()]
+    others = write(tmp_path / "others.jsonl", [row | {"item": f"other {row['item']}"} for row in rows])
+    tables = {"data.train": str(others), "data.validation": 0.1, "data.test": None}
+    settings = recipe(world, **tables, **{"model.trunk": str(trained), "training.epochs": 1})
+    settings |= {"training.learning_rate": 1e-9}
+    embedder: Any = train(settings, tmp_path / "model").model.embedders["events"]
+    assert float(embedder.items.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert float(embedder.gaps.weight.detach().abs().max()) < 1e-6
+
+
+def test_a_table_to_choose_among_may_name_an_item_twice(trained: Path, tmp_path: Path) -> None:
+    stock = write(tmp_path / "stock.jsonl", [{"item": "i9"}, {"item": "i9"}])
+    assert main(["predict", str(trained), "--history", '["i1"]', "--among", str(stock)]) == 0
 
 
 def test_it_chooses_among_items(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -383,6 +427,7 @@ def test_leaks_are_named(tmp_path: Path) -> None:
         ({"image.size_pixels": 32}, UsageError, "settings of image are given"),
         ({"data.validation": 2.0}, RecipeError, "a share between 0 and 1"),
         ({"data.train": None}, UsageError, "data.train is not set"),
+        ({"events.max_events": 1}, UsageError, "at least 2"),
     ],
 )
 def test_wrong_settings_are_said(

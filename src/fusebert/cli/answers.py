@@ -88,9 +88,9 @@ def _among(predictor: Any, table: Path | None) -> list[str] | None:
     if not hasattr(predictor.task, "allowed"):
         raise UsageError(f"--among is for a recommender; {predictor.folder} answers with {predictor.task.name}")
     from fusebert.data.tables import read_table
-    from fusebert.evaluation.catalogue import read_catalogue
+    from fusebert.evaluation.catalogue import item_names
 
-    items = [*read_catalogue(read_table(table), predictor.task.config.item)]
+    items = item_names(read_table(table), predictor.task.config.item)
     known = set(predictor.task.items)
     if unknown := [name for name in items if name not in known]:
         more = f"{len(unknown):,} of {len(items):,} items of {table}"
@@ -218,7 +218,6 @@ def _answers(
     predictor: Any, table: Path, options: argparse.Namespace, counts: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Of each row of a table, in order; rows are counted as they come."""
-    from fusebert.data.tables import read_table
     from fusebert.evaluation.unfamiliar import Unfamiliar
 
     strange, first, unfamiliar = 0, "", Unfamiliar(predictor.processors)
@@ -226,7 +225,7 @@ def _answers(
     kept = {*keep} - {*options.keep[1:]}
     lost: dict[Any, dict[str, RowError]] | None = {} if options.bad_rows == "blank" else None
     among = _among(predictor, options.among)
-    for row, answer in predictor.answers(unfamiliar.watch(read_table(table)), options.top, lost, among):
+    for row, answer in predictor.answers(unfamiliar.watch(predictor.asked(table)), options.top, lost, among):
         counts["rows"] += 1
         left_out = list((lost or {}).pop((str(row.table), row.row), {}).values())
         for error in left_out:
@@ -251,7 +250,8 @@ def _answers(
     if not counts["rows"]:
         say(f"Note: {table} has no rows")
     elif absent := [name for name in options.keep if name not in kept]:
-        say(f"Warning: no row has {', '.join(absent)} to keep")
+        of_users = "; the answer for a user has only the user" if hasattr(predictor.task, "histories") else ""
+        say(f"Warning: no row has {', '.join(absent)} to keep{of_users}")
     counts |= unfamiliar.columns
     _warn_of_columns(counts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fusebert.modalities.values import as_category, is_missing
 from fusebert.model.modeling import FusebertModel
 from fusebert.storage import MANIFEST, file_hash
 from fusebert.tasks.recommendation.task import Task
-from fusebert.types import Sample
+from fusebert.types import Sample, is_given
 
 EVENTS = "events"
 
@@ -37,22 +37,36 @@ class Description:
 
 
 def read_catalogue(rows: Rows, item: str) -> dict[str, Sample]:
-    """The rows of a catalogue by the name of their item, which stands in the column `item`."""
+    """The rows of a catalogue by the name of their item, which stands in the column `item`, each once."""
     found: dict[str, Sample] = {}
-    for row in rows:
-        if isinstance(row, RowError):
-            raise row
-        if is_missing(raw := row.values.get(item)):
-            names = "it names no item" if item in row.values else f"no such column, only {', '.join(row.values)}"
-            raise row.error(names, item)
-        try:
-            name = as_category(raw)
-        except InputError as error:
-            raise row.error(str(error), item) from None
+    for name, row in _named(rows, item):
         if name in found:
             raise row.error(f"{name!r} stands in row {found[name].row}, too", item)
         found[name] = row
     return found
+
+
+def item_names(rows: Rows, item: str) -> list[str]:
+    """The different items that a table names."""
+    return list(dict.fromkeys(name for name, _ in _named(rows, item)))
+
+
+def _named(rows: Rows, item: str) -> Iterator[tuple[str, Sample]]:
+    for row in rows:
+        if isinstance(row, RowError):
+            raise row
+        if is_missing(raw := row.values.get(item)):
+            why = "it names no item" if item in row.values else f"no such column, only {', '.join(row.values)}"
+            raise row.error(why, item)
+        try:
+            yield as_category(raw), row
+        except InputError as error:
+            raise row.error(str(error), item) from None
+
+
+def is_described(row: Sample, item: str) -> bool:
+    """Whether a row of a catalogue says more than the name of its item."""
+    return any(name != item and is_given(value) and not is_missing(value) for name, value in row.values.items())
 
 
 def describe(reader: str, item: str, rows: Sequence[Sample | None]) -> Description:
@@ -107,12 +121,17 @@ def with_items(predictor: Predictor, rows: Rows) -> Predictor:
             f"{predictor.folder} was trained without task.content, so nothing tells new items apart; train it with "
             "task.catalogue and task.content"
         )
+    if task.reader_hash is not None and not Path(reader).is_dir():
+        raise ModelError(f"{reader}, which described the items, is not there, as seen from where you are")
     if task.reader_hash is not None and reader_hash(reader) != task.reader_hash:
         raise ModelError(f"{reader} is not the model that described the items when {predictor.folder} was trained")
     known = set(task.items)
     new = {name: row for name, row in read_catalogue(rows, task.config.item).items() if name not in known}
     if not new:
         return predictor
+    for row in new.values():
+        if not is_described(row, task.config.item):
+            raise row.error("nothing describes this item: its other columns are empty")
     state = predictor.model.state_dict()
     centre, scale = (state[f"embedders.{EVENTS}.content_{part}"].cpu().numpy() for part in ("centre", "scale"))
     described = torch.from_numpy((read_with(reader, task.config.item, list(new.values())) - centre) / scale)

@@ -105,7 +105,7 @@ class Predictor:
         answers = []
         strange: dict[str, None] = {}
         unfamiliar = Unfamiliar(self.processors)
-        for row, answer in self.answers(unfamiliar.watch(_read(rows)), top, among=among):
+        for row, answer in self.answers(unfamiliar.watch(self.asked(rows)), top, among=among):
             if isinstance(answer, RowError):
                 raise answer
             unknown, of = self.unknown_items(row)
@@ -151,9 +151,13 @@ class Predictor:
             logits = infer(self.model, examples, self.collator, self.precision)
             return self.task.decode(logits if allowed is None else task.rule_out(logits, allowed), top)
 
-        read = task.histories(_read(rows)) if hasattr(task, "histories") else _read(rows)
         size = outputs_per_row(self.model)
-        return in_order(read, lambda row: preparer(self._foreign_refused(row)), decoded, size)
+        return in_order(self.asked(rows), lambda row: preparer(self._foreign_refused(row)), decoded, size)
+
+    def asked(self, rows: Any) -> Rows:
+        """The rows that `answers` answers: those it is given, or of a table of events one for each user."""
+        histories = getattr(self.task, "histories", None)
+        return _read(rows) if histories is None else histories(_read(rows))
 
     def dataset(self, rows: Any) -> Dataset:
         """Rows to learn from, prepared: item i is an Example, and `collator` makes a batch of some. So transformers'

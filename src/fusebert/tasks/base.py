@@ -32,6 +32,7 @@ class Task(Protocol):
         doubts(targets) -> list[str]: in words, what about the training targets is probably a slip;
         calibrate(logits, targets) -> None: called once after training, with validation rows as `evaluate` gets them, to
             fit what makes probabilities honest; `save` comes after it;
+        initializer_range: float, the deviation of fresh weights, where the trunk's would not do;
         limits: Sequence[str], sentences for the model card on what its answers do not say.
 
     Of two sides that are read apart (see `matching`), where `target` gets the values of each side instead of a cell

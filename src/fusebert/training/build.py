@@ -101,11 +101,12 @@ def _trunk_config(recipe: Recipe, prepared: Prepared) -> TrunkConfig:
                 f"text.max_tokens={text.config.max_tokens} is too long: this trunk has {trunk.max_position_embeddings} "
                 f"positions, one of them for [CLS]"
             )
-    dropout = {
+    update = {
         "hidden_dropout_prob": recipe.model.dropout,
         "attention_probs_dropout_prob": recipe.model.attention_dropout,
+        "initializer_range": getattr(prepared.task, "initializer_range", trunk.initializer_range),
     }
-    return trunk.model_copy(update=dropout)
+    return trunk.model_copy(update=update)
 
 
 def pick_device(wanted: str) -> str:

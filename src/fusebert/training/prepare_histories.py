@@ -17,7 +17,7 @@ from fusebert.data.columns import ColumnGuess
 from fusebert.data.dataset import Dataset, Preparer, report_bad_rows
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
-from fusebert.evaluation.catalogue import Description, describe, read_catalogue, reader_hash
+from fusebert.evaluation.catalogue import Description, describe, is_described, read_catalogue, reader_hash
 from fusebert.modalities.events.processor import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
@@ -37,8 +37,7 @@ from fusebert.training.prepare import BAD_ROWS, Prepared, table_name
 from fusebert.training.progress import Progress
 
 EVENTS = "events"
-STARTING_DEVIATION = 0.02
-"""Of fresh weights, BERT's own."""
+LEAST_READ = 2
 LEAST_EVENTS = 3
 """An item that is described and has fewer training events has no vector of its own: its description stands for it."""
 
@@ -101,23 +100,14 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
 
 
 def start_at_histories(model: FusebertModel, prepared: PreparedHistories) -> None:
-    """Begin by guessing items by how often each occurs, and with what describes them.
-
-    Item vectors are the output weights, too. Those of a trunk of our own sizes start larger than BERT's, and what they
-    say at first would drown the frequencies.
-    """
-    embedder: Any = model.embedders[EVENTS]
-    if prepared.trunk_folder is None:
-        with torch.no_grad():
-            for weight in (weight for weight in model.parameters() if weight.ndim > 1):
-                weight.mul_(STARTING_DEVIATION / model.config.trunk["initializer_range"])
-        embedder.start_at_items()
+    """Begin by guessing items by how often each occurs, and with what describes them."""
     processor: Any = prepared.processors[EVENTS]
     samples = prepared.splits["train"].samples
     codes = [processor.code(event.item) for sample in samples for event in sample.values[HISTORY]]
     head: Any = model.head
     head.start_at_frequencies(torch.bincount(torch.tensor(codes), minlength=1 + len(processor.items))[1:])
     if (found := prepared.description) is not None:
+        embedder: Any = model.embedders[EVENTS]
         embedder.describe(torch.from_numpy(found.vectors), torch.from_numpy(found.centre), found.scale)
 
 
@@ -134,6 +124,8 @@ def _refuse(recipe: Recipe) -> None:
         raise UsageError("task.name=recommendation reads events alone; leave out model.fusion and modality_dropout")
     if others := sorted(recipe.modalities.keys() - {EVENTS}):
         raise UsageError(f"settings of {', '.join(others)} are given, but task.name=recommendation reads events alone")
+    if recipe.modality_config(EVENTS).max_events < LEAST_READ:
+        raise UsageError(f"events.max_events counts the event to be guessed, so it is at least {LEAST_READ} here")
     if "content" in recipe.task and "catalogue" not in recipe.task:
         raise UsageError("task.content is set, but no task.catalogue for it to read")
 
@@ -163,11 +155,17 @@ def _with_catalogue(
         items = list(dict.fromkeys([*items, *rows]))[: fitted.config.max_items]
         known |= rows.keys()
         if config.content is not None:
-            description = describe(config.content, config.item, [rows.get(name) for name in items])
-            hashed = reader_hash(config.content)
+            described = {name: row for name, row in rows.items() if is_described(row, config.item)}
+            if not described:
+                raise DataError(f"task.content is set, but no row of {table} says more than the name of its item")
             counts = Counter(one.event.item for one in done)
-            own = sum(counts[name] >= LEAST_EVENTS for name in items)
-            made |= {"content_size": len(description.centre), "own_vectors": own}
+            least = {name: LEAST_EVENTS if name in described else 1 for name in items}
+            owns = {name: counts[name] >= least[name] for name in items}
+            items.sort(key=lambda name: not owns[name])
+            description = describe(config.content, config.item, [described.get(name) for name in items])
+            hashed, own = reader_hash(config.content), sum(owns.values())
+            by = hashed or config.content
+            made |= {"content_size": len(description.centre), "own_vectors": own, "described_by": by}
     if lost := len(known) - len(items):
         most = f"events.max_items={fitted.config.max_items}"
         progress.note(f"Warning: {lost:,} of {len(known):,} items cannot be recommended, as {most}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fusebert.modalities.events.processor import GAPS, UNKNOWN, Config
 from fusebert.model.layer_norm import LayerNorm
+from fusebert.model.zero import ZeroEmbedding
 
 OWN_HIDDEN = 0.2
 """Share of items that have only their description in a step of training, so that it learns to stand alone (DropoutNet,
@@ -37,20 +38,15 @@ class Embedder(nn.Module):
             self.content_centre = nn.Buffer(torch.zeros(config.content_size))
             self.content_scale = nn.Buffer(torch.ones(()))
             self.description = nn.Linear(config.content_size, width, bias=False)
-        self.types = nn.Embedding(1 + config.types, width, padding_idx=nothing)
-        self.gaps = nn.Embedding(GAPS, width)
+        # of what comes next items say most; the sum is normalised, and what most events share takes room from them
+        shared = ZeroEmbedding if config.asks_next else nn.Embedding
+        self.types = shared(1 + config.types, width, padding_idx=nothing)
+        self.gaps = shared(GAPS, width)
         self.values = nn.Linear(2, width, bias=False)
         self.ages = nn.Embedding(config.max_events, width)
-        self.column_places = nn.Embedding(columns, width)
+        self.column_places = shared(columns, width)
         self.LayerNorm = LayerNorm(width, eps=trunk.layer_norm_eps)
         self.dropout = nn.Dropout(trunk.hidden_dropout_prob)
-
-    @torch.no_grad()
-    def start_at_items(self) -> None:
-        """Begin with items and their order alone: the sum is normalised, and what most events share
-        takes room from their items."""
-        for part in (self.types, self.gaps, self.values, self.column_places):
-            part.weight.zero_()
 
     def describe(self, content: Tensor, centre: Tensor, scale: float) -> None:
         """Take over what describes each item, float[items, C], and what makes such of a raw description: less its

@@ -49,6 +49,9 @@ class Config(Section):
         False, json_schema_extra=FITTED, description="the newest event is one that is to be guessed"
     )
     content_size: int = Field(0, ge=0, json_schema_extra=FITTED, description="numbers that describe an item")
+    described_by: str = Field(
+        "", json_schema_extra=FITTED, description="what made these numbers: its hash, or else its name"
+    )
     own_vectors: int = Field(
         0, ge=0, json_schema_extra=FITTED, description="described items that have a vector besides"
     )

@@ -28,6 +28,7 @@ class UserEvent:
     table: Path
     row: int
     line: int | None = None
+    raw_user: Any = None
 
     @property
     def seconds(self) -> float:
@@ -61,7 +62,7 @@ def read_events(rows: Rows, config: Config) -> tuple[list[UserEvent], list[RowEr
         if seen and column not in seen:
             raise UsageError(
                 f"{table} has no column {column!r}, only {', '.join(seen)}; name the one that holds the {field} with "
-                f"task.{field}=COLUMN"
+                f"task.{field}=COLUMN in training, and as there ever after"
             )
     return done, bad
 
@@ -74,7 +75,7 @@ def _read(sample: Sample, user: str, columns: dict[str, str]) -> UserEvent | Row
         return sample.error("it has no time", columns["time"])
     try:
         event = read_event({field: sample.values.get(column) for field, column in columns.items()})
-        return UserEvent(as_category(raw), event, sample.table, sample.row, sample.line)
+        return UserEvent(as_category(raw), event, sample.table, sample.row, sample.line, raw)
     except InputError as error:
         return sample.error(str(error))
 
@@ -136,11 +137,11 @@ def questions(known: Iterable[UserEvent], asked: Iterable[UserEvent]) -> Iterato
 
 
 def whole_histories(done: Iterable[UserEvent], column: str = "user") -> list[Sample]:
-    """A row for each user, named in `column`, with all that they did."""
+    """A row for each user, named in `column` as in the table, with all that they did."""
     found = []
-    for user, events in by_user(done).items():
+    for events in by_user(done).values():
         past = Past([one.event for one in events], len(events))
-        found.append(Sample(events[0].table, events[0].row, {column: user, HISTORY: past}, None))
+        found.append(Sample(events[0].table, events[0].row, {column: events[0].raw_user, HISTORY: past}, None))
     return found
 
 

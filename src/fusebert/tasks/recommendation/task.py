@@ -38,6 +38,8 @@ class Task:
     primary_metric = "ndcg_at_10"
     higher_is_better = True
     metric_names: Sequence[str] = NAMES
+    initializer_range = 0.02
+    """BERT's own. Item vectors are the output weights too, and larger ones would drown what the bias knows at first."""
 
     def __init__(
         self,
