@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import marshal
 import os
+import re
 import shutil
 import subprocess
 import sys
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 
-from fusebert.corpus.tokens import Tokens, _Encoder, _write, continuations, inside_chinese, tokenize_corpus
+from fusebert.corpus import encoding
+from fusebert.corpus.encoding import SentenceEncoder
+from fusebert.corpus.tokens import Tokens, _write, continuations, inside_chinese, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import DataError
 from fusebert.modalities.text.processor import train_tokenizer, vocabulary_size
+from fusebert.modalities.text.rules import ALONE
 from fusebert.tasks.pretraining.masking import Masking
 
 SAID = [
@@ -42,20 +48,76 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 def same(tokenizer: Tokenizer, texts: list[str]) -> None:
     wanted = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    assert [one.ids for one in _Encoder(tokenizer)(texts)] == wanted
+    encode = SentenceEncoder(tokenizer)
+    for _ in range(2):  # the second time all words are known
+        pieces, lengths = encode(texts)
+        assert lengths.tolist() == [len(ids) for ids in wanted]
+        assert pieces.tolist() == list(chain.from_iterable(wanted))
 
 
 def test_known_sentences(tokenizer: Tokenizer) -> None:
+    for said in ([text for text in SAID if "[" not in text], SAID, [*SAID, "two\nlines"], [""], []):
+        same(tokenizer, said)
+
+
+def test_each_word_is_encoded_once(tokenizer: Tokenizer) -> None:
+    encode = SentenceEncoder(tokenizer)
+    asked: list[str] = []
+    encode._encode = lambda texts: asked.extend(texts) or tokenizer.encode_batch(texts, add_special_tokens=False)  # type: ignore[assignment,func-returns-value]
+    encode(["The cat, the cat.", "中文，中文 mat"])
+    encode(["the mat", "dog"])
+    assert asked == ["The", "cat", ",", "the", ".", "中", "文", "，", "mat", "dog"]
+
+
+def test_words_are_forgotten_where_there_are_too_many(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "MOST_KNOWN", 2000)
+    encode = SentenceEncoder(tokenizer)
+    for start in range(0, 2000, 10):
+        texts = [f"number {number} the cat" for number in range(start, start + 10)]
+        pieces, _ = encode(texts)
+        wanted = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        assert pieces.tolist() == list(chain.from_iterable(wanted))
+        assert len(encode.numbers) == len(encode.lengths) < 40
+
+
+@pytest.mark.parametrize("change", ["Chinese characters are not cut off", "an added token is looked for in lower case"])
+def test_other_rules_are_kept(tokenizer: Tokenizer, change: str) -> None:
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    if change.startswith("Chinese"):
+        tokenizer.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False)
+    else:
+        tokenizer.add_tokens([AddedToken("the cat", normalized=True)])
+    assert not SentenceEncoder(tokenizer).knows_words
     same(tokenizer, SAID)
-    plain = [text for text in SAID if _Encoder(tokenizer)._is_plain(text)]
-    assert plain == [SAID[0], "", "   spaces   ", "don't stop -- 3.5%"]
 
 
-@settings(max_examples=60, deadline=None)
-@given(texts=st.lists(st.text(st.characters(max_codepoint=0x2FF, exclude_categories=["Cs"]), max_size=30), max_size=5))
+@pytest.mark.parametrize(
+    "beside", ["a", "A1", "é", "e\u0301", "\u0301", "\u0338", "中", "〇", "か\u3099", "한", "x\x07", "\u200d"]
+)
+def test_what_is_cut_off_stands_alone_beside_anything(tokenizer: Tokenizer, beside: str) -> None:
+    alone = re.compile(f"[{ALONE}]")
+    cut = [character for character in map(chr, [*range(33, 0xFFFF, 1)]) if alone.match(character)]
+    cut = [*cut[:60], *cut[60::500], "—", "”", "》", "，", "\u3400", "\u9fff"]
+    same(tokenizer, [f"{beside}{character}{beside} {character}{character}" for character in cut])
+
+
+LETTERS = st.characters(exclude_categories=["Cs"])
+NEAR = st.sampled_from(
+    "aZé1 \u00a0\u3000\t\x1c\x07\u0301\u0338\u0327\u200d\ufe0f，。“”·…—中文㐀〇か\u3099한\u1100\u1161ΣσςİßＡ１😊🏻"
+    "'.[](-$^`|~\ufb01"
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(st.text(NEAR | LETTERS, max_size=30), max_size=5))
 def test_any_sentences(texts: list[str]) -> None:
     for lowercase in (True, False):
-        same(train_tokenizer([*SAID, *(chr(code) for code in range(33, 127))], 200, lowercase), texts)
+        same(_learnt(lowercase), texts)
+
+
+@cache
+def _learnt(lowercase: bool) -> Tokenizer:
+    return train_tokenizer([*SAID, *(chr(code) for code in range(33, 127))], 200, lowercase)
 
 
 def test_sentences_without_pieces_are_left_out(tmp_path: Path) -> None:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import chain
 from mmap import mmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer
 
+from fusebert.corpus.encoding import SentenceEncoder
 from fusebert.corpus.sentences import HAN
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.errors import DataError, ModelError, UsageError, how_to_install
 from fusebert.modalities.text.processor import vocabulary_size
-from fusebert.modalities.text.rules import lowercase_rule
 from fusebert.storage import MANIFEST, file_hash, verify, write_folder
 
 CHARACTERS_AT_ONCE = 2**16
@@ -90,17 +88,15 @@ def _folder_of(folder: Path, part: str, tokenizer: Tokenizer, chinese_words: boo
 
 
 def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokenizer, chinese_words: bool) -> None:
-    joins = continuations(tokenizer)
+    joins, encode = continuations(tokenizer), SentenceEncoder(tokenizer)
     kinds = {"ids": np.int32, "inside": np.bool_, "sentences": np.int64, "documents": np.int64}
     with ExitStack() as opened:
         files = {name: opened.enter_context(_array_file(folder / f"{name}.npy", kind)) for name, kind in kinds.items()}
         pieces = sentences = 0
         for name in ("sentences", "documents"):
             files[name](np.zeros(1, np.int64))
-        for some, encoded in _encoded_ahead(_portions(documents), _Encoder(tokenizer)):
-            found = [one.ids for one in encoded]
-            lengths = np.array([len(one) for one in found], np.int64)
-            ids = np.fromiter(chain.from_iterable(found), np.int32, lengths.sum())
+        for some in _portions(documents):
+            ids, lengths = encode([sentence for document in some for sentence in document])
             inside = joins[ids]
             if chinese_words:
                 texts = (sentence for document in some for sentence in document)
@@ -118,52 +114,6 @@ def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokeniz
             files["sentences"](pieces + lengths[has_pieces].cumsum())
             files["documents"](sentences + counts[counts > 0].cumsum())
             pieces, sentences = pieces + len(ids), sentences + int(has_pieces.sum())
-
-
-class _Encoder:
-    """Sentences -> their encodings.
-
-    Plain ASCII, which most of English is, goes past the normalizer: all that it would do there is to lower the case,
-    and to say so letter by letter takes it a third of the whole time.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-        self.short: Tokenizer | None = None
-        self.lower = False
-        if (lower := lowercase_rule(tokenizer)) is not None:
-            self.lower = lower
-            self.short = Tokenizer.from_str(tokenizer.to_str())
-            self.short.normalizer = normalizers.Sequence([])
-            self.short.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # it holds no symbols to cut off
-
-    def __call__(self, texts: list[str]) -> list[Encoding]:
-        plain = [self._is_plain(text) for text in texts]
-        some = [text.lower() if self.lower else text for text, is_plain in zip(texts, plain, strict=True) if is_plain]
-        rest = [text for text, is_plain in zip(texts, plain, strict=True) if not is_plain]
-        quick = iter(self.short.encode_batch_fast(some, add_special_tokens=False) if self.short else ())
-        whole = iter(self.tokenizer.encode_batch_fast(rest, add_special_tokens=False))
-        return [next(quick if is_plain else whole) for is_plain in plain]
-
-    def _is_plain(self, text: str) -> bool:
-        is_ascii = self.short is not None and text.isascii() and text.isprintable()
-        return is_ascii and not any(token in text for token in self.special)
-
-
-def _encoded_ahead(
-    portions: Iterable[list[list[str]]], encode: Callable[[list[str]], list[Encoding]]
-) -> Iterator[tuple[list[list[str]], list[Encoding]]]:
-    """Portions of documents and the encodings of their sentences; the next ones are made while these are used."""
-    with ThreadPoolExecutor(1) as thread:
-        ahead: tuple[list[list[str]], Future[list[Encoding]]] | None = None
-        for some in portions:
-            begun = some, thread.submit(encode, [sentence for document in some for sentence in document])
-            if ahead is not None:
-                yield ahead[0], ahead[1].result()
-            ahead = begun
-        if ahead is not None:
-            yield ahead[0], ahead[1].result()
 
 
 def _portions(documents: Iterable[dict[str, Any]]) -> Iterator[list[list[str]]]:

@@ -4,6 +4,7 @@ stand in a tokenizer's file."""
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,9 @@ MODIFIERS = "[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d]"
 SYMBOLS = r"[\p{So}" + "\U0001f000-\U0001faff]"
 """Each is a word of its own; the range has emoji that are younger than the library's Unicode."""
 FULL_WIDTH = {chr(ord(plain) + 0xFEE0): plain for plain in string.digits + string.ascii_letters}
+ALONE = re.escape(string.punctuation) + "，。、；：？！（）《》“”‘’「」『』—…·" + "\u3400-\u4dbf\u4e00-\u9fff"
+"""Characters, as in a regular expression's set, that BERT's rules cut off on both sides: punctuation, Chinese ones.
+There are others, but these are most of a text."""
 LONGEST_WORD = 200
 """Characters; the time for a word grows with their square. BERT's own is 100 or 200."""
 
@@ -33,13 +37,12 @@ def own_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     )
 
 
-def lowercase_rule(tokenizer: Tokenizer) -> bool | None:
-    """Whether a tokenizer lowers the case, if it does to printable ASCII what BERT's rules do; None for others."""
+def words_stand_alone(tokenizer: Tokenizer) -> bool:
+    """Whether the pieces of a text without added tokens are those of its parts, cut at spaces and around ALONE."""
     found = _described(tokenizer)
     bert = [part for part in _parts(found, "normalizer", "normalizers") if part["type"] == "BertNormalizer"]
-    if len(bert) != 1 or wrong_part(found):
-        return None
-    return bool(bert[0]["lowercase"])
+    is_bert = len(bert) == 1 and bert[0]["handle_chinese_chars"] and not wrong_part(found)
+    return is_bert and not any(token.normalized for token in tokenizer.get_added_tokens_decoder().values())
 
 
 def wrong_part(found: Mapping[str, Any]) -> str | None:
