@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -23,7 +24,7 @@ from fusebert.corpus.encoding import SentenceEncoder
 from fusebert.corpus.tokens import Tokens, _write, continuations, inside_chinese, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import DataError
-from fusebert.modalities.text.processor import train_tokenizer, vocabulary_size
+from fusebert.modalities.text.processor import _count_words, train_tokenizer, vocabulary_size
 from fusebert.modalities.text.rules import ALONE
 from fusebert.tasks.pretraining.masking import Masking
 
@@ -113,6 +114,16 @@ NEAR = st.sampled_from(
 def test_any_sentences(texts: list[str]) -> None:
     for lowercase in (True, False):
         same(_learnt(lowercase), texts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.text(NEAR | LETTERS, max_size=30), max_size=5))
+def test_words_are_counted_as_whole_texts_have_them(texts: list[str]) -> None:
+    for lowercase in (True, False):
+        rules = _learnt(lowercase)
+        normal = (rules.normalizer.normalize_str(text) for text in texts)
+        words = Counter(word for text in normal for word, _ in rules.pre_tokenizer.pre_tokenize_str(text))
+        assert _count_words(texts, rules) == words
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,10 +10,8 @@ from itertools import chain, count, islice
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from fusebert.modalities.text.rules import ALONE, words_stand_alone
+from fusebert.modalities.text.rules import WORD, words_stand_alone
 
-WORD = re.compile(f"[^ \n{ALONE}]+|[^ ]")
-"""A run of other characters, or one that BERT's rules cut off on both sides; `\\n` ends a sentence here."""
 MOST_KNOWN = 2**25
 """Bytes of words that are kept; a large corpus has millions of rare ones."""
 WORD_BYTES = 120

@@ -20,7 +20,7 @@ from fusebert.config import Section
 from fusebert.errors import InputError, ModelError, UsageError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.files import MEDIA_SUFFIXES
-from fusebert.modalities.text.rules import own_normalizer, own_pre_tokenizer, wrong_part
+from fusebert.modalities.text.rules import WORD, own_normalizer, own_pre_tokenizer, wrong_part
 from fusebert.modalities.values import are_few, as_date, as_list, looks_like_number
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -328,11 +328,7 @@ def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokeniz
     The library numbers single characters in the order of a hash map, which differs from run to run and decides ties
     between merges. Here characters are counted and numbered first, so the same texts give the same vocabulary.
     """
-    tokenizer = _own_tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase)
-    words: Counter[str] = Counter()
-    for text in texts:
-        normal = tokenizer.normalizer.normalize_str(text.encode(errors="ignore").decode())
-        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    words = _count_words(texts, _own_tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase))
     characters: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -353,8 +349,21 @@ def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokeniz
         limit_alphabet=0,
         show_progress=False,
     )
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # no rules, which all words have gone through
     tokenizer.train_from_iterator((word for word in sorted(words) for _ in range(words[word])), trainer)
     return _own_tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"), lowercase)
+
+
+def _count_words(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[str]:
+    """How often each word occurs, by the tokenizer's rules, which see each different one once."""
+    written: Counter[str] = Counter()
+    for text in texts:
+        written.update(WORD.findall(text.encode(errors="ignore").decode()))
+    words: Counter[str] = Counter()
+    for one, count in written.items():
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(one)):
+            words[word] += count
+    return words
 
 
 def _own_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:

@@ -19,6 +19,8 @@ FULL_WIDTH = {chr(ord(plain) + 0xFEE0): plain for plain in string.digits + strin
 ALONE = re.escape(string.punctuation) + "，。、；：？！（）《》“”‘’「」『』—…·" + "\u3400-\u4dbf\u4e00-\u9fff"
 """Characters, as in a regular expression's set, that BERT's rules cut off on both sides: punctuation, Chinese ones.
 There are others, but these are most of a text."""
+WORD = re.compile(f"[^ \n{ALONE}]+|[^ ]")
+"""A run of other characters, or one of ALONE, or a line end."""
 LONGEST_WORD = 200
 """Characters; the time for a word grows with their square. BERT's own is 100 or 200."""
 
