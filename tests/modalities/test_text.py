@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,6 +125,23 @@ EMOJI = [
     "the cat sat on the mat",
     "👨\u200d👩\u200d👧 vip",
 ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("की", "कि"), ("ที่", "ที"), ("が", "か"), ("パン", "ハン"), ("mà", "mả"), ("schön", "schon"), ("ё", "е")],
+)
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_signs_that_make_other_words_stay(one: str, other: str, lowercase: bool) -> None:
+    tokenizer = train_tokenizer([f"{one} {other}"] * 3, 100, lowercase)
+    assert tokenizer.encode(one).tokens == ["[CLS]", one, "[SEP]"]
+    assert encode(tokenizer, unicodedata.normalize("NFD", one), 8) == encode(tokenizer, one, 8)
+    assert encode(tokenizer, one, 8) != encode(tokenizer, other, 8)
+
+
+def test_capitals_with_and_without_a_dot_are_small() -> None:
+    tokenizer = train_tokenizer(["istanbul ılık ürün"] * 3, 100, lowercase=True)
+    assert encode(tokenizer, "İSTANBUL ÜRÜN", 8) == encode(tokenizer, "istanbul ürün", 8)
 
 
 @pytest.mark.parametrize("lowercase", [True, False])

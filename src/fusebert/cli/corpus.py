@@ -43,7 +43,7 @@ def add_commands(command: Command) -> None:
     )
     vocabulary.add_argument("folder", metavar="CORPUS", type=Path)
     vocabulary.add_argument("--size", type=int, default=30522, help="pieces (default 30522, as BERT has)")
-    vocabulary.add_argument("--cased", action="store_true", help="keep capitals and accents")
+    vocabulary.add_argument("--cased", action="store_true", help="keep capitals (accents stay in any case)")
     vocabulary.add_argument("--beside", metavar="BERT", help="measure this BERT's vocabulary on the same text")
 
     pretrain = command(

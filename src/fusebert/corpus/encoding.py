@@ -11,7 +11,7 @@ from itertools import chain, count, islice
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from fusebert.modalities.text.rules import ALONE, words_stand_alone
+from fusebert.modalities.text.rules import ALONE, STROKE, words_stand_alone
 
 WORD = re.compile(f"[^ \n{ALONE}]+|[^ ]")
 """A run of other characters, or one that BERT's rules cut off on both sides; `\\n` ends a sentence here."""
@@ -44,8 +44,8 @@ class SentenceEncoder:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Of N sentences, all pieces one after another, int32[P], and how many each has, int64[N]."""
         joined = "".join(f"{text}\n" for text in texts)
-        has_special = any(content in joined for content in self.special)
-        if not self.knows_words or has_special or joined.count("\n") != len(texts):
+        reaches_beyond = any(content in joined for content in (*self.special, STROKE))
+        if not self.knows_words or reaches_beyond or joined.count("\n") != len(texts):
             return _joined(self._encode(texts))
         if self.bytes > MOST_KNOWN:
             self._forget()
