@@ -227,6 +227,36 @@ def test_the_vocabulary_of_a_published_bert_keeps_its_rules(tmp_path: Path) -> N
     assert tokens == BertTokenizerFast(str(tmp_path / "vocab.txt")).tokenize("好😊😊") == ["好", "😊", "##😊"]
 
 
+def _older(folder: Path, **said: object) -> None:
+    """A published BERT's folder with vocab.txt alone."""
+    pieces = "[PAD] [UNK] [CLS] [SEP] [MASK] schön schon Schön 東 京 東京".split()
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **said}))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"do_lower_case": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+    ],
+)
+def test_a_published_vocabulary_is_read_as_transformers_reads_it(said: dict[str, object], tmp_path: Path) -> None:
+    _older(tmp_path, **said)
+    theirs = BertTokenizerFast.from_pretrained(tmp_path)
+    for text in ("Schön schön schon", "SCHÖN", "東京"):
+        assert encode(read_tokenizer(tmp_path), text, 8) == theirs.encode(text, add_special_tokens=False)
+
+
+def test_a_vocabulary_of_words_that_another_program_cuts_is_refused(tmp_path: Path) -> None:
+    _older(tmp_path, word_tokenizer_type="mecab")
+    with pytest.raises(ModelError, match="word_tokenizer_type mecab, which fusebert has not"):
+        read_tokenizer(tmp_path)
+
+
 def test_names_of_files_are_no_texts() -> None:
     rows = [Sample(Path("t"), n, {"image": f"图片/第{n}张 红色的圆.jpg"}, None) for n in range(60)]
     assert not guess_column("image", rows).ambiguous

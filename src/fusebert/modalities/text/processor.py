@@ -290,7 +290,8 @@ def read_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
         elif (path := folder / "vocab.txt").is_file():
             pieces = (line.rstrip() for line in _read_text(path).split("\n"))
             vocabulary = {piece: number for number, piece in enumerate(pieces) if piece}
-            tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"), _lowercase_rule(folder))
+            tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+            tokenizer.normalizer = _published_normalizer(folder)
         else:
             raise ModelError(f"{folder} has neither tokenizer.json nor vocab.txt")
     except ModelError:
@@ -358,7 +359,7 @@ def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool) -> Tokeniz
 
 
 def _own_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
-    tokenizer = _bert_tokenizer(model, lowercase)
+    tokenizer = _bert_tokenizer(model)
     tokenizer.normalizer, tokenizer.pre_tokenizer = own_normalizer(lowercase), own_pre_tokenizer()
     if (start := tokenizer.token_to_id("[CLS]")) and (end := tokenizer.token_to_id("[SEP]")):
         ends = ("[SEP]", end), ("[CLS]", start)
@@ -366,9 +367,9 @@ def _own_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def _bert_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
+def _bert_tokenizer(model: models.WordPiece) -> Tokenizer:
+    """Without a normalizer."""
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None])
@@ -381,9 +382,18 @@ def _without_shorthand(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def _lowercase_rule(folder: Path) -> bool:
+def _published_normalizer(folder: Path) -> normalizers.Normalizer:
+    """BERT's, as `tokenizer_config.json` has it: German and Turkish BERTs without capitals keep their accents."""
     path = folder / "tokenizer_config.json"
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True)) if path.is_file() else True
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name, berts in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
+        if (kind := said.get(name, berts)) != berts:  # cl-tohoku's for Japanese
+            raise ModelError(f"{path} asks for the {name} {kind!s:.40}, which fusebert has not, only {berts}")
+    return normalizers.BertNormalizer(
+        lowercase=bool(said.get("do_lower_case", True)),
+        strip_accents=said.get("strip_accents"),
+        handle_chinese_chars=bool(said.get("tokenize_chinese_chars", True)),
+    )
 
 
 def _cut_longest(parts: list[list[int]], budget: int) -> None:
