@@ -229,7 +229,7 @@ def test_the_vocabulary_of_a_published_bert_keeps_its_rules(tmp_path: Path) -> N
 
 def _older(folder: Path, **said: object) -> None:
     """A published BERT's folder with vocab.txt alone."""
-    pieces = "[PAD] [UNK] [CLS] [SEP] [MASK] schön schon Schön 東 京 東京".split()
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "schön", "schon", "Schön", "東", "京", "東京"]
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **said}))
 
