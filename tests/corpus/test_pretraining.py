@@ -142,6 +142,7 @@ def test_transformers_loads_the_folder_and_agrees(pretrained: Path, corpus: Path
     text = "The king crossed the bridge after a long winter."
     ids = tokenizer(text)["input_ids"]
     assert ids[1:-1] == corpus_tokenizer(corpus).encode(text, add_special_tokens=False).ids
+    assert len(tokenizer(text * 100, truncation=True)["input_ids"]) == model.config.max_position_embeddings == 512
     hidden = ids[4]
     ids[4] = tokenizer.mask_token_id
     with torch.inference_mode():

@@ -182,9 +182,9 @@ class Processor:
         write_json(folder / "processors" / "text.json", {"columns": self.columns, "config": self.config.model_dump()})
         self.save_tokenizer(folder)
 
-    def save_tokenizer(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path, longest: int | None = None) -> None:
         """Write `tokenizer.json`, as BERT folders hold it, and what transformers has to know of it."""
-        write_tokenizer(self.tokenizer, folder)
+        write_tokenizer(self.tokenizer, folder, longest)
 
     @classmethod
     def load_from(cls, folder: Path) -> Self:
@@ -306,13 +306,18 @@ def read_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
     return _without_shorthand(tokenizer)
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int | None = None) -> None:
     """Write `tokenizer.json`, and `tokenizer_config.json`, by which transformers reads it as it is.
 
     Where that names BertTokenizer, transformers takes the pieces alone, and BERT's own rules.
+
+    Args:
+        longest: tokens that the trunk can read, to which transformers cuts longer texts where it is asked to.
     """
     special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
-    inputs = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    inputs: dict[str, Any] = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    if longest is not None:
+        inputs["model_max_length"] = longest
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | special | inputs)
     write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
 
