@@ -367,6 +367,25 @@ def test_sentences_and_languages() -> None:
     assert split("".join(CHINESE), "zh") == list(CHINESE)
     assert split("他说：“你好。”她走了。", "zh") == ["他说：“你好。”", "她走了。"]
     assert [language_of(text) for text in ("Hello there.", "".join(CHINESE), "これはペンです。")] == ["en", "zh", "ja"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("В 1837 г. А. С. Пушкин умер.", "ru"),
+        ("Ο Σίσυφος ήρθε στις 5 μ.μ. στην Αθήνα.", "el"),
+        ("ഡോ. നായർ വന്നു.", "ml"),
+        ("Պարոն Ա. Բ. եկավ։", "hy"),
+        ("लड़का किताब पढ़ता है।", "other"),
+        ("학생은 책을 읽었습니다.", "other"),
+        ("قرأ الدرس.", "other"),
+        ("Tiếng Việt ở đâu?", "en"),
+        ("The angle α + β is 90° (Ω).", "en"),
+    ],
+)
+def test_the_script_decides_whose_rules_are_taken(text: str, code: str) -> None:
+    assert language_of(text) == code
+    assert len(split(text, code)) == 1
     assert split("Ein Satz. Noch einer.", "de") == ["Ein Satz.", "Noch einer."]
 
 

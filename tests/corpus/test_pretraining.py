@@ -35,6 +35,7 @@ from fusebert.storage import MANIFEST
 from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training import pretrain as module
 from fusebert.training import pretrain_corpus
+from fusebert.training.budget import Plan
 from fusebert.training.build import build_model
 from fusebert.training.pretrain import pretrain, start
 from fusebert.training.pretrain_corpus import prepare_rows, read_corpus
@@ -141,6 +142,7 @@ def test_transformers_loads_the_folder_and_agrees(pretrained: Path, corpus: Path
     text = "The king crossed the bridge after a long winter."
     ids = tokenizer(text)["input_ids"]
     assert ids[1:-1] == corpus_tokenizer(corpus).encode(text, add_special_tokens=False).ids
+    assert len(tokenizer(text * 100, truncation=True)["input_ids"]) == model.config.max_position_embeddings == 512
     hidden = ids[4]
     ids[4] = tokenizer.mask_token_id
     with torch.inference_mode():
@@ -338,6 +340,61 @@ def test_a_corpus_without_pairs(settings: dict[str, Any]) -> None:
         prepare_rows(recipe, replace(made, train=lone), None)
 
 
+class Noted(Silence):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_documents_of_one_sentence_are_no_pairs_to_learn_from(settings: dict[str, Any]) -> None:
+    recipe, noted = pretraining_recipe(settings), Noted()
+    made = read_corpus(recipe, None)
+    module._tell_of_corpus(made, recipe, None, noted)
+    assert len(noted.said) == 1
+    lone = replace(made, train=Tokens(made.train.ids[:9], made.train.inside[:9], np.arange(10), np.arange(10)))
+    module._tell_of_corpus(lone, recipe, None, noted)
+    assert "100% of the documents are one sentence each" in noted.said[-1]
+    module._tell_of_corpus(lone, pretraining_recipe(settings | {"task.next_sentence": "off"}), None, noted)
+    assert "pieces" in noted.said[-1]
+
+
+@pytest.mark.parametrize(("trunk", "said"), [(None, "larger --size"), (Path("bert"), "of another language")])
+def test_what_to_do_about_unknown_pieces_depends_on_whose_vocabulary_it_is(
+    trunk: Path | None, said: str, settings: dict[str, Any]
+) -> None:
+    recipe, noted = pretraining_recipe(settings), Noted()
+    made = read_corpus(recipe, None)
+    counts = made.counts.copy()
+    counts[1] = counts.sum()
+    module._tell_of_corpus(replace(made, counts=counts), recipe, trunk, noted)
+    assert "50% of the pieces are [UNK]" in noted.said[1]
+    assert said in noted.said[1]
+
+
+@pytest.mark.parametrize(
+    ("passes", "loss", "said"),
+    [
+        (0.5, 5.0, []),
+        (0.5, 7.0, ["in so short a time a model learns little"]),
+        (5, 7.0, ["from so little text a model learns little"]),
+        (86, 5.0, ["the text is read about 86 times, and teaches little after 15"]),
+        (86, None, ["the text is read about 86 times, and teaches little after 15"]),
+    ],
+)
+def test_too_little_time_is_told_from_too_little_text(
+    passes: float, loss: float | None, said: list[str], settings: dict[str, Any]
+) -> None:
+    made, noted = replace(read_corpus(pretraining_recipe(settings), None), unigram_entropy=7.0), Noted()
+    tokens = round(passes * len(made.train.ids))
+    module._tell_of_plan(Plan("tiny", 128, 1024, 5000.0, tokens, 9, 1, 9, loss, 60.0), made, noted)
+    assert len(noted.said) == 1 + len(said)
+    assert all(part in found for part, found in zip(said, noted.said[1:], strict=True))
+
+
 def test_rounds_of_fewer_rows_than_batches(settings: dict[str, Any], tmp_path: Path) -> None:
     """A batch holds a row here, and rounds differ in rows by a few."""
     small = {"training.tokens_per_batch": 16, "task.passes": 0.02, "task.rounds": 4}
@@ -352,6 +409,16 @@ def test_a_vocabulary_covers_held_out_text(corpus: Path) -> None:
     assert report["own"]["unknown"] == 0
     assert 1 <= report["own"]["fertility"] < 2
     assert measure(corpus_tokenizer(corpus), ["𝄞𝄞"])["unknown"] == 1
+
+
+def test_words_that_are_too_long_to_spell_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.corpus.conftest import write_jsonl
+
+    texts = [" ".join([f"แมวกินปลา{number}" * length for length in (3, 30, 30)]) for number in range(40)]
+    source = write_jsonl(tmp_path / "th.jsonl", texts)
+    assert main(["corpus", "prepare", str(source), "--output", str(tmp_path / "th"), "--keep-near-duplicates"]) == 0
+    assert main(["corpus", "vocabulary", str(tmp_path / "th"), "--size", "300"]) == 0
+    assert "of the characters are [UNK]" in capsys.readouterr().err
 
 
 def test_chinese_words_are_kept_whole(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def test_other_rules_are_kept(tokenizer: Tokenizer, change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "beside", ["a", "A1", "é", "e\u0301", "\u0301", "\u0338", "中", "〇", "か\u3099", "한", "x\x07", "\u200d"]
+    "beside",
+    ["a", "A1", "é", "e\u0301", "\u0301", "\u0338", "\ufe0f\u0338", "中", "〇", "か\u3099", "한", "x\x07", "\u200d"],
 )
 def test_what_is_cut_off_stands_alone_beside_anything(tokenizer: Tokenizer, beside: str) -> None:
     alone = re.compile(f"[{ALONE}]")
@@ -133,7 +134,7 @@ def _learnt(lowercase: bool) -> Tokenizer:
 
 def test_sentences_without_pieces_are_left_out(tmp_path: Path) -> None:
     tokenizer = train_tokenizer([*SAID * 3, *(chr(code) for code in range(33, 127))], 300, lowercase=True)
-    said = [["\u0301", "a cat", "\u0301 \u0316"], ["\u0301"], ["a mat", "the"]]
+    said = [["\ufe0f", "a cat", "\u200d \ufe0e"], ["\u200d"], ["a mat", "the"]]
     _write(tmp_path, iter([{"sentences": sentences} for sentences in said]), tokenizer, chinese_words=False)
     found = Tokens.read(tmp_path)
     lengths = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in ("a cat", "a mat", "the")]

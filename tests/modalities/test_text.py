@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -126,6 +127,23 @@ EMOJI = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("की", "कि"), ("ที่", "ที"), ("が", "か"), ("パン", "ハン"), ("mà", "mả"), ("schön", "schon"), ("ё", "е")],
+)
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_signs_that_make_other_words_stay(one: str, other: str, lowercase: bool) -> None:
+    tokenizer = train_tokenizer([f"{one} {other}"] * 3, 100, lowercase)
+    assert tokenizer.encode(one).tokens == ["[CLS]", one, "[SEP]"]
+    assert encode(tokenizer, unicodedata.normalize("NFD", one), 8) == encode(tokenizer, one, 8)
+    assert encode(tokenizer, one, 8) != encode(tokenizer, other, 8)
+
+
+def test_capitals_with_and_without_a_dot_are_small() -> None:
+    tokenizer = train_tokenizer(["istanbul ılık ürün"] * 3, 100, lowercase=True)
+    assert encode(tokenizer, "İSTANBUL ÜRÜN", 8) == encode(tokenizer, "istanbul ürün", 8)
+
+
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_emoji_are_words_and_wide_letters_are_plain(lowercase: bool, tmp_path: Path) -> None:
     tokenizer = train_tokenizer(EMOJI * 5, 300, lowercase)
@@ -207,6 +225,36 @@ def test_the_vocabulary_of_a_published_bert_keeps_its_rules(tmp_path: Path) -> N
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n好\n😊\n##😊\n", encoding="utf-8")
     tokens = read_tokenizer(tmp_path).encode("好😊😊").tokens
     assert tokens == BertTokenizerFast(str(tmp_path / "vocab.txt")).tokenize("好😊😊") == ["好", "😊", "##😊"]
+
+
+def _older(folder: Path, **said: object) -> None:
+    """A published BERT's folder with vocab.txt alone."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "schön", "schon", "Schön", "東", "京", "東京"]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **said}))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"do_lower_case": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+    ],
+)
+def test_a_published_vocabulary_is_read_as_transformers_reads_it(said: dict[str, object], tmp_path: Path) -> None:
+    _older(tmp_path, **said)
+    theirs = BertTokenizerFast.from_pretrained(tmp_path)
+    for text in ("Schön schön schon", "SCHÖN", "東京"):
+        assert encode(read_tokenizer(tmp_path), text, 8) == theirs.encode(text, add_special_tokens=False)
+
+
+def test_a_vocabulary_of_words_that_another_program_cuts_is_refused(tmp_path: Path) -> None:
+    _older(tmp_path, word_tokenizer_type="mecab")
+    with pytest.raises(ModelError, match="word_tokenizer_type mecab, which fusebert has not"):
+        read_tokenizer(tmp_path)
 
 
 def test_names_of_files_are_no_texts() -> None:

@@ -43,7 +43,7 @@ def add_commands(command: Command) -> None:
     )
     vocabulary.add_argument("folder", metavar="CORPUS", type=Path)
     vocabulary.add_argument("--size", type=int, default=30522, help="pieces (default 30522, as BERT has)")
-    vocabulary.add_argument("--cased", action="store_true", help="keep capitals and accents")
+    vocabulary.add_argument("--cased", action="store_true", help="keep capitals (accents stay in any case)")
     vocabulary.add_argument("--beside", metavar="BERT", help="measure this BERT's vocabulary on the same text")
 
     pretrain = command(
@@ -90,7 +90,8 @@ def _prepare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
-    from fusebert.corpus.vocabulary import make_vocabulary
+    from fusebert.corpus.vocabulary import make_vocabulary, unspelled
+    from fusebert.modalities.text.processor import MANY_UNKNOWN
 
     beside = None
     if options.beside is not None:
@@ -103,6 +104,8 @@ def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     for name in ("own", "beside"):
         if name in report:
             say(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in report[name].items()))
+    if (lost := 1 - report["own"]["coverage"]) > MANY_UNKNOWN:
+        say(unspelled(lost, "characters"))
     return report
 
 

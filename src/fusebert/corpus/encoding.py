@@ -10,7 +10,7 @@ from itertools import chain, count, islice
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from fusebert.modalities.text.rules import WORD, words_stand_alone
+from fusebert.modalities.text.rules import STROKE, WORD, words_stand_alone
 
 MOST_KNOWN = 2**25
 """Bytes of words that are kept; a large corpus has millions of rare ones."""
@@ -41,8 +41,8 @@ class SentenceEncoder:
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Of N sentences, all pieces one after another, int32[P], and how many each has, int64[N]."""
         joined = "".join(f"{text}\n" for text in texts)
-        has_special = any(content in joined for content in self.special)
-        if not self.knows_words or has_special or joined.count("\n") != len(texts):
+        reaches_beyond = any(content in joined for content in (*self.special, STROKE))
+        if not self.knows_words or reaches_beyond or joined.count("\n") != len(texts):
             return _joined(self._encode(texts))
         if self.bytes > MOST_KNOWN:
             self._forget()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from fusebert.corpus.languages import OTHER
 from fusebert.errors import UsageError, how_to_install
 
 INVISIBLE = re.compile(
@@ -18,8 +19,16 @@ INVISIBLE = re.compile(
 emoji are spelled with them."""
 CHINESE_END = re.compile("(?<=[。！？；])(?![。！？；”’」』）》】])")
 HAN, KANA = re.compile("[\u4e00-\u9fff]"), re.compile("[\u3040-\u30ff]")
+NOT_LATIN = re.compile("[\u0370-\u1cff\u1f00-\u1fff\uac00-\ud7a3\ufb50-\ufdff\ufe70-\ufefc]")
+SCRIPTS = {
+    "ru": re.compile("[\u0400-\u052f]"),
+    "el": re.compile("[\u0370-\u03ff\u1f00-\u1fff]"),
+    "hy": re.compile("[\u0530-\u058f]"),
+    "ml": re.compile("[\u0d00-\u0d7f]"),
+}
+"""Those whose languages sentencex cuts by other rules than English: by these, А. С. Пушкин would be three sentences."""
 LANGUAGE_CHARACTERS = 2000
-HAN_SHARE = 0.2
+HAN_SHARE, SCRIPT_SHARE = 0.2, 0.4
 LONGEST = 2048
 """Characters of a line that sentencex sees at once: its time grows with their square. A longer sentence is cut."""
 MOST_MARKS = 30
@@ -47,11 +56,17 @@ def _more_marks() -> re.Pattern[str]:
 
 
 def language_of(text: str) -> str:
-    """`zh`, `ja` or `en`, by script; English rules serve other alphabets well enough when nothing better is said."""
+    """By script: `zh`, `ja`, or one of SCRIPTS, which stands for all languages of that script; `en` for those in Latin
+    letters, and `other` for the rest. English rules serve both well enough when nothing better is said."""
     start = text[:LANGUAGE_CHARACTERS]
     if len(KANA.findall(start)) > 0.05 * len(start):
         return "ja"
-    return "zh" if len(HAN.findall(start)) > HAN_SHARE * len(start) else "en"
+    if len(HAN.findall(start)) > HAN_SHARE * len(start):
+        return "zh"
+    letters = "".join(NOT_LATIN.findall(start))
+    if len(letters) <= SCRIPT_SHARE * len(start):
+        return "en"
+    return next((code for code, script in SCRIPTS.items() if 2 * len(script.findall(letters)) > len(letters)), OTHER)
 
 
 def split(text: str, language: str) -> list[str]:

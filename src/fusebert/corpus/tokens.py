@@ -108,7 +108,7 @@ def _write(folder: Path, documents: Iterator[dict[str, Any]], tokenizer: Tokeniz
                 )
             files["ids"](ids)
             files["inside"](inside)
-            has_pieces = lengths > 0  # a sentence of nothing but accents has none, and is left out
+            has_pieces = lengths > 0  # a sentence of nothing but joiners of emoji has none, and is left out
             owners = np.repeat(np.arange(len(some)), [len(document) for document in some])
             counts = np.bincount(owners[has_pieces])
             files["sentences"](pieces + lengths[has_pieces].cumsum())

@@ -63,6 +63,14 @@ def corpus_tokenizer(folder: Path) -> Tokenizer:
     return read_tokenizer(folder / FOLDER)
 
 
+def unspelled(share: float, what: str) -> str:
+    """What is said where a vocabulary made here cannot spell so much of the text."""
+    return (
+        f"Warning: {share:.0%} of the {what} are [UNK]: make a vocabulary of a larger --size; and where no spaces part "
+        "words, as in Thai, put some there, since more than 100 letters in a row are one [UNK]"
+    )
+
+
 def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
     """How a vocabulary fits texts.
 

@@ -165,7 +165,7 @@ def _plain(name: str) -> str:
     return name
 
 
-def save_trunk(trunk: Trunk, folder: Path, save_tokenizer: Callable[[Path], None] | None = None) -> None:
+def save_trunk(trunk: Trunk, folder: Path, save_tokenizer: Callable[[Path, int], None] | None = None) -> None:
     """Write a folder that `transformers.BertModel.from_pretrained` loads, with the vocabulary, if there is one."""
 
     def fill(beside: Path) -> None:
@@ -173,6 +173,6 @@ def save_trunk(trunk: Trunk, folder: Path, save_tokenizer: Callable[[Path], None
         weights: dict[str, Tensor] = {name: value.contiguous() for name, value in trunk.state_dict().items()}
         save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
         if save_tokenizer is not None:
-            save_tokenizer(beside)
+            save_tokenizer(beside, trunk.config.max_position_embeddings)
 
     write_folder(folder, fill)

@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 
 from fusebert.config import Recipe
+from fusebert.corpus.vocabulary import unspelled
 from fusebert.data.collate import Collator
 from fusebert.errors import FusebertError, UsageError
 from fusebert.modalities.text.processor import MANY_UNKNOWN, special_tokens
@@ -23,6 +24,7 @@ from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
 from fusebert.training.budget import Budget, Plan, Planner, beginning
 from fusebert.training.build import build_model
 from fusebert.training.lock import lock, unlocking
+from fusebert.training.loss_law import REUSE
 from fusebert.training.plan_file import find_begun, keep_plan
 from fusebert.training.prepare import Prepared
 from fusebert.training.pretrain_corpus import Corpus, prepare_rows, read_corpus
@@ -33,6 +35,8 @@ from fusebert.training.run import PLAN, Run, as_usual, begin, fit, is_finished, 
 
 LITTLE_LEARNT = 0.95
 """Loss, as a share of what guessing by frequency costs."""
+MANY_LONE = 0.5
+"""Share of documents of one sentence, which nothing follows."""
 
 
 @as_usual()
@@ -80,14 +84,14 @@ def pretrain(
     trunk_folder = find_trunk(recipe.model.trunk)
     _check_length(recipe, trunk_folder)
     corpus = _read_together(recipe, trunk_folder, is_first)
-    _tell_of_corpus(corpus, progress)
+    _tell_of_corpus(corpus, recipe, trunk_folder, progress)
     if budget is not None and plan is None:
         recipe, made = _plan(settings, Budget(budget, started), corpus, trunk_folder)
         plan = asdict(made)
         if is_first:
             lock(folder)
             keep_plan(folder, plan, budget, settings)
-        _tell_of_plan(made, corpus.unigram_entropy, progress)
+        _tell_of_plan(made, corpus, progress)
     elif budget is None and is_first:
         (folder / PLAN).unlink(missing_ok=True)  # of a run that was killed before it began
     noted = {"unigram_entropy": corpus.unigram_entropy} | ({} if plan is None else {"plan": plan})
@@ -141,11 +145,19 @@ def _read_together(recipe: Recipe, trunk_folder: Path | None, is_first: bool) ->
     return found if isinstance(found, Corpus) else read()
 
 
-def _tell_of_corpus(corpus: Corpus, progress: Progress) -> None:
+def _tell_of_corpus(corpus: Corpus, recipe: Recipe, trunk_folder: Path | None, progress: Progress) -> None:
     progress.note(f"{len(corpus.train.ids):,} pieces; guessing by frequency costs {corpus.unigram_entropy:.3f} nats")
     unknown = corpus.counts[special_tokens(corpus.tokenizer)["[UNK]"]] / corpus.counts.sum()
-    if unknown > MANY_UNKNOWN:
+    if unknown > MANY_UNKNOWN and trunk_folder is None:
+        progress.note(unspelled(unknown, "pieces"))
+    elif unknown > MANY_UNKNOWN:
         progress.note(f"Warning: {unknown:.0%} of the pieces are [UNK]: the vocabulary is of another language")
+    lone = float((np.diff(corpus.train.documents) == 1).mean())
+    if lone > MANY_LONE and recipe.task_config().next_sentence == "nsp":
+        progress.note(
+            f"Warning: {lone:.0%} of the documents are one sentence each, which nothing follows, so next sentences can "
+            "be told without reading; set task.next_sentence=off"
+        )
 
 
 def _plan(
@@ -165,10 +177,17 @@ def _plan(
     return pretraining_recipe(chosen), plan
 
 
-def _tell_of_plan(plan: Plan, entropy: float, progress: Progress) -> None:
+def _tell_of_plan(plan: Plan, corpus: Corpus, progress: Progress) -> None:
     progress.note(str(plan))
-    if plan.mlm_loss is not None and plan.mlm_loss > LITTLE_LEARNT * entropy:
-        progress.note("Warning: in so short a time a model learns little more than frequencies; give more")
+    passes = plan.tokens / len(corpus.train.ids)
+    if passes > REUSE:
+        progress.note(
+            f"Warning: the text is read about {passes:.0f} times, and teaches little after {REUSE:.0f}; "
+            "give more text, or less time"
+        )
+    if plan.mlm_loss is not None and plan.mlm_loss > LITTLE_LEARNT * corpus.unigram_entropy:
+        what = "in so short a time" if passes < 1 else "from so little text"
+        progress.note(f"Warning: {what} a model learns little more than frequencies; give more")
 
 
 def _check_length(recipe: Recipe, trunk_folder: Path | None) -> None:

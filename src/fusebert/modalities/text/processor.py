@@ -20,7 +20,7 @@ from fusebert.config import Section
 from fusebert.errors import InputError, ModelError, UsageError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.files import MEDIA_SUFFIXES
-from fusebert.modalities.text.rules import WORD, own_normalizer, own_pre_tokenizer, wrong_part
+from fusebert.modalities.text.rules import STROKE, WORD, own_normalizer, own_pre_tokenizer, wrong_part
 from fusebert.modalities.values import are_few, as_date, as_list, looks_like_number
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -182,9 +182,9 @@ class Processor:
         write_json(folder / "processors" / "text.json", {"columns": self.columns, "config": self.config.model_dump()})
         self.save_tokenizer(folder)
 
-    def save_tokenizer(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path, longest: int | None = None) -> None:
         """Write `tokenizer.json`, as BERT folders hold it, and what transformers has to know of it."""
-        write_tokenizer(self.tokenizer, folder)
+        write_tokenizer(self.tokenizer, folder, longest)
 
     @classmethod
     def load_from(cls, folder: Path) -> Self:
@@ -290,7 +290,8 @@ def read_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
         elif (path := folder / "vocab.txt").is_file():
             pieces = (line.rstrip() for line in _read_text(path).split("\n"))
             vocabulary = {piece: number for number, piece in enumerate(pieces) if piece}
-            tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"), _lowercase_rule(folder))
+            tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+            tokenizer.normalizer = _published_normalizer(folder)
         else:
             raise ModelError(f"{folder} has neither tokenizer.json nor vocab.txt")
     except ModelError:
@@ -305,13 +306,18 @@ def read_tokenizer(folder: Path, name: str = "tokenizer.json") -> Tokenizer:
     return _without_shorthand(tokenizer)
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int | None = None) -> None:
     """Write `tokenizer.json`, and `tokenizer_config.json`, by which transformers reads it as it is.
 
     Where that names BertTokenizer, transformers takes the pieces alone, and BERT's own rules.
+
+    Args:
+        longest: tokens that the trunk can read, to which transformers cuts longer texts where it is asked to.
     """
     special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
-    inputs = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    inputs: dict[str, Any] = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    if longest is not None:
+        inputs["model_max_length"] = longest
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | special | inputs)
     write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
 
@@ -358,7 +364,8 @@ def _count_words(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[str]:
     """How often each word occurs, by the tokenizer's rules, which see each different one once."""
     written: Counter[str] = Counter()
     for text in texts:
-        written.update(WORD.findall(text.encode(errors="ignore").decode()))
+        text = text.encode(errors="ignore").decode()
+        written.update([text] if STROKE in text else WORD.findall(text))
     words: Counter[str] = Counter()
     for one, count in written.items():
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(one)):
@@ -367,7 +374,7 @@ def _count_words(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[str]:
 
 
 def _own_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
-    tokenizer = _bert_tokenizer(model, lowercase)
+    tokenizer = _bert_tokenizer(model)
     tokenizer.normalizer, tokenizer.pre_tokenizer = own_normalizer(lowercase), own_pre_tokenizer()
     if (start := tokenizer.token_to_id("[CLS]")) and (end := tokenizer.token_to_id("[SEP]")):
         ends = ("[SEP]", end), ("[CLS]", start)
@@ -375,9 +382,9 @@ def _own_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def _bert_tokenizer(model: models.WordPiece, lowercase: bool) -> Tokenizer:
+def _bert_tokenizer(model: models.WordPiece) -> Tokenizer:
+    """Without a normalizer."""
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None])
@@ -390,9 +397,18 @@ def _without_shorthand(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def _lowercase_rule(folder: Path) -> bool:
+def _published_normalizer(folder: Path) -> normalizers.Normalizer:
+    """BERT's, as `tokenizer_config.json` has it: German and Turkish BERTs without capitals keep their accents."""
     path = folder / "tokenizer_config.json"
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", True)) if path.is_file() else True
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name, berts in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
+        if (kind := said.get(name, berts)) != berts:  # cl-tohoku's for Japanese
+            raise ModelError(f"{path} asks for the {name} {kind!s:.40}, which fusebert has not, only {berts}")
+    return normalizers.BertNormalizer(
+        lowercase=bool(said.get("do_lower_case", True)),
+        strip_accents=said.get("strip_accents"),
+        handle_chinese_chars=bool(said.get("tokenize_chinese_chars", True)),
+    )
 
 
 def _cut_longest(parts: list[list[int]], budget: int) -> None:

@@ -16,6 +16,10 @@ MODIFIERS = "[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d]"
 SYMBOLS = r"[\p{So}" + "\U0001f000-\U0001faff]"
 """Each is a word of its own; the range has emoji that are younger than the library's Unicode."""
 FULL_WIDTH = {chr(ord(plain) + 0xFEE0): plain for plain in string.digits + string.ascii_letters}
+DOTTED = "\u0130"
+"""İ, whose small form by Unicode is an i and a second dot, which no Turkish text has."""
+STROKE = "\u0338"
+"""The one character that NFC joins to some of ALONE: with it `=` becomes `≠`."""
 ALONE = re.escape(string.punctuation) + "，。、；：？！（）《》“”‘’「」『』—…·" + "\u3400-\u4dbf\u4e00-\u9fff"
 """Characters, as in a regular expression's set, that BERT's rules cut off on both sides: punctuation, Chinese ones.
 There are others, but these are most of a text."""
@@ -26,10 +30,13 @@ LONGEST_WORD = 200
 
 
 def own_normalizer(lowercase: bool) -> normalizers.Normalizer:
-    """BERT's; before it emoji lose their modifiers, and full-width digits and letters become plain ones."""
+    """BERT's, but accents stay: with them BERT takes the vowel signs of Hindi and Thai, the tones of Vietnamese, and
+    makes か of が. Before it emoji lose their modifiers, and full-width digits and letters become plain ones."""
     folded = [normalizers.Replace(wide, plain) for wide, plain in FULL_WIDTH.items()]
-    bert = normalizers.BertNormalizer(lowercase=lowercase)
-    return normalizers.Sequence([normalizers.Replace(Regex(MODIFIERS), ""), *folded, bert])
+    dotted = [normalizers.Replace(DOTTED, "i")] if lowercase else []
+    bert = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
+    modifiers = normalizers.Replace(Regex(MODIFIERS), "")
+    return normalizers.Sequence([normalizers.NFC(), modifiers, *folded, *dotted, bert])
 
 
 def own_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
@@ -40,7 +47,8 @@ def own_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def words_stand_alone(tokenizer: Tokenizer) -> bool:
-    """Whether the pieces of a text without added tokens are those of its parts, cut at spaces and around ALONE."""
+    """Whether the pieces of a text without added tokens and STROKE are those of its parts, cut at spaces and around
+    ALONE."""
     found = _described(tokenizer)
     bert = [part for part in _parts(found, "normalizer", "normalizers") if part["type"] == "BertNormalizer"]
     is_bert = len(bert) == 1 and bert[0]["handle_chinese_chars"] and not wrong_part(found)

@@ -39,7 +39,7 @@ def publish_pretrained(
     write_json(folder / "config.json", config)
     with naming_failures(folder):
         save_file(hugging_face_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
-    processors[TEXT].save_tokenizer(folder)
+    processors[TEXT].save_tokenizer(folder, model.trunk.config.max_position_embeddings)
     save_modalities(folder, model, processors)
     write_json(folder / "metrics.json", dict(metrics))
     write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
