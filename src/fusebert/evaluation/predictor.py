@@ -32,7 +32,7 @@ from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
 from fusebert.modalities.base import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import save_trunk
-from fusebert.storage import finish, finished_around, naming_failures, read_json, write_json
+from fusebert.storage import finish, naming_failures, read_json, refuse_in_finished, write_json
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import preparers
 from fusebert.types import TEXT, Answer, Example, Sample
@@ -362,8 +362,7 @@ class Predictor:
 def _new_folder(folder: str | Path, what: str) -> Path:
     """A folder to write to. Raises UsageError where it holds something already, or lies in a finished one."""
     place = Path(folder)
-    if around := finished_around(place):
-        raise UsageError(f"{place} lies in the finished {around}; choose another folder for {what}")
+    refuse_in_finished(place, f"another folder for {what}")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         why = "is not empty" if place.is_dir() else "is a file"
         raise UsageError(f"{place} {why}; choose another folder for {what}")

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from fusebert.config import ModelSettings, Recipe, parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
-from fusebert.storage import MANIFEST, file_hash, read_json, write_json
+from fusebert.storage import MANIFEST, file_hash, read_json, refuse_in_finished, write_json
 from fusebert.tasks.fit import fitted_task
 from fusebert.training.signals import passing_on
 
@@ -45,7 +45,8 @@ def compare(
 
     Raises:
         RecipeError: a setting is wrong.
-        UsageError: the task has no such metric, or a folder there was trained in another way.
+        UsageError: the task has no such metric, a folder there was trained in another way, or `output` lies in a
+            finished one.
         FusebertError: a run failed; its own message stands on stderr.
     """
     recipe = read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
@@ -54,6 +55,7 @@ def compare(
     known = fitted_task(recipe).metric_names  # a wrong target too
     if metric is not None and metric not in known:
         raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
+    refuse_in_finished(output)
     tables, rows = _table_hashes(recipe), {}
     for fusion in fusions:
         runs = []
