@@ -102,7 +102,7 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
     if not (folder / MANIFEST).is_file():
         write_json(said, kept)
         resume = ["--resume"] if folder.exists() else []
-        command = [sys.executable, "-m", "fusebert.cli", "train", *arguments, "--output", str(folder), *resume]
+        command = [sys.executable, "-m", "fusebert.cli.followed", "train", *arguments, "--output", str(folder), *resume]
         kept["peak_mebibytes"] = max(kept["peak_mebibytes"], _peak_mebibytes(command, folder))
         write_json(said, kept)
     metrics = read_json(folder / "metrics.json")
@@ -125,10 +125,10 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
 def _peak_mebibytes(command: list[str], folder: Path) -> int:
     """Run a command to its end; the most memory it held."""
     # in a group of its own, so that a signal to all processes reaches it once; it saves and ends
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0)  # noqa: S603
-    with passing_on(process.pid) as signals:
+    streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(command, **streams, process_group=0) as process, passing_on(process.pid) as signals:  # noqa: S603
         _, status, usage = os.wait4(process.pid, 0)
-    code = process.returncode = os.waitstatus_to_exitcode(status)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
     if signals:
         raise FusebertError("stopped; the same command goes on")
     if code:
