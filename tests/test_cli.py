@@ -130,6 +130,20 @@ def test_names_and_labels_command_no_terminal(capsys: pytest.CaptureFixture[str]
     assert "a\\u001b]0;title\\u0007\\u009b31m\\u202eb\n\tc\n" in printed.err
 
 
+def test_a_doubt_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, output = tmp_path / "rows.csv", tmp_path / "model"
+    table.write_text("words,answer\n" + "".join(f"it is number {n},{'no' if n % 3 else 'yes'}\n" for n in range(40)))
+    asked = ["train", str(table), "--target", "answer", "--output", str(output), f"data.test={table}"]
+    asked += ["model.trunk=tiny", "training.epochs=1", "training.device=cpu", "--resume"]
+    said = "Warning: test is the table of the training rows"
+    assert main(asked) == 0
+    of_training = capsys.readouterr().err
+    assert of_training.count(said) == 1
+    assert "1 more warning on the data" in of_training.partition("Scores")[2]
+    assert main(asked) == 0  # nothing is prepared any more
+    assert capsys.readouterr().err.count(said) == 1
+
+
 def test_what_would_be_lost_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = ["predict", str(trained), "--question", "what is it"]
     assert main([*row, "--output", str(tmp_path / "out.jsonl")]) == 2

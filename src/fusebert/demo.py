@@ -8,7 +8,7 @@ from typing import Any
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
 from fusebert.evaluation.loading import load
-from fusebert.storage import MANIFEST, read_json
+from fusebert.storage import MANIFEST, read_json, refuse_in_finished
 from fusebert.training.progress import Terminal
 from fusebert.training.run import train
 from fusebert.types import Sample
@@ -43,6 +43,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
     Returns:
         `folder` of the model, `ledger`, `predictions` on a few test rows, and the path of the `report`.
     """
+    refuse_in_finished(folder)
     world = write_toyworld(folder / "world", pictures=PICTURES)
     model = folder / "model"
     if not (model / MANIFEST).is_file():

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-from fusebert.errors import ModelError
+from fusebert.errors import ModelError, UsageError
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
@@ -265,6 +265,12 @@ def finished_around(path: Path) -> Path | None:
             if name in read_json(folder / MANIFEST)["sha256"] or not is_unread(name):
                 return folder
     return None
+
+
+def refuse_in_finished(path: Path, instead: str = "another --output") -> None:
+    """Raise UsageError where writing `path` would leave a finished folder no longer what its manifest says."""
+    if around := finished_around(path):
+        raise UsageError(f"{path} lies in the finished {around}; choose {instead}")
 
 
 def file_hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Worker processes end with the process that began them."""
+"""Processes that end with the process that began them."""
 
 from __future__ import annotations
 
@@ -19,3 +19,17 @@ def follow_parent(*_: object) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=leave_with_it, daemon=True).start()
+
+
+def stop_with_stdin() -> None:
+    """Take the end of stdin, a pipe that the parent holds as long as it lives, for SIGTERM: a training saves and ends.
+
+    A parent that is killed cannot send a signal; but the system closes its pipes.
+    """
+
+    def stop_at_its_end() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=stop_at_its_end, daemon=True).start()

@@ -14,6 +14,8 @@ from PIL import Image
 
 from fusebert.cli import main
 from fusebert.config import read_settings
+from fusebert.data.dataset import Dataset, ExampleCache, check
+from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
@@ -22,6 +24,7 @@ from fusebert.evaluation.loading import load
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
 from fusebert.tasks.classification.task import Task as Classification
+from fusebert.tasks.fit import preparers
 from fusebert.tasks.matching import task as matching_task
 from fusebert.tasks.matching.task import Config as MatchingConfig
 from fusebert.tasks.matching.task import Task as Matching
@@ -179,9 +182,9 @@ class Pretending:
     """A model of one modality whose outputs are given."""
 
     def __init__(self, task: Classification, logits: np.ndarray, targets: np.ndarray) -> None:
-        self.task, self.processors, self.given = task, {"image": None}, (logits, targets, {})
+        self.task, self.processors, self.given = task, {"image": None}, (logits, targets)
 
-    def outputs(self, *_: Any, **__: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    def changed_outputs(self, *_: Any, **__: Any) -> tuple[np.ndarray, np.ndarray]:
         return self.given
 
 
@@ -249,7 +252,7 @@ def test_a_simple_way_that_does_as_well_is_named() -> None:
     assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, the model's 0.500"]
 
 
-def test_every_variant_is_of_the_same_rows(trained: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
     model = load(trained)
     rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
     rows = [row | {"image": str(world / row["image"])} for row in rows]
@@ -257,18 +260,50 @@ def test_every_variant_is_of_the_same_rows(trained: Path, world: Path, monkeypat
     for change in ({}, {"without": ["image"]}, {"without": ["text"]}, {"shuffle": ["image"]}):
         assert model.evaluate(sparse, **change)["rows"] == len(rows)
     logits, targets, _ = model.outputs(sparse)
-    loads: list[Sample] = []
-    text: Any = model.processors["text"]
-    with monkeypatch.context() as patch:
-        patch.setattr(text, "load", lambda sample, load=text.load: loads.append(sample) or load(sample))
-        found = ledger(model, sparse, logits, targets)
-    assert len(loads) == 4 * len(rows)  # each is prepared once a variant
+    found = ledger(model, model.dataset(sparse), logits, targets)
     for label, change in variants(list(model.processors)):
         assert found[label].items() >= model.evaluate(sparse, **change)["metrics"].items()
     assert found["all"] == model.evaluate(sparse)["metrics"]
     assert set(found) == {"all", "without image", "image shuffled", "without text", "text shuffled"}
     with pytest.raises(DataError, match="nothing to read"):
         model.evaluate([row | {"image": None, "question": ""} for row in rows])
+
+
+@pytest.fixture(scope="module")
+def two_sided(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that matches a picture and its question with its caption."""
+    sides = {"task.name": "matching", "task.left": ["image", "question"], "task.right": ["caption"]}
+    columns = tiny["data.columns"] | {"caption": "text"}
+    settings = {key: value for key, value in tiny.items() if key != "data.target"}
+    folder = tmp_path_factory.mktemp("two_sided") / "model"
+    train(settings | sides | {"data.columns": columns, "training.epochs": 1}, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("room", "loads"), [(2**20, 0), (50_000, None), (0, 4)])
+@pytest.mark.parametrize("kind", ["trained", "two_sided"])
+def test_what_is_kept_is_not_prepared_for_each_variant(
+    kind: str,
+    room: int,
+    loads: int | None,
+    request: pytest.FixtureRequest,
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, made = load(request.getfixturevalue(kind)), list[Sample]()
+    asking, _ = preparers(model.processors, model.task, model.target)
+    kept = ExampleCache(room)
+    samples, lengths, _ = check(read_table(world / "test.jsonl"), asking, kept)
+    text: Any = model.processors["text"]
+    monkeypatch.setattr(text, "load", lambda sample, load=text.load: made.append(sample) or load(sample))
+    rows = Dataset(samples, lengths, asking, kept=kept)
+    found = [model.changed_outputs(rows, **change) for _, change in variants(list(model.processors))]
+    most = 4 * len(rows) * (2 if kind == "two_sided" else 1)
+    assert len(made) in ({loads * most // 4} if loads is not None else range(1, most))
+    for (logits, targets), (_, change) in zip(found, variants(list(model.processors)), strict=True):
+        wanted = model.outputs(world / "test.jsonl", **change)
+        assert (logits == wanted[0]).all()
+        assert (targets == wanted[1]).all()
 
 
 @pytest.mark.real

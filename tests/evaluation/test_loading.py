@@ -144,6 +144,18 @@ def test_a_manifest_that_lists_too_little_is_refused(hashes: dict[str, None], tr
         load(model)
 
 
+@pytest.mark.parametrize("command", ["train", "pretrain", "compare", "corpus prepare", "demo"])
+def test_no_run_begins_inside_a_finished_folder(
+    command: str, trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, table = Path(shutil.copytree(trained, tmp_path / "model")), str(world / "train.jsonl")
+    settings = ["data.target=answer", "model.trunk=tiny", "training.epochs=1"]
+    rest = {"demo": [], "corpus prepare": [table], "pretrain": [table, settings[1]]}.get(command, [table, *settings])
+    assert main([*command.split(), *rest, "--output", str(model / "runs" / "more")]) == 2
+    assert "lies in the finished" in capsys.readouterr().err
+    verify(model)
+
+
 def test_nothing_is_written_into_a_finished_folder(trained: Path, tmp_path: Path) -> None:
     model = load(trained)
     for write in (model.save, model.save_trunk):

@@ -110,6 +110,23 @@ def test_a_signal_stops_the_run_that_is_on(recipe: Path, tmp_path: Path, number:
     assert not any(process.is_running() for process in started)
 
 
+def test_a_run_stops_with_a_comparison_that_is_killed(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fusebert.cli", "compare", str(recipe), "--fusion", "concat", "--seeds", "1"]
+    command += ["--output", str(tmp_path / "compared"), "training.epochs=10000", "training.trackers=[]"]
+    comparing = psutil.Popen(command, stderr=subprocess.DEVNULL)
+    with ended(comparing):
+        until = time.monotonic() + BOUND_SECONDS
+        while not [*(tmp_path / "compared").glob("concat-0/checkpoints/step-*")]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        (run,) = comparing.children()
+        comparing.kill()
+        _, alive = psutil.wait_procs([run], timeout=BOUND_SECONDS)
+        for one in alive:
+            one.kill()
+        assert not alive
+
+
 def _listen() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test may run where it is ignored
 

@@ -60,7 +60,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from fusebert.training.run import train
 
     how: dict[str, Any] = {"resume": options.resume, "strict": options.strict, "started": options.began}
-    predictor = train(recipe, output, progress=Terminal(), **how)
+    progress = Terminal()
+    predictor = train(recipe, output, progress=progress, **how)
     if not speaks():  # the first process may still be writing the folder
         return {}
     metrics = read_json(predictor.folder / "metrics.json")
@@ -69,8 +70,12 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     for name, found in metrics["evaluations"].items():
         if "baselines" in found:
             print_table(f"Baselines, {name}", found["baselines"])
-    for warning in metrics["warnings"]:
-        say(f"Warning: {warning}")
+    warned = [f"Warning: {warning}" for warning in metrics["warnings"]]
+    for line in warned:
+        if line not in progress.noted:
+            say(line)
+    if before := len(progress.noted.intersection(warned)):
+        say(f"Above, before training, {before} more warning{'s' * (before > 1)} on the data; the report has all.")
     training = metrics["training"]
     if training["stopped"] is not None:
         say(f"Training ended at step {training['steps']} of {training['planned_steps']}, by {training['stopped']}.")

@@ -24,7 +24,7 @@ from fusebert.corpus.sentences import load_sentencex
 from fusebert.corpus.shards import REPORT, ShardWriter, shard_paths
 from fusebert.corpus.state import file_state, in_words, open_state
 from fusebert.errors import DataError, RowError, UsageError
-from fusebert.storage import write_json, write_lines
+from fusebert.storage import refuse_in_finished, write_json, write_lines
 
 STATE, BAD_DOCUMENTS = "state.sqlite", "bad_documents.jsonl"
 PARTS = ("train", "held_out")
@@ -90,6 +90,7 @@ def prepare_corpus(
         raise UsageError(f"--max-memory must be at least {least >> 20}m for {here} workers here")
     if (output / REPORT).exists():
         raise UsageError(f"{output} already holds a finished corpus; choose another --output")
+    refuse_in_finished(output)
     if not resume and output.exists() and any(output.iterdir()):
         raise UsageError(f"{output} already holds files; choose another --output, or --resume a run that was stopped")
     cached = min(MOST_CACHED, (max_memory - least) // 2)

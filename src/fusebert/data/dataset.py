@@ -248,9 +248,13 @@ class Dataset:
     def __getitem__(self, number: int) -> Example:
         return self.drawn(self.prepared(number), number)
 
+    def kept(self, number: int) -> Example | None:
+        """A row as it is, if it is kept."""
+        return self._kept.get(number)
+
     def prepared(self, number: int) -> Example:
         """A row as it is, without what is drawn in each epoch."""
-        return self._kept.get(number) or self._prepare(number)
+        return self.kept(number) or self._prepare(number)
 
     def drawn(self, example: Example, number: int) -> Example:
         """The example with modalities hidden and varied, by what is drawn for that number in this epoch."""

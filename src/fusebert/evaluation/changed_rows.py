@@ -21,10 +21,14 @@ def hidden(rows: Iterable[Sample | RowError], columns: Sequence[str]) -> Rows:
         yield row
 
 
-def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str], seed: int = 0) -> Rows:
+def givers(rows: int) -> np.ndarray:
+    """int64[rows]: of so many, the one whose values each gets where they are dealt out."""
+    return np.random.default_rng(0).permutation(rows)
+
+
+def shuffled(rows: Sequence[Sample | RowError], columns: Sequence[str]) -> Rows:
     """Rows with the values of some columns dealt out anew, together; by chance a row may get its own."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    given = [row for number in order if isinstance(row := rows[number], Sample)]
+    given = [row for number in givers(len(rows)) if isinstance(row := rows[number], Sample)]
     takers = iter(given)
     for row in rows:
         if isinstance(row, Sample):

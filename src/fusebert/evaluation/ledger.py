@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fusebert.data.dataset import Dataset
 from fusebert.evaluation.metric_names import STANDARD_ERROR, metric_name, metric_text, primary_metric
 from fusebert.evaluation.predictor import Predictor
 from fusebert.tasks.base import Task
@@ -26,7 +27,7 @@ LEFT_OUT = -1
 
 def ledger(
     predictor: Predictor,
-    table: Any,
+    rows: Dataset,
     logits: np.ndarray,
     targets: np.ndarray,
     things: Sequence[Any] | None = None,
@@ -36,8 +37,7 @@ def ledger(
     unless the rows are fewer than LEAST_ROWS, or about too few things.
 
     Args:
-        table: path of a table, or rows as `Predictor.evaluate` takes them.
-        logits, targets: of these rows as they are, all of which can be used, as the task's `evaluate` takes them.
+        logits, targets: of the rows as they are, as the task's `evaluate` takes them.
         things: what each row is about, such as its picture: rows about one thing are right or wrong together. None
             where each is about another.
 
@@ -52,7 +52,7 @@ def ledger(
     whole = _scores_without_a_group(task, logits, targets, group) if known else None
     share = (group != LEFT_OUT).mean()
     for label, change in variants(list(predictor.processors)):
-        logits, targets, _ = predictor.outputs(table, **change, checked=True)
+        logits, targets = predictor.changed_outputs(rows, **change)
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
             error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)

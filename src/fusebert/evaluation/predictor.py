@@ -25,13 +25,14 @@ from fusebert.data.dataset import (
 )
 from fusebert.data.tables import Rows, read_table, rows_from_memory
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
+from fusebert.evaluation.changed_examples import changed_examples
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
 from fusebert.evaluation.inference import in_order, infer, infer_all, outputs_per_row
 from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
 from fusebert.modalities.base import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import save_trunk
-from fusebert.storage import finish, finished_around, naming_failures, read_json, write_json
+from fusebert.storage import finish, naming_failures, read_json, refuse_in_finished, write_json
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import preparers
 from fusebert.types import TEXT, Answer, Example, Sample
@@ -255,13 +256,8 @@ class Predictor:
         known: Any = (),
         bad_rows: str = "refuse",
         listed_in: Path | None = None,
-        checked: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """What `evaluate` scores: logits and targets as the task's `evaluate` takes them, and what else it tells.
-
-        Args:
-            checked: the rows were scored as they are, so that all can be used.
-        """
+        """What `evaluate` scores: logits and targets as the task's `evaluate` takes them, and what else it tells."""
         rows = _read(table)
         without, shuffle, known = map(_several, (without, shuffle, known))
         if bad_rows not in ("refuse", "skip", "blank"):
@@ -280,7 +276,7 @@ class Predictor:
         unfamiliar = Unfamiliar(self.processors)
         rows = unfamiliar.watch(rows)
         seen, lost = Seen(stop_at_bad=bad_rows == "refuse"), Lost() if bad_rows == "blank" else None
-        if (without or shuffle) and not checked:
+        if without or shuffle:
             rows = self._usable(rows, seen, lost)
         rows, true = tee(rows)
         if shuffle:
@@ -305,6 +301,15 @@ class Predictor:
         report_bad_rows(bad, seen.rows, bad_rows, listed_in, lost)
         counts = {"bad_rows": len(bad), "lost_values": len(lost_errors(lost))}
         return logits, targets, {name: count for name, count in counts.items() if count} | unfamiliar.columns
+
+    def changed_outputs(
+        self, rows: Dataset, without: Sequence[str] = (), shuffle: Sequence[str] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The logits and targets that `outputs` gives of such rows, which were checked; what is kept of them is not
+        prepared again."""
+        preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=True)
+        examples = changed_examples(rows, preparer, without, self._dealt_out(shuffle))
+        return infer_all(self.model, examples, self.collator, self.precision)
 
     def _usable(self, rows: Rows, seen: Seen, lost: Lost | None) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""
@@ -357,8 +362,7 @@ class Predictor:
 def _new_folder(folder: str | Path, what: str) -> Path:
     """A folder to write to. Raises UsageError where it holds something already, or lies in a finished one."""
     place = Path(folder)
-    if around := finished_around(place):
-        raise UsageError(f"{place} lies in the finished {around}; choose another folder for {what}")
+    refuse_in_finished(place, f"another folder for {what}")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         why = "is not empty" if place.is_dir() else "is a file"
         raise UsageError(f"{place} {why}; choose another folder for {what}")

@@ -83,9 +83,8 @@ def publish(
             evaluation["lost_values"] = values
             said.append(f"inputs of {name} that cannot be read, and so are left out of their rows: {values}")
     if len(predictor.processors) > 1:
-        samples = splits[shown].samples
-        things = _things(samples, predictor.columns, recipe.get("data.validation_group"))
-        worth = ledger(predictor, samples, *outputs[shown], things)
+        things = _things(splits[shown].samples, predictor.columns, recipe.get("data.validation_group"))
+        worth = ledger(predictor, splits[shown], *outputs[shown], things)
         said += warnings(worth, predictor.task.higher_is_better)
     said += guessing(evaluations[shown], predictor.task.primary_metric)
     if "baselines" in evaluations[shown]:

@@ -21,8 +21,8 @@ from fusebert.evaluation.lance_manifest import refuse_other_places
 from fusebert.storage import (
     MANIFEST,
     file_hash,
-    finished_around,
     read_json,
+    refuse_in_finished,
     verify,
     whole_or_absent,
     write_folder,
@@ -106,8 +106,7 @@ def write_index(predictor: Predictor, folder: Path, side: str, embedded: Iterabl
     lancedb = _lancedb()
     if folder.exists():
         raise UsageError(f"{folder} exists already; choose another --output")
-    if around := finished_around(folder):
-        raise UsageError(f"{folder} lies in the finished {around}; choose another --output")
+    refuse_in_finished(folder)
     batches = _batches(embedded)
     first = next(batches, None)
     if first is None:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from fusebert.config import ModelSettings, Recipe, parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
-from fusebert.storage import MANIFEST, file_hash, read_json, write_json
+from fusebert.storage import MANIFEST, file_hash, read_json, refuse_in_finished, write_json
 from fusebert.tasks.fit import fitted_task
 from fusebert.training.signals import passing_on
 
@@ -45,7 +45,8 @@ def compare(
 
     Raises:
         RecipeError: a setting is wrong.
-        UsageError: the task has no such metric, or a folder there was trained in another way.
+        UsageError: the task has no such metric, a folder there was trained in another way, or `output` lies in a
+            finished one.
         FusebertError: a run failed; its own message stands on stderr.
     """
     recipe = read_recipe(source, parse_overrides(overrides))  # wrong settings are said before anything is begun
@@ -54,6 +55,7 @@ def compare(
     known = fitted_task(recipe).metric_names  # a wrong target too
     if metric is not None and metric not in known:
         raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
+    refuse_in_finished(output)
     tables, rows = _table_hashes(recipe), {}
     for fusion in fusions:
         runs = []
@@ -100,7 +102,7 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
     if not (folder / MANIFEST).is_file():
         write_json(said, kept)
         resume = ["--resume"] if folder.exists() else []
-        command = [sys.executable, "-m", "fusebert.cli", "train", *arguments, "--output", str(folder), *resume]
+        command = [sys.executable, "-m", "fusebert.cli.followed", "train", *arguments, "--output", str(folder), *resume]
         kept["peak_mebibytes"] = max(kept["peak_mebibytes"], _peak_mebibytes(command, folder))
         write_json(said, kept)
     metrics = read_json(folder / "metrics.json")
@@ -123,10 +125,10 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
 def _peak_mebibytes(command: list[str], folder: Path) -> int:
     """Run a command to its end; the most memory it held."""
     # in a group of its own, so that a signal to all processes reaches it once; it saves and ends
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0)  # noqa: S603
-    with passing_on(process.pid) as signals:
+    streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(command, **streams, process_group=0) as process, passing_on(process.pid) as signals:  # noqa: S603
         _, status, usage = os.wait4(process.pid, 0)
-    code = process.returncode = os.waitstatus_to_exitcode(status)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
     if signals:
         raise FusebertError("stopped; the same command goes on")
     if code:

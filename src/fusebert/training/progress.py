@@ -61,8 +61,10 @@ class Terminal:
             transient=True,
         )
         self.task: progress.TaskID | None = None
+        self.noted: set[str] = set()
 
     def note(self, text: str) -> None:
+        self.noted.add(text)
         with lasting():
             self.console.print(visible(text), markup=False)
 

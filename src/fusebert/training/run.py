@@ -26,7 +26,7 @@ from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.modeling import FusebertModel
-from fusebert.storage import MANIFEST, write_atomically
+from fusebert.storage import MANIFEST, refuse_in_finished, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
@@ -243,6 +243,7 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise UsageError(f"{nearest} is a file; choose another --output")
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} already holds a finished model; choose another --output")
+    refuse_in_finished(folder)
     if resume and written.is_file():
         if differing := recipe.differing(read_recipe(written)):
             named = ", ".join(differing[:NAMED]) + (", ..." if len(differing) > NAMED else "")
