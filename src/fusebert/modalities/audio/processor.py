@@ -158,14 +158,9 @@ class Processor:
         return int(self.config.tokens(features["frames"]).sum())
 
     def collate(self, rows: Sequence[Features]) -> Collated:
-        """`input_features` float32[R, longest, bins], each recording's end filled with zeros; `recorded`, `frames`,
-        `place` int64[R] for all R recordings of the rows. There is room for what is recorded and for what is heard."""
-        lengths = {name: np.concatenate([row[name] for row in rows]) for name in ("recorded", "frames", "place")}
-        longest = max(int(lengths["recorded"].max()), int(lengths["frames"].max()))
-        padded = np.zeros((len(lengths["frames"]), longest, rows[0]["input_features"].shape[1]), dtype=np.float32)
-        for number, recording in enumerate(one for row in rows for one in _recordings(row)):
-            padded[number, : len(recording)] = recording
-        return {"input_features": padded, **lengths}
+        """`input_features` float32[F, bins], recordings one after another; `recorded`, `frames`, `place` int64[R] for
+        all R recordings of the rows."""
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def save(self, folder: Path) -> None:
         write_json(folder / "processors" / "audio.json", {"columns": self.columns, "config": self.config.model_dump()})
@@ -174,12 +169,6 @@ class Processor:
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "processors" / "audio.json")
         return cls(Config(**saved["config"]), saved["columns"])
-
-
-def _recordings(features: Features) -> list[np.ndarray]:
-    """float32[frames, bins] each."""
-    ends = np.cumsum(features["recorded"]).tolist()
-    return [features["input_features"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
