@@ -261,6 +261,23 @@ def test_silence_is_silence_however_quiet() -> None:
     np.testing.assert_allclose(nothing["input_features"], little["input_features"], atol=0.05)
 
 
+def test_a_constant_voltage_and_the_gain_are_not_heard(random: np.random.Generator) -> None:
+    processor = Processor(Config(), ["sound"])
+    sound = tone(1.0) * np.repeat(random.uniform(0.01, 1, 10), RATE_HZ // 10) + 0.001 * random.normal(size=RATE_HZ)
+    given = (sound, 0.05 * sound + 0.3, 0.0001 * sound)
+    found = [processor.load(row(sound={"array": one, "sampling_rate": RATE_HZ})) for one in given]
+    first, voltage, quiet = (one["input_features"] for one in found if one is not None)
+    np.testing.assert_allclose(voltage, first, atol=0.02)
+    np.testing.assert_allclose(quiet, first, atol=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_silence_has_no_features(level: float) -> None:
+    found = Processor(Config(), ["sound"]).load(row(sound={"array": np.full(9000, level), "sampling_rate": RATE_HZ}))
+    assert found is not None
+    assert np.abs(found["input_features"]).max() < 0.01
+
+
 def test_without_its_libraries_sound_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(UsageError, match=r"soundfile; .*\[audio\]"):

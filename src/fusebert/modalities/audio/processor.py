@@ -34,6 +34,8 @@ STATES_PER_TOKEN = 2
 RANGE = 14.0
 """Of natural logarithms, 61 dB: what is further below a recording's loudest is as good as silence. Of what a telephone
 recorded, a quarter of the bins holds nothing else, and would outweigh the voice."""
+FAINTEST = 1e-6
+"""Peak of what is silence and is not made louder: a 20-bit recorder's smallest step."""
 PACES = (0.8, 1.25)
 """Recordings to learn from are played slower or faster, between these."""
 SHORTEST_SAMPLES = RATE_HZ // 10
@@ -130,7 +132,7 @@ class Processor:
     def _frames(self, samples: np.ndarray) -> np.ndarray:
         most, backbone = self.config.most_tokens * FRAMES_PER_TOKEN, self.config.backbone
         if not backbone:
-            frames = log_mel(samples)[:most]
+            frames = log_mel(evened(samples))[:most]
             frames = np.maximum(frames, frames.max() - RANGE)
             return np.asarray((frames - frames.mean()) / (frames.std() + 1e-3))
         if not self.config.hears_samples:
@@ -169,6 +171,13 @@ class Processor:
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "processors" / "audio.json")
         return cls(Config(**saved["config"]), saved["columns"])
+
+
+def evened(samples: np.ndarray) -> np.ndarray:
+    """float32[N] around zero, with a peak of one. A recorder's constant voltage would be the loudest of a quiet
+    recording, and hide what lies RANGE below it."""
+    around_zero = samples - float(samples.mean(dtype=np.float64))
+    return np.asarray(around_zero / max(float(np.abs(around_zero).max()), FAINTEST))
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
