@@ -296,6 +296,15 @@ def test_a_sample_far_beyond_full_scale_is_damage() -> None:
     assert np.isfinite(log_mel(decode(encoded(samples, subtype="FLOAT"), 10))).all()
 
 
+@pytest.mark.parametrize("suffix", ["wav", "WAV", "m4a", "wma", "amr"])
+def test_recordings_that_cannot_be_read_are_not_passed_over(suffix: str) -> None:
+    found = matches([f"one.{suffix}", f"two.{suffix}"])
+    assert found is not None
+    assert "sound suffix" in found.why
+    with pytest.raises(InputError, match=r"not a sound file .*; save it as wav, flac"):
+        decode(b"\0\0\0\x20ftypM4A " + bytes(3000), 10)
+
+
 def test_decoded_sound_is_recognised_though_a_row_is_broken() -> None:
     good = {"array": [0.0, 0.1], "sampling_rate": 16_000}
     found = matches([good, good, {"array": [0.0]}])

@@ -22,11 +22,10 @@ from fusebert.modalities.audio.signal import (
     whisper_mel,
 )
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media, media_of
+from fusebert.modalities.files import SOUND_SUFFIXES, DecodedFiles, are_sounds, encoded_media, media_of
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 FRAMES_PER_TOKEN = 4
 """25 tokens a second."""
 STATES_PER_TOKEN = 2
@@ -182,7 +181,7 @@ def evened(samples: np.ndarray) -> np.ndarray:
 
 def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of paths of sound files, or of encoded sound as in datasets."""
-    paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)]
+    paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SOUND_SUFFIXES)]
     if len(paths) > len(values) / 2:
         return Evidence(f"{len(paths)} of {len(values)} values end in a sound suffix", 0.99 * len(paths) / len(values))
     decoded = [value for value in values if isinstance(value, dict) and "sampling_rate" in value]
