@@ -403,6 +403,36 @@ def test_decoded_sound_is_heard_and_channels_may_take_each_other_away(tmp_path: 
     assert found == {"silent sound": [3, 6], "mixed rates": [4], "near-duplicate recording": [1]}
 
 
+def hum(random: np.random.Generator) -> np.ndarray:
+    """A machine's second: harmonics and noise."""
+    turns = random.uniform(50, 120) * np.arange(16_000) / 16_000
+    harmonics = sum(0.2 / n * np.sin(2 * np.pi * (n * turns + random.uniform())) for n in range(1, 6))
+    return np.asarray(harmonics + 0.05 * random.normal(size=16_000))
+
+
+def heard(table: str, sounds: list[np.ndarray]) -> list[Sample]:
+    given = [{"array": sound.astype(np.float32), "sampling_rate": 16_000} for sound in sounds]
+    return [Sample(Path(table), row, {"sound": one}, None) for row, one in enumerate(given, 1)]
+
+
+def test_steady_sounds_of_a_kind_are_no_copies_and_copies_of_them_are_found() -> None:
+    random = np.random.default_rng(0)
+    hums = [hum(random) for _ in range(40)]
+    copies = [0.3 * one + 0.05 + random.normal(0, 1e-3, len(one)) for one in hums[:3]]  # another gain and offset
+    splits = {"train": heard("train", hums[:20]), "test": heard("test", hums[20:] + copies)}
+    (found,) = examine_sounds(splits, "sound")
+    assert found.fault == "near-duplicate recording"
+    assert [row.row for row in found.rows] == [21, 22, 23]
+
+
+def test_channels_that_take_each_other_away_are_told_from_silence() -> None:
+    sound = hum(np.random.default_rng(0))
+    rows = heard("train", [np.stack([sound, -sound]), np.zeros(9000), np.full(9000, 0.2), sound])
+    (found,) = examine_sounds({"train": rows}, "sound")
+    assert [row.row for row in found.rows] == [1, 2, 3]  # a constant voltage is no sound
+    assert found.said.endswith("; channels of 1 of them take each other away")
+
+
 @pytest.mark.parametrize(("rate", "hertz"), [(8_000, 60), (16_000, 50), (44_100, 100), (96_000, 60)])
 def test_low_tones_are_clean(rate: int, hertz: int, tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * hertz * np.arange(rate) / rate)

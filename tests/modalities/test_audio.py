@@ -153,7 +153,7 @@ def test_what_fills_up_a_batch_changes_nothing() -> None:
     torch.manual_seed(0)
     processor = Processor(Config(width=16), ["sound"])
     embedder = Embedder(processor.config, 1, TrunkConfig.of_size("tiny", 5)).eval()
-    rows = [processor.load(row(sound=encoded(tone(seconds)))) for seconds in (0.11, 0.5, 0.23)]
+    rows = [processor.load(row(sound=encoded(tone(seconds)))) for seconds in (0.11, 0.5, 0.23, 4.0)]
 
     def tokens(some: list[Any]) -> torch.Tensor:
         batch = {name: torch.from_numpy(array) for name, array in processor.collate(some).items()}
@@ -161,6 +161,23 @@ def test_what_fills_up_a_batch_changes_nothing() -> None:
 
     together, alone = tokens(rows), torch.cat([tokens([one]) for one in rows])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_short_recordings_are_not_filled_up_to_a_long_one(augment: bool) -> None:
+    processor = Processor(Config(augment=augment), ["question", "answer"])
+    embedder = Embedder(processor.config, 2, TrunkConfig.of_size("tiny", 5)).train()
+    heard: list[int] = []
+    embedder.encoder.register_forward_pre_hook(lambda _, given: heard.append(given[0].shape[0] * given[0].shape[1]))
+    sounds = [{"array": tone(seconds), "sampling_rate": RATE_HZ} for seconds in (0.2, 20.0, 0.3, 0.25, 0.2, 0.3)]
+    random = np.random.default_rng(0)
+    rows = [processor.load(row(question=one, answer=two)) for one, two in zip(sounds[::2], sounds[1::2], strict=True)]
+    varied = [processor.vary(one, random) if augment else one for one in rows if one is not None]
+    batch = {name: torch.from_numpy(array) for name, array in processor.collate(varied).items()}
+    found = embedder(batch, embedder)
+    assert len(found) == sum(map(processor.length, varied))
+    real = torch.maximum(batch["recorded"], batch["frames"]).sum()
+    assert sum(heard) < 2 * real  # 10 times as much, were all as long as the longest
 
 
 def test_augmentation_hides_some_and_moves_little() -> None:
@@ -204,8 +221,7 @@ def test_recordings_to_learn_from_have_another_pace_each_time() -> None:
     assert len(set(shares[:, 0] > shares[:, 1])) == 2  # each by itself
     varied = processor.vary(features, random)
     assert len(varied["input_features"]) == varied["recorded"].sum()
-    longest = max(varied["recorded"].max(), varied["frames"].max())
-    assert processor.collate([varied])["input_features"].shape == (2, longest, MEL_BINS)
+    assert processor.collate([varied])["input_features"].shape == (varied["recorded"].sum(), MEL_BINS)
     left = Processor(Config(), ["question", "answer"])
     assert processor.varies
     assert not left.varies
@@ -245,6 +261,23 @@ def test_silence_is_silence_however_quiet() -> None:
     np.testing.assert_allclose(nothing["input_features"], little["input_features"], atol=0.05)
 
 
+def test_a_constant_voltage_and_the_gain_are_not_heard(random: np.random.Generator) -> None:
+    processor = Processor(Config(), ["sound"])
+    sound = tone(1.0) * np.repeat(random.uniform(0.01, 1, 10), RATE_HZ // 10) + 0.001 * random.normal(size=RATE_HZ)
+    given = (sound, 0.05 * sound + 0.3, 0.0001 * sound)
+    found = [processor.load(row(sound={"array": one, "sampling_rate": RATE_HZ})) for one in given]
+    first, voltage, quiet = (one["input_features"] for one in found if one is not None)
+    np.testing.assert_allclose(voltage, first, atol=0.02)
+    np.testing.assert_allclose(quiet, first, atol=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_silence_has_no_features(level: float) -> None:
+    found = Processor(Config(), ["sound"]).load(row(sound={"array": np.full(9000, level), "sampling_rate": RATE_HZ}))
+    assert found is not None
+    assert np.abs(found["input_features"]).max() < 0.01
+
+
 def test_without_its_libraries_sound_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(UsageError, match=r"soundfile; .*\[audio\]"):
@@ -261,6 +294,15 @@ def test_a_sample_far_beyond_full_scale_is_damage() -> None:
         decode(encoded(samples, subtype="FLOAT"), 10)
     samples[100] = 2.0**31  # arrays of whole numbers
     assert np.isfinite(log_mel(decode(encoded(samples, subtype="FLOAT"), 10))).all()
+
+
+@pytest.mark.parametrize("suffix", ["wav", "WAV", "m4a", "wma", "amr"])
+def test_recordings_that_cannot_be_read_are_not_passed_over(suffix: str) -> None:
+    found = matches([f"one.{suffix}", f"two.{suffix}"])
+    assert found is not None
+    assert "sound suffix" in found.why
+    with pytest.raises(InputError, match=r"not a sound file .*; save it as wav, flac"):
+        decode(b"\0\0\0\x20ftypM4A " + bytes(3000), 10)
 
 
 def test_decoded_sound_is_recognised_though_a_row_is_broken() -> None:

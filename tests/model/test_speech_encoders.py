@@ -91,7 +91,7 @@ def test_tokens_are_those_of_the_published_model(name: str, tmp_path: Path) -> N
     (row,) = heard(processor, noise(1.0))
     batch = {key: torch.from_numpy(array) for key, array in processor.collate([row]).items()}
     with torch.no_grad():
-        found = embedder.encoder(batch["input_features"], batch["frames"])
+        found = embedder.encoder(batch["input_features"][None], batch["frames"])
         if name == "whisper":
             given = WhisperFeatureExtractor()(noise(1.0), sampling_rate=RATE_HZ, return_tensors="pt")
             states = model.get_encoder()(given["input_features"]).last_hidden_state[0, :50]

@@ -14,10 +14,12 @@ from fusebert.errors import InputError
 from fusebert.modalities.base import media_path
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-MEDIA_SUFFIXES = (
-    *PICTURE_SUFFIXES,
-    *(".tif", ".tiff", ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aif", ".aiff", ".mp4"),
+SOUND_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"),
+    *(".m4a", ".aac", ".amr", ".wma", ".caf", ".au"),
 )
+"""The second ones are not read, which is said of each row: better than to pass over the column."""
+MEDIA_SUFFIXES = (*PICTURE_SUFFIXES, ".tif", ".tiff", *SOUND_SUFFIXES, ".mp4")
 """Of names that are no texts, whether such files are read or not."""
 SOUND_STARTS = re.compile(rb"RIFF....WAVE|FORM....AIF|fLaC|OggS|ID3|\xff[\xe2-\xfb]", re.DOTALL)
 """Of the kinds of sound files that are read."""

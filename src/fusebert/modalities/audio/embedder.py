@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,8 @@ from fusebert.model.layer_norm import LayerNorm
 
 EPSILON = 1e-3
 """Added to a channel's variance before its root is taken."""
+LONGER = 2
+"""Recordings that are so many times as long as others do not share their padding."""
 
 
 class Embedder(nn.Module):
@@ -60,18 +62,32 @@ class Embedder(nn.Module):
         """Collated features -> float[N, D], packed.
 
         Args:
-            features: `input_features` float[R, F, bins], padded to the longest of R recordings; `recorded` and `frames`
-                int64[R], how many of F each has and how many it is to have at another pace; `place` int64[R].
+            features: `input_features` float[F, bins], R recordings one after another; `recorded` and `frames` int64[R],
+                how many of F each has and how many it is to have at another pace; `place` int64[R].
         """
-        mels, frames = features["input_features"].to(self.projection.weight.dtype), features["frames"]
-        if self.training and self.config.augment:
-            mels = perturb(mels, features["recorded"], frames)
-        states = self._encoded(mels, frames)
+        states, frames = self._states(features), features["frames"]
         counts = self.config.tokens(frames)
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts, output_size=len(states))
         positions = self.positions(torch.arange(len(states), device=states.device) - starts)
         columns = self.column_places(features["place"]).repeat_interleave(counts, dim=0, output_size=len(states))
         return self.dropout(self.LayerNorm(self.projection(states) + positions + columns))
+
+    def _states(self, features: Mapping[str, Tensor]) -> Tensor:
+        """float[N, width], packed."""
+        mels = features["input_features"].to(self.projection.weight.dtype)
+        recorded, frames = features["recorded"].tolist(), features["frames"].tolist()
+        recordings, longest = mels.split(recorded), [max(both) for both in zip(recorded, frames, strict=True)]
+        found: dict[int, Tensor] = {}
+        for rows in alike(longest):
+            most = max(longest[row] for row in rows)
+            padded = torch.stack([F.pad(recordings[row], (0, 0, 0, most - recorded[row])) for row in rows])
+            chosen = torch.tensor(rows, device=mels.device)
+            heard = features["frames"][chosen]
+            if self.training and self.config.augment:
+                padded = perturb(padded, features["recorded"][chosen], heard)
+            states = self._encoded(padded, heard).split([self.config.tokens(frames[row]) for row in rows])
+            found |= dict(zip(rows, states, strict=True))
+        return torch.cat([found[row] for row in range(len(frames))])
 
     def _encoded(self, mels: Tensor, frames: Tensor) -> Tensor:
         """float[R, F, bins], int64[R] -> float[N, width], packed; bins is 1 where the encoder reads samples."""
@@ -80,6 +96,19 @@ class Embedder(nn.Module):
         self.encoder.eval()
         with torch.no_grad():
             return self.encoder(mels, frames)
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of recordings in groups, where the longest is less than LONGER times the shortest: filled up to one of
+    half a minute, those of a second would take thirty times the time and the memory."""
+    groups: list[list[int]] = []
+    longest = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not groups or lengths[row] * LONGER <= longest:
+            groups.append([])
+            longest = lengths[row]
+        groups[-1].append(row)
+    return [sorted(group) for group in groups]
 
 
 class ConvEncoder(nn.Module):

@@ -22,11 +22,10 @@ from fusebert.modalities.audio.signal import (
     whisper_mel,
 )
 from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import DecodedFiles, are_sounds, encoded_media, media_of
+from fusebert.modalities.files import SOUND_SUFFIXES, DecodedFiles, are_sounds, encoded_media, media_of
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 FRAMES_PER_TOKEN = 4
 """25 tokens a second."""
 STATES_PER_TOKEN = 2
@@ -34,6 +33,8 @@ STATES_PER_TOKEN = 2
 RANGE = 14.0
 """Of natural logarithms, 61 dB: what is further below a recording's loudest is as good as silence. Of what a telephone
 recorded, a quarter of the bins holds nothing else, and would outweigh the voice."""
+FAINTEST = 1e-6
+"""Peak of what is silence and is not made louder: a 20-bit recorder's smallest step."""
 PACES = (0.8, 1.25)
 """Recordings to learn from are played slower or faster, between these."""
 SHORTEST_SAMPLES = RATE_HZ // 10
@@ -130,7 +131,7 @@ class Processor:
     def _frames(self, samples: np.ndarray) -> np.ndarray:
         most, backbone = self.config.most_tokens * FRAMES_PER_TOKEN, self.config.backbone
         if not backbone:
-            frames = log_mel(samples)[:most]
+            frames = log_mel(evened(samples))[:most]
             frames = np.maximum(frames, frames.max() - RANGE)
             return np.asarray((frames - frames.mean()) / (frames.std() + 1e-3))
         if not self.config.hears_samples:
@@ -158,14 +159,9 @@ class Processor:
         return int(self.config.tokens(features["frames"]).sum())
 
     def collate(self, rows: Sequence[Features]) -> Collated:
-        """`input_features` float32[R, longest, bins], each recording's end filled with zeros; `recorded`, `frames`,
-        `place` int64[R] for all R recordings of the rows. There is room for what is recorded and for what is heard."""
-        lengths = {name: np.concatenate([row[name] for row in rows]) for name in ("recorded", "frames", "place")}
-        longest = max(int(lengths["recorded"].max()), int(lengths["frames"].max()))
-        padded = np.zeros((len(lengths["frames"]), longest, rows[0]["input_features"].shape[1]), dtype=np.float32)
-        for number, recording in enumerate(one for row in rows for one in _recordings(row)):
-            padded[number, : len(recording)] = recording
-        return {"input_features": padded, **lengths}
+        """`input_features` float32[F, bins], recordings one after another; `recorded`, `frames`, `place` int64[R] for
+        all R recordings of the rows."""
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def save(self, folder: Path) -> None:
         write_json(folder / "processors" / "audio.json", {"columns": self.columns, "config": self.config.model_dump()})
@@ -176,15 +172,16 @@ class Processor:
         return cls(Config(**saved["config"]), saved["columns"])
 
 
-def _recordings(features: Features) -> list[np.ndarray]:
-    """float32[frames, bins] each."""
-    ends = np.cumsum(features["recorded"]).tolist()
-    return [features["input_features"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
+def evened(samples: np.ndarray) -> np.ndarray:
+    """float32[N] around zero, with a peak of one. A recorder's constant voltage would be the loudest of a quiet
+    recording, and hide what lies RANGE below it."""
+    around_zero = samples - float(samples.mean(dtype=np.float64))
+    return np.asarray(around_zero / max(float(np.abs(around_zero).max()), FAINTEST))
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of paths of sound files, or of encoded sound as in datasets."""
-    paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)]
+    paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SOUND_SUFFIXES)]
     if len(paths) > len(values) / 2:
         return Evidence(f"{len(paths)} of {len(values)} values end in a sound suffix", 0.99 * len(paths) / len(values))
     decoded = [value for value in values if isinstance(value, dict) and "sampling_rate" in value]

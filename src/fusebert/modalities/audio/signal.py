@@ -25,6 +25,7 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_SAMPLES = 200_000_000
 """Over all channels: what is decoded at once takes four bytes each."""
 KINDS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF")
+SAVE_AS = "save it as wav, flac, ogg, mp3 or aiff"
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 MAX_CHANNELS = 32
 WIDEST_SAMPLE = 4
@@ -55,7 +56,7 @@ def decode(data: bytes, max_seconds: float) -> np.ndarray:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.format not in KINDS:  # whether one of another kind is whole could not be told
-                raise InputError(f"sound of the kind {file.format} is not read; save it as wav, flac, ogg, mp3 or aiff")
+                raise InputError(f"sound of the kind {file.format} is not read; {SAVE_AS}")
             rate, channels, frames = int(file.samplerate), int(file.channels), int(file.frames)
             _check(rate, channels, frames, max_seconds)
             samples = file.read(dtype="float32", always_2d=True)
@@ -63,7 +64,7 @@ def decode(data: bytes, max_seconds: float) -> np.ndarray:
         raise
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, MemoryError, OSError) as error:
         problem = " ".join(BUFFER.sub("it", str(error)).split())
-        raise InputError(f"not a sound file that can be read: {problem}") from None
+        raise InputError(f"not a sound file that can be read: {problem.rstrip('.')}; {SAVE_AS}") from None
     if len(samples) == 0:
         raise InputError("the recording has no samples")
     if len(samples) + MP3_SLACK < frames and MP3_COUNT.search(data, 0, MP3_COUNT_WITHIN):
