@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
-from fusebert.doctor.media import _clipped, examine_sounds
+from fusebert.doctor.media import _clipped, examine_pictures, examine_sounds
 from fusebert.doctor.rows import copied_texts, label_leaks, people_on_both_sides, running_numbers
 from fusebert.types import Sample
 
@@ -378,6 +378,24 @@ def test_a_table_is_looked_at_once(clean: World, capsys: pytest.CaptureFixture[s
 
 def test_a_clean_world_gives_no_alarm(clean: World) -> None:
     assert {finding.fault for finding in clean.examine()} <= {"rare labels"}
+
+
+def test_the_same_drawing_in_another_colour_is_another_picture(tmp_path: Path) -> None:
+    """Also where many training rows show that drawing, and only the last of them is the copy's."""
+    colours = [(220, 30, 30), (240, 200, 40), (120, 60, 20), (40, 160, 70), (40, 60, 200), (90, 90, 90)]
+
+    def rows(split: str, side: int, painted: Sequence[tuple[int, int, int]]) -> list[Sample]:
+        for n, colour in enumerate(painted):
+            picture = Image.new("RGB", (96, 96), "white")
+            ImageDraw.Draw(picture).ellipse((20, 28, 70, 78), fill=colour)
+            picture.resize((side, side)).save(tmp_path / f"{split}{n}.jpg", quality=70)
+        return [Sample(Path("t.csv"), n, {"image": f"{split}{n}.jpg"}, tmp_path) for n in range(len(painted))]
+
+    splits = {"train": rows("train", 96, colours[:5] * 30 + [(10, 140, 140)]), "test": rows("test", 72, colours)}
+    (found,) = examine_pictures(splits, "image")
+    assert [row.row for row in found.rows] == [0, 1, 2, 3, 4]
+    splits["test"] = rows("test", 72, [(10, 140, 140)])
+    assert len([*examine_pictures(splits, "image")]) == 1
 
 
 def test_media_that_cannot_be_read_are_rows_not_findings(clean: World) -> None:

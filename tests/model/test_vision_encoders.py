@@ -15,10 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AutoModel,
+    BitImageProcessorPil,
+    CLIPConfig,
     ConvNextConfig,
     Dinov2Config,
     PreTrainedConfig,
     ResNetConfig,
+    SiglipConfig,
     SwinConfig,
     ViTConfig,
     ViTImageProcessorPil,
@@ -42,13 +45,20 @@ BACKBONES: dict[str, Callable[[], PreTrainedConfig]] = {
         image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
     ),
 }
+SEES = {"image_size": 32, "patch_size": 8, **TRANSFORMER}
+READS = {"vocab_size": 9, **TRANSFORMER}
+BOTH: dict[str, Callable[[], PreTrainedConfig]] = {
+    "clip": lambda: CLIPConfig(vision_config=SEES, text_config=READS),
+    "siglip": lambda: SiglipConfig(vision_config=SEES, text_config=READS),
+}
+"""Models of pictures and text."""
 MEAN = [0.1, 0.2, 0.3]
 
 
 def publish(name: str, folder: Path) -> nn.Module:
     """A small model of this kind with random weights, as its authors would publish it."""
     torch.manual_seed(1)
-    model: nn.Module = AutoModel.from_config(BACKBONES[name]())
+    model: nn.Module = AutoModel.from_config((BACKBONES | BOTH)[name]())
     model.save_pretrained(folder)
     ViTImageProcessorPil(image_mean=MEAN, image_std=[0.5, 0.6, 0.7]).save_pretrained(folder)
     return model.eval()
@@ -75,6 +85,57 @@ def test_a_published_vision_model_gives_its_own_numbers(name: str, tmp_path: Pat
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_of_a_model_of_pictures_and_text_the_half_that_sees_is_taken(name: str, tmp_path: Path) -> None:
+    published: Any = publish(name, tmp_path)
+    config = prepare(Config(encoder=str(tmp_path), size_pixels=32))
+    encoder: Any = model_with(config).eval().embedders["image"].encoder
+    encoder.load_pretrained()
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(pixels), published.vision_model(pixels).last_hidden_state)
+
+
+def test_a_published_model_gets_the_size_that_it_was_trained_on(tmp_path: Path) -> None:
+    publish("resnet", tmp_path)  # its own settings name no size
+    assert prepare(Config(encoder=str(tmp_path))).size_pixels == 224
+    BitImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 48, "width": 48}).save_pretrained(tmp_path)
+    assert prepare(Config(encoder=str(tmp_path))).size_pixels == 48
+    assert prepare(Config(encoder=str(tmp_path), size_pixels=96)).size_pixels == 96
+
+
+def test_a_size_that_a_published_model_cannot_see_is_refused(tmp_path: Path) -> None:
+    publish("vit", tmp_path)
+    with pytest.raises(ModelError, match=r"64\*64.*32\*32"):
+        prepare(Config(encoder=str(tmp_path), size_pixels=64))
+
+
+def test_what_a_preprocessor_leaves_out_is_a_default_of_its_class(tmp_path: Path) -> None:
+    publish("resnet", tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "MobileViTFeatureExtractor"}')
+    config = prepare(Config(encoder=str(tmp_path)))
+    assert (config.mean, config.std, config.size_pixels) == ((0.0,) * 3, (1.0,) * 3, 256)
+    assert config.backbone["fusebert_blue_first"]
+
+
+def test_a_model_without_a_preprocessor_asks_for_mean_and_std(tmp_path: Path) -> None:
+    publish("vit", tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match=r"set image\.mean and image\.std"):
+        prepare(Config(encoder=str(tmp_path)))
+    config = prepare(Config(encoder=str(tmp_path), mean=(0.1, 0.1, 0.1), std=(0.2, 0.2, 0.2)))
+    assert (config.size_pixels, config.mean) == (32, (0.1, 0.1, 0.1))
+
+
+def test_weights_of_the_text_alone_are_refused(tmp_path: Path) -> None:
+    published: Any = publish("clip", tmp_path)
+    encoder: Any = model_with(prepare(Config(encoder=str(tmp_path), size_pixels=32))).embedders["image"].encoder
+    text = {name: weight for name, weight in published.state_dict().items() if name.startswith("text_model.")}
+    save_file(text, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="has no weights for"):
+        encoder.load_pretrained()
+
+
 @pytest.mark.parametrize(
     ("name", "how", "how_much", "frozen"),
     [
@@ -87,7 +148,12 @@ def test_training_on_a_published_vision_model(
     tiny: dict[str, Any], tmp_path: Path, name: str, how: str, how_much: Any, frozen: bool
 ) -> None:
     published = publish(name, tmp_path / "vit")
-    settings = tiny | {"image.encoder": str(tmp_path / "vit"), "training.epochs": 1, how: how_much}
+    settings = tiny | {
+        "image.encoder": str(tmp_path / "vit"),
+        "training.epochs": 1,
+        how: how_much,
+        "image.size_pixels": 32,
+    }
     trained = train({key: value for key, value in settings.items() if key != "image.width"}, tmp_path / "model")
     encoder: Any = trained.model.embedders["image"].encoder  # type: ignore[union-attr]
     before, after = published.state_dict(), encoder.model.state_dict()

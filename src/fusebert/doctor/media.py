@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +33,10 @@ CLIPPED_SHARE = 5e-4
 """... and so great a share of all samples does so."""
 MOST_SECONDS = 600.0
 PICTURE_PIXELS, PICTURE_HASH, PICTURE_COSINE = 64, 16, 0.8
-"""Perceptual hashes of 16 x 16 bits so similar (25 bits may differ) are of one picture."""
+"""Perceptual hashes of 16 x 16 bits so similar (25 bits may differ) are of one drawing ..."""
+COLOUR_CELLS, MOST_APART = 16, 50
+"""... and of one picture where no mean colour of 16 x 16 cells differs by more, of 255. Copies (JPEG at 50, half the
+size, a fifth brighter) differ by up to 44, drawings of which one thing has another colour or place by 61 and more."""
 SOUND_BANDS, SOUND_SPANS = 40, 64
 SOUND_FLOOR, SOUND_COSINE = 0.1, 0.85
 """Changes of spectrograms so similar are of one recording. Of 2,700 spoken digits of six people, of noises, hums and
@@ -51,6 +55,15 @@ class Recording:
     channel_peak: float
     clipped: float
     changes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the doctor needs to know of one: float16[PICTURE_HASH^2] of length one, int16[3, 16, 16]."""
+
+    sample: Sample
+    fingerprint: np.ndarray
+    colours: np.ndarray
 
 
 def examine_sounds(splits: Splits, column: str) -> Iterator[Finding]:
@@ -83,14 +96,24 @@ def examine_pictures(splits: Splits, column: str) -> Iterator[Finding]:
     """Pictures of one split that are nearly one of the training rows."""
     if len(splits) == 1:
         return
-    seen = {
-        name: [(row, one) for row in rows if (one := _look(row, column)) is not None] for name, rows in splits.items()
-    }
+    seen = {name: [one for row in rows if (one := _look(row, column)) is not None] for name, rows in splits.items()}
     (_, trained), *others = seen.items()
     for name, found in others:
-        twins = most_similar([one for _, one in trained], [one for _, one in found], PICTURE_COSINE)
-        pairs = [(row, trained[n][0]) for (row, _), n in zip(found, twins, strict=True) if n is not None]
+        twins = most_similar(
+            [one.fingerprint for one in trained],
+            [one.fingerprint for one in found],
+            PICTURE_COSINE,
+            partial(_same_colours, trained, found),
+        )
+        pairs = [(one.sample, trained[n].sample) for one, n in zip(found, twins, strict=True) if n is not None]
         yield from _copies(name, column, "picture", pairs)
+
+
+def _same_colours(trained: list[Picture], found: list[Picture], one: int, others: np.ndarray) -> np.ndarray:
+    """bool[N]: which of the trained ones have nowhere another colour than one of the found."""
+    theirs = np.stack([trained[n].colours for n in others])
+    apart: np.ndarray = np.abs(theirs - found[one].colours).max(axis=(1, 2, 3))
+    return apart <= MOST_APART
 
 
 def _copies(name: str, column: str, kind: str, pairs: list[tuple[Sample, Sample]]) -> Iterator[Finding]:
@@ -150,8 +173,8 @@ def _changes(samples: np.ndarray) -> np.ndarray:
     return np.asarray(changes / max(float(np.linalg.norm(changes)), 1e-6), dtype=np.float16)
 
 
-def _look(sample: Sample, column: str) -> np.ndarray | None:
-    """float16[PICTURE_HASH^2] of length one; None where there is no picture, or a plain one."""
+def _look(sample: Sample, column: str) -> Picture | None:
+    """None where there is no picture, or a plain one."""
     import imagehash
 
     value = media_of(sample.values.get(column))
@@ -166,7 +189,9 @@ def _look(sample: Sample, column: str) -> np.ndarray | None:
     if np.asarray(picture.convert("L")).std() < PLAIN_DEVIATION:
         return None
     bits = np.asarray(imagehash.phash(picture, hash_size=PICTURE_HASH).hash, dtype=np.float16).ravel()
-    return (2 * bits - 1) / PICTURE_HASH
+    side = PICTURE_PIXELS // COLOUR_CELLS
+    cells = pixels.reshape(3, COLOUR_CELLS, side, COLOUR_CELLS, side).mean(axis=(2, 4))
+    return Picture(sample, (2 * bits - 1) / PICTURE_HASH, cells.astype(np.int16))
 
 
 def _bytes(value: Any, sample: Sample) -> bytes | None:

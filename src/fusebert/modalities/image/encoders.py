@@ -99,13 +99,17 @@ class Backbone(nn.Module):
         self.blue_first = bool(config.backbone.get("fusebert_blue_first"))
 
     def load_pretrained(self) -> None:
-        from transformers import AutoModel, TimmBackbone
+        from transformers import TimmBackbone
 
         with as_model_error(f"the weights of image.encoder={self.name!r} cannot be read"):
             if self.name.startswith("timm:"):
                 published = TimmBackbone.from_pretrained(self.name.removeprefix("timm:"))
-            else:
-                published = AutoModel.from_pretrained(self.name, use_safetensors=True, trust_remote_code=False)
+            else:  # by the network's own class, which also finds itself within a model of pictures and text
+                published, found = type(self.model).from_pretrained(
+                    self.name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                )
+                if lost := [name for name in found["missing_keys"] if "pooler" not in name]:
+                    raise ModelError(f"image.encoder={self.name!r} has no weights for {min(lost)}")
             self.model.load_state_dict(published.state_dict())
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -140,7 +144,8 @@ def prepare(config: Config) -> Config:
         return config if config.weights is None else _completed(config, TORCHVISION)
     from transformers import AutoConfig, AutoModel
 
-    with as_model_error(f"image.encoder={config.encoder!r} cannot be used as a vision model"):
+    chosen = f" with image.size_pixels={config.size_pixels}" if "size_pixels" in config.model_fields_set else ""
+    with as_model_error(f"image.encoder={config.encoder!r} cannot be used as a vision model{chosen}"):
         if config.encoder.startswith("timm:"):
             from transformers import TimmBackboneConfig
 
@@ -149,9 +154,11 @@ def prepare(config: Config) -> Config:
             size, published = config.size_pixels, _published_by_timm(name)
         else:
             settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
+            settings = getattr(settings, "vision_config", settings)  # the seeing half of CLIP and its kin
             vars(settings).pop("auto_map", None)  # some name code for older versions of transformers, too
-            published = _published(config.encoder)
-            size = int(getattr(settings, "image_size", config.size_pixels) or config.size_pixels)
+            published = _published(config)
+            size = published.pop("size_pixels", None) or getattr(settings, "image_size", None) or config.size_pixels
+            size = config.size_pixels if chosen else size
         refuse_foreign(settings.to_dict(), f"image.encoder={config.encoder!r}")
         model = AutoModel.from_config(settings, dtype=torch.float32, trust_remote_code=False).eval()
         with torch.inference_mode():
@@ -166,16 +173,43 @@ def _completed(config: Config, published: Mapping[str, Any]) -> Config:
     return config.model_copy(update={k: v for k, v in published.items() if k not in config.model_fields_set})
 
 
-def _published(name: str) -> dict[str, Any]:
-    """Which pixels a model of transformers was trained on: `mean`, `std`, and whether blue comes first."""
+def _published(config: Config) -> dict[str, Any]:
+    """Which pixels a model of transformers was trained on: `size_pixels`, `mean`, `std`, and whether blue comes first.
+
+    Raises:
+        ModelError: it does not say so, and neither does the user.
+    """
+    from transformers import AutoImageProcessor
     from transformers.image_processing_base import ImageProcessingMixin
 
-    found, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    order = {"blue_first": bool(found.get("do_flip_channel_order", False))}
+    try:
+        found, _ = ImageProcessingMixin.get_image_processor_dict(config.encoder)
+    except OSError:
+        if config.model_fields_set >= {"mean", "std"}:
+            return {}
+        raise ModelError(
+            f"image.encoder={config.encoder!r} does not say on which pixels it was trained (in a "
+            "preprocessor_config.json): save its image processor there, or set image.mean and image.std"
+        ) from None
+    try:  # what a file leaves out is a default of its class
+        made = AutoImageProcessor.from_pretrained(config.encoder, backend="pil", trust_remote_code=False)
+        found = made.to_dict() | {"do_normalize": bool(made.do_normalize)}
+    except (ImportError, ValueError):  # of torchvision, or of no class that is known here
+        pass
+    said = {"blue_first": bool(found.get("do_flip_channel_order")), "size_pixels": _side(found)}
     if not found.get("do_normalize", True):
-        return order | UNCHANGED
+        return said | UNCHANGED
     named = (("mean", "image_mean"), ("std", "image_std"))
-    return order | {new: tuple(found[old]) for new, old in named if found.get(old)}
+    return said | {new: tuple(found[old]) for new, old in named if found.get(old)}
+
+
+def _side(processor: Mapping[str, Any]) -> int | None:
+    """Of the square that an image processor makes of a picture; None where it makes none."""
+    size = processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size")
+    if not isinstance(size, Mapping):
+        return size
+    sides = {side for name in ("height", "width", "shortest_edge") if (side := size.get(name))}
+    return int(sides.pop()) if len(sides) == 1 else None
 
 
 def _published_by_timm(name: str) -> dict[str, Any]:

@@ -36,7 +36,10 @@ class Config(Section):
         "conv", description="conv, patch, vgg16, or a vision model of transformers: a Hub id or a folder"
     )
     size_pixels: int = Field(
-        64, ge=16, le=1024, description="pictures are resized to this height and width, or to that of a published model"
+        64,
+        ge=16,
+        le=1024,
+        description="side of the square that pictures are resized to; where not set, a published model's own",
     )
     patch_pixels: int = Field(
         16, ge=2, le=128, description="side of the square that becomes one token (conv and patch)"
