@@ -15,12 +15,12 @@ from scipy.special import expit, log_softmax, softmax
 
 from fusebert.config import Section
 from fusebert.errors import DataError, InputError, UsageError
-from fusebert.modalities.values import WHOLE, as_list
+from fusebert.modalities.values import as_list
 from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
+from fusebert.tasks.classification.labels import FEW, Key, Label, fold, key_of, of_one_kind, spelling_of
 from fusebert.types import Answer
 
-Label = str | int | bool
 UNSEEN = -1
 """Target of a label that training never saw: always wrong."""
 MAX_CLASSES = 100_000
@@ -29,8 +29,6 @@ MOST_CURVES = 1000
 SAME = {"0": "false", "1": "true", "false": "0", "true": "1"}
 """How one of two labels may be written otherwise."""
 HEAVIEST = 100.0
-FEW = 0.05
-"""Share of targets of another kind than the others, up to which they are slips, and not another way to write."""
 CALIBRATION_ROWS, CALIBRATION_LOGITS = 20_000, 2**24
 """At most so many say how sure answers may be."""
 
@@ -88,8 +86,8 @@ class Task:
         named = ["f1_micro", "f1_macro", "accuracy"] if multi_label else ["accuracy", "f1_macro"]
         named += ["auroc"] if len(self.labels) <= MOST_CURVES else []
         self.metric_names = [*named, *([] if multi_label else ["expected_calibration_error"]), "loss"]
-        self._class = {_fold(_key(label), config.ignore_case): number for number, label in enumerate(self.labels)}
-        self._spelled = {_spelling(key): number for key, number in self._class.items()}
+        self._class = {fold(key_of(label), config.ignore_case): number for number, label in enumerate(self.labels)}
+        self._spelled = {spelling_of(key): number for key, number in self._class.items()}
 
     @property
     def limits(self) -> list[str]:
@@ -99,10 +97,10 @@ class Task:
         return ["A probability is calibrated on the validation rows; on other data it may be too sure."]
 
     @staticmethod
-    def read(raw: Any) -> list[tuple[str, Label]]:
+    def read(raw: Any) -> list[Key]:
         """The labels of a raw target, each with its kind."""
         labels = as_list(raw)
-        return list(dict.fromkeys(_key(label) for label in ([raw] if labels is None else labels)))
+        return list(dict.fromkeys(key_of(label) for label in ([raw] if labels is None else labels)))
 
     @classmethod
     def fit(cls, config: Config, targets: Sequence[Any]) -> Self:
@@ -116,13 +114,13 @@ class Task:
             )
         alike = [target for target, is_list in zip(targets, are_lists, strict=True) if is_list == lists]
         spelled = Counter(label for target in alike for label in cls.read(target))
-        found: Counter[tuple[str, Label]] = Counter()
-        spelling: dict[tuple[str, Label], Label] = {}
+        found: Counter[Key] = Counter()
+        spelling: dict[Key, Label] = {}
         for key, count in spelled.most_common():
-            folded = _fold(key, config.ignore_case)
+            folded = fold(key, config.ignore_case)
             spelling.setdefault(folded, key[1])
             found[folded] += count
-        found = _of_one_kind(found, allow_few=config.unseen_labels == "refuse")
+        found = of_one_kind(found, allow_few=config.unseen_labels == "refuse")
         if len(found) < 2:
             raise DataError(
                 f"the target has {len(found)} label{'' if len(found) == 1 else 's'}; classification needs at least two"
@@ -197,10 +195,10 @@ class Task:
 
     def _find(self, label: Any) -> int:
         """Its class: that of the same kind, or else of the same spelling, as a csv has no kinds."""
-        key = _fold(_key(label), self.config.ignore_case)
-        number = self._class.get(key, self._spelled.get(_spelling(key), UNSEEN))
+        key = fold(key_of(label), self.config.ignore_case)
+        number = self._class.get(key, self._spelled.get(spelling_of(key), UNSEEN))
         if number == UNSEEN and len(self.labels) == 2:
-            number = self._spelled.get(SAME.get(_spelling(key), ""), UNSEEN)
+            number = self._spelled.get(SAME.get(spelling_of(key), ""), UNSEEN)
         return number
 
     @staticmethod
@@ -298,46 +296,3 @@ class Task:
     def load_from(cls, folder: Path) -> Self:
         saved = read_json(folder / "task.json")
         return cls(Config(**saved.pop("config")), **saved)
-
-
-def _key(label: Any) -> tuple[str, Label]:
-    """A label with its kind, so that 1, True and "1" stay three labels."""
-    if isinstance(label, bool):
-        return ("true/false", label)
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
-    if isinstance(label, int):
-        return ("numbers", label)
-    if isinstance(label, str) and label.strip():
-        return ("text", label.strip())
-    raise InputError(f"{label!r} is not a label; use text, a whole number, or true/false")
-
-
-def _of_one_kind(counts: Counter[tuple[str, Label]], allow_few: bool) -> Counter[tuple[str, Label]]:
-    """The labels of the most frequent kind; rows with a few others are refused one by one, if that is allowed.
-
-    Raises:
-        DataError: others are not few.
-    """
-    kinds = Counter[str]()
-    for (kind, _), count in counts.items():
-        kinds[kind] += count
-    (usual, most), *_ = kinds.most_common()
-    few = FEW * kinds.total() if allow_few else 0
-    if kinds.total() - most > few:
-        mixed, odd = " and ".join(sorted(kinds)), min(counts, key=lambda key: kinds[key[0]])[1]
-        raise DataError(f"the labels mix {mixed}, such as {odd!r:.60}; write all of them the same way")
-    return Counter({key: count for key, count in counts.items() if key[0] == usual})
-
-
-def _fold(key: tuple[str, Label], ignore_case: bool) -> tuple[str, Label]:
-    kind, label = key
-    return (kind, label.casefold()) if ignore_case and isinstance(label, str) else key
-
-
-def _spelling(key: tuple[str, Label]) -> str:
-    """As a csv has it: 1 is "1", or "1.0" where pandas wrote it, and True is "true" in any case."""
-    spelled = str(key[1])
-    if spelled.casefold() in ("true", "false"):
-        return spelled.casefold()
-    return whole[1] if (whole := WHOLE.fullmatch(spelled)) else spelled
