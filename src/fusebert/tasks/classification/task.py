@@ -76,6 +76,7 @@ class Task:
 
     name = "classification"
     higher_is_better = True
+    limits = ("A probability is calibrated on the validation rows; on other data it may be too sure.",)
 
     def __init__(
         self,
@@ -88,9 +89,10 @@ class Task:
         by_hand: bool = False,
     ) -> None:
         self.config, self.labels, self.multi_label = config, list(labels), multi_label
-        self.frequencies, self.temperature = np.array(frequencies, dtype=np.float64), temperature
         self._default = np.full(len(self.labels), 0.5 if multi_label else 1 / len(self.labels))
-        self.thresholds, self.by_hand = self._default if thresholds is None else np.array(thresholds), by_hand
+        self.frequencies = np.array(frequencies, dtype=np.float64).reshape(len(self.labels))
+        self.thresholds = self._default if thresholds is None else np.array(thresholds).reshape(len(self.labels))
+        self.temperature, self.by_hand = temperature, by_hand
         usual = "f1_macro" if config.class_weights == "balanced" else "accuracy"
         usual = "f1_micro" if multi_label else usual
         self.primary_metric = config.metric or usual
@@ -100,8 +102,6 @@ class Task:
         self.metric_names = [*named, *([] if multi_label else ["expected_calibration_error"]), "loss"]
         self._class = {fold(key_of(label), config.ignore_case): number for number, label in enumerate(self.labels)}
         self._spelled = {spelling_of(key): number for key, number in self._class.items()}
-
-    limits = ("A probability is calibrated on the validation rows; on other data it may be too sure.",)
 
     @staticmethod
     def read(raw: Any) -> list[Key]:
