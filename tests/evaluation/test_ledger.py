@@ -96,7 +96,7 @@ def test_rows_about_one_picture_are_not_independent() -> None:
     """Two models that understand different pictures: ten questions about a picture say little more than one."""
     random = np.random.default_rng(0)
     pictures, questions = 100, 10
-    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, frequencies=[0.5, 0.5])
     things = np.repeat(np.arange(pictures), questions)
     targets = random.integers(0, 2, len(things))
     differences, errors, naive = [], [], []
@@ -113,7 +113,7 @@ def test_rows_about_one_picture_are_not_independent() -> None:
 
 def test_of_many_logits_a_part_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
-    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, frequencies=[0.5, 0.5])
     targets, logits, other = random.integers(0, 2, 20_000), *random.normal(size=(2, 20_000, 2))
     things = np.arange(20_000) // 4
     found = ledger(Pretending(task, other, targets), None, logits, targets, things)["image shuffled"]
@@ -125,7 +125,7 @@ def test_of_many_logits_a_part_tells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_few_things_have_no_error_and_ranks_are_among_all() -> None:
     random = np.random.default_rng(0)
-    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, frequencies=[0.5, 0.5])
     targets, logits = random.integers(0, 2, 100), random.normal(size=(100, 2))
     found = ledger(Pretending(task, logits, targets), None, logits, targets, np.arange(100) % 3)
     assert "standard_error" not in found["image shuffled"]
@@ -157,7 +157,7 @@ def test_the_error_is_of_the_rows_that_seek(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_error_is_that_of_the_paired_difference(rows: int) -> None:
     """Two models that mostly err on the same rows differ by less than either differs from the truth."""
     random = np.random.default_rng(0)
-    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, weights=[1.0, 1.0])
+    task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, frequencies=[0.5, 0.5])
     targets = random.integers(0, 2, rows)
     wrong = random.random(rows) < 0.3
     also_wrong = np.where(random.random(rows) < 0.05, ~wrong, wrong)

@@ -217,6 +217,16 @@ def test_the_card_says_of_a_model_what_holds_of_it(trained: Path, tmp_path: Path
     assert "fusebert embed FOLDER data.jsonl --side left" in matching
 
 
+def test_card_and_page_say_what_answers_are_made_by(tmp_path: Path, page: Callable[..., Outline]) -> None:
+    decision = {"rule": "'yes' is the answer where its probability is 0.31 or more", "chosen_for": "f1_macro"}
+    test = CLASSIFIED | {"decision": decision | {"otherwise": {"f1_macro": 0.7}}}
+    write_model_card(tmp_path / "README.md", card(evaluations={"validation": CLASSIFIED, "test": test}))
+    text = (tmp_path / "README.md").read_text()
+    for said in (text, " ".join(page("x", test, None, [], []).words)):
+        assert "0.31 or more (chosen on validation rows for F1, macro)" in said
+        assert "0.850, and would be 0.700 with the likeliest answers" in said
+
+
 def test_the_card_tells_small_and_large_numbers(tmp_path: Path) -> None:
     scores = {"mae": 2.4e-8, "r2": 0.9}
     ledger = {"all": scores, "image shuffled": scores | {"mae": 1.24e-5}}

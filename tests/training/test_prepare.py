@@ -57,12 +57,12 @@ def test_the_scale_is_that_of_the_training_rows(tmp_path: Path) -> None:
     assert task["std"] == pytest.approx(kept.std())
 
 
-def test_the_weights_are_those_of_the_training_rows_and_the_labels_those_of_the_table(tmp_path: Path) -> None:
+def test_the_frequencies_are_those_of_the_training_rows_and_the_labels_those_of_the_table(tmp_path: Path) -> None:
     targets = ["rare" if number == 0 else "ab"[number % 10 > 6] for number in range(ROWS)]
     task, kept = learnt(tmp_path, targets, **{"task.class_weights": "balanced"})
     assert task["labels"] == ["a", "b", "rare"]
     counts = [(kept == label).sum() for label in "ab"]
-    assert task["weights"][0] / task["weights"][1] == pytest.approx(counts[1] / counts[0])
+    assert task["frequencies"][:2] == pytest.approx(np.array(counts) / len(kept))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from fusebert.cli.common import (
     say,
 )
 from fusebert.errors import RowError, UsageError, row_in_words
+from fusebert.evaluation.metric_names import decision_in_words
 from fusebert.storage import read_json
 
 MANY_WITHOUT_HISTORY = 0.2
@@ -41,12 +42,13 @@ def add_commands(command: Command) -> None:
     )
     known = "tables of events that came before, for a recommender; they are not scored"
     evaluate.add_argument("--known", metavar="TABLE", type=Path, nargs="+", default=[], help=known)
+    _add_threshold(evaluate)
     add_bad_rows(evaluate, "blank")
 
     predict = command("predict", _predict, "Answer each row of a table, or one row given as --COLUMN VALUE.")
     predict.add_argument("folder", metavar="FOLDER", type=Path)
-    options = "[--output FILE.jsonl] [--keep COLUMN] [--top K] [--among TABLE] [--bad-rows skip|blank] [--json]"
-    predict.usage = f"fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) {options}"
+    options = "[--output FILE.jsonl] [--keep COLUMN] [--top K] [--among TABLE] [--threshold P] [--bad-rows skip|blank]"
+    predict.usage = f"fusebert predict FOLDER (TABLE | --COLUMN VALUE ...) {options} [--json]"
     predict.add_argument(
         "--output", metavar="FILE.jsonl", type=Path, help="where the answers of a table go (default: stdout)"
     )
@@ -61,12 +63,24 @@ def add_commands(command: Command) -> None:
     predict.add_argument("--top", metavar="K", type=int, default=1, help="list the K likeliest labels")
     among = "recommend only items of this table, such as those in stock; it names them as the training events do"
     predict.add_argument("--among", metavar="TABLE", type=Path, help=among)
+    _add_threshold(predict)
     add_bad_rows(predict, "blank")
 
     extend = command("extend", _extend, "Let a recommender recommend items that came after its training.")
     extend.add_argument("folder", metavar="MODEL", type=Path)
     extend.add_argument("table", metavar="CATALOGUE", type=Path, help="the items, as task.catalogue describes them")
     extend.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="of the new model")
+
+
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    said = "answer with the second of two labels, or with each label of lists, from this probability on"
+    parser.add_argument("--threshold", metavar="P", type=float, help=f"{said} (default: what validation rows chose)")
+
+
+def _loaded(options: argparse.Namespace) -> Any:
+    """The model, answering from the threshold that was given, if any."""
+    predictor = load_model(options.folder)
+    return predictor if options.threshold is None else predictor.answering_from(options.threshold)
 
 
 def _extend(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -103,7 +117,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.table.resolve() in [table.resolve() for table in options.known]:
         raise UsageError(f"{options.table} is what is scored; leave it out of --known")
     listed_in = _list_of(options.table)
-    found: dict[str, Any] = load_model(options.folder).evaluate(
+    found: dict[str, Any] = _loaded(options).evaluate(
         options.table,
         without=options.without,
         shuffle=options.shuffle,
@@ -112,6 +126,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         listed_in=listed_in,
     )
     print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
+    if decision := decision_in_words(found, options.table.name):
+        say(f"Note: {decision}")
     if bad := found.get("bad_rows"):
         say(f"Warning: {bad} other rows cannot be used and are skipped; they are listed in {listed_in}")
     if values := found.get("lost_values"):
@@ -164,7 +180,7 @@ def _say_baselines(path: Path) -> None:
 def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.top < 1:
         raise UsageError(f"--top must be at least 1, not {options.top}")
-    predictor = load_model(options.folder)
+    predictor = _loaded(options)
     if not rest or rest[0].startswith("-"):  # argparse of different Pythons would take a VALUE for the TABLE
         return _answer(predictor, options, rest)
     table, *more = rest

@@ -8,6 +8,7 @@ from typing import Any
 
 from fusebert.cli.common import Command, no_flags, nothing, print_table, run_folder, say, speaks
 from fusebert.errors import UsageError
+from fusebert.evaluation.metric_names import decision_in_words
 from fusebert.storage import read_json
 
 
@@ -70,6 +71,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     for name, found in metrics["evaluations"].items():
         if "baselines" in found:
             print_table(f"Baselines, {name}", found["baselines"])
+    for name, found in list(metrics["evaluations"].items())[-1:]:
+        if decision := decision_in_words(found, name):
+            say(f"Note: {decision}")
     warned = [f"Warning: {warning}" for warning in metrics["warnings"]]
     for line in warned:
         if line not in progress.noted:

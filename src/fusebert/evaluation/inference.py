@@ -146,8 +146,11 @@ def outputs_per_row(model: FusebertModel) -> int:
 def score(
     model: FusebertModel, task: Any, examples: Iterable[Example], collator: Collator, precision: str
 ) -> dict[str, Any]:
-    """`rows`, `metrics` and the task's tables over examples that have targets."""
+    """`rows`, `metrics` and the task's tables over examples that have targets, by which the task decides how to answer
+    where it has a choice."""
     logits, targets = infer_all(model, examples, collator, precision)
+    if hasattr(task, "decide"):
+        task.decide(logits, targets)
     return {"rows": len(targets), **task.evaluate(logits, targets)}
 
 

@@ -39,6 +39,26 @@ def metric_text(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
 
 
+def decision_in_words(evaluation: Mapping[str, Any], split: str) -> str | None:
+    """How a task makes answers of probabilities, and what the likeliest answers would give; None where it gives these.
+
+    Args:
+        evaluation: of a task's `evaluate`.
+        split: the rows that it is of.
+    """
+    if (decision := evaluation.get("decision")) is None:
+        return None
+    metric = decision["chosen_for"]
+    how = "set by hand" if metric is None else f"chosen on validation rows for {metric_name(metric)}"
+    metrics = list(decision["otherwise"]) if metric is None else [metric]
+    scores = [
+        f"{metric_name(name)} is {metric_text(evaluation['metrics'][name])}, and would be "
+        f"{metric_text(decision['otherwise'][name])} with the likeliest answers"
+        for name in metrics
+    ]
+    return f"{decision['rule']} ({how}). On {split} {'; '.join(scores)}"
+
+
 def primary_metric(metrics: Mapping[str, Any]) -> str:
     """The metric that stands for the others: tasks put it first."""
     return next(iter(metrics))

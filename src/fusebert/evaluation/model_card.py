@@ -12,7 +12,13 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fusebert.evaluation.metric_names import STANDARD_ERROR, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import (
+    STANDARD_ERROR,
+    decision_in_words,
+    metric_name,
+    metric_text,
+    primary_metric,
+)
 from fusebert.modalities.events.history import Event, read_history
 from fusebert.modalities.values import is_missing
 from fusebert.stderr import visible
@@ -46,6 +52,7 @@ def write_model_card(path: Path, card: dict[str, Any]) -> None:
         "What each modality contributes": _contributions(card) if card.get("ledger") else "",
         "Speed": _speed(card["speed"]) if card.get("speed") else "",
         "Calibration": _calibration(card["evaluations"]),
+        "Decisions": _decisions(card["evaluations"]),
         "Limits": "\n".join(f"- {_escaped(limit)}" for limit in card["limits"]),
     }
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items() if text)
@@ -214,6 +221,13 @@ def _calibration(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         f"How sure the model was and how often it was right, on {_escaped(split)} "
         f"(expected calibration error {metric_text(error)}):\n\n" + _table(["probability given", "right", "rows"], rows)
     )
+
+
+def _decisions(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    said = [words for split, found in evaluations.items() if (words := decision_in_words(found, split))]
+    if not said:
+        return ""
+    return _escaped(f"How it answers: {said[-1]}. Where labels are more or less frequent than there, choose anew.")
 
 
 def _modalities(card: Mapping[str, Any]) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from fusebert.errors import InputError
-from fusebert.evaluation.metric_names import direction, metric_name, metric_text, primary_metric
+from fusebert.evaluation.metric_names import decision_in_words, direction, metric_name, metric_text, primary_metric
 from fusebert.modalities.image.processor import FORMATS, eight_bits
 from fusebert.storage import write_atomically
 
@@ -86,6 +86,8 @@ def write_page(
 ) -> None:
     """Write a page that needs nothing but itself: no scripts, no network, pictures inside."""
     parts = [_scores(evaluation["metrics"])]
+    if decision := decision_in_words(evaluation, "these rows"):
+        parts.append(f'<p class="about">How it answers: {escape(decision)}.</p>')
     if ledger:
         parts.append(_bars("What each modality contributes", "The model sees", SEEN, ledger, higher_is_better))
     if baselines := evaluation.get("baselines"):

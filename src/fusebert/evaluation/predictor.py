@@ -212,6 +212,20 @@ class Predictor:
 
         return with_items(self, _read(catalogue))
 
+    def answering_from(self, threshold: float) -> Predictor:
+        """A classifier that answers from another probability on: with the second of two labels, or with each label of
+        lists.
+
+        Raises:
+            UsageError: the threshold is not between 0 and 1, or the model has no use for one.
+        """
+        task: Any = self.task
+        if not hasattr(task, "answering_from"):
+            raise UsageError(f"a threshold is for labels; the task of this model is {task.name}")
+        changed = copy.copy(self)
+        changed.task = task.answering_from(threshold)
+        return changed
+
     def _foreign_refused(self, row: Sample | RowError) -> Sample | RowError:
         """The row, unless it has none of the columns that the model reads: a recommender answers empty histories."""
         if isinstance(row, RowError) or any(column in row.values for column in self.columns):

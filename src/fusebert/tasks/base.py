@@ -31,7 +31,11 @@ class Task(Protocol):
             of a row that is no part of it;
         doubts(targets) -> list[str]: in words, what about the training targets is probably a slip;
         calibrate(logits, targets) -> None: called once after training, with validation rows as `evaluate` gets them, to
-            fit what makes probabilities honest; `save` comes after it;
+            fit what makes probabilities honest, and what `decide` chooses; `save` comes after it;
+        decide(logits, targets) -> None: called with validation rows before these are scored in training, to choose what
+            answers are made of probabilities, so that each epoch is judged by the answers that it would give;
+        answering_from(threshold: float) -> Self: the same with a threshold for answers that the user has set. Raises
+            UsageError;
         initializer_range: float, the deviation of fresh weights, where the trunk's would not do;
         limits: Sequence[str], sentences for the model card on what its answers do not say.
 
@@ -113,7 +117,9 @@ class Task(Protocol):
             targets: those of `target`, stacked.
 
         Returns:
-            Beside `metrics`: `queries`, how many rows they are of, where these are not all. Plots are drawn of
+            Beside `metrics`: `queries`, how many rows they are of, where these are not all; `decision`, where answers
+            are not simply the likeliest ones: {"rule", in words, "chosen_for", the metric, None where the user has set
+            it, "otherwise", metrics of the likeliest answers}. Plots are drawn of
             `confusion`, {"labels": [...], "counts": int[C, C], of each right label the answers}; of `scatter`, pairs of
             target and answer; and of `calibration`, a list of {"confidence", "accuracy", "rows"}.
         """

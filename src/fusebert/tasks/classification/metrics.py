@@ -16,25 +16,29 @@ from sklearn.metrics import (
 )
 
 from fusebert.spill import chunks
+from fusebert.tasks.classification.thresholds import answers
 
 CALIBRATION_BINS = 10
 
 
-def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any], few: bool) -> dict[str, Any]:
+def single_label(
+    probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any], thresholds: np.ndarray, few: bool
+) -> dict[str, Any]:
     """Metrics of one-label answers.
 
     Args:
         probabilities: float[B, C].
         targets: int[B], -1 for a label that has no class: its answer is wrong, and it is left out of the ROC curves.
+        thresholds: float[C], which choose the answers.
         few: whether labels are so few that each has a curve and a place in the confusion table.
     """
-    predicted = np.concatenate([probabilities[part].argmax(axis=1) for part in chunks(probabilities)])
-    confidence = np.concatenate([probabilities[part].max(axis=1) for part in chunks(probabilities)])
+    predicted = _answers(probabilities, thresholds)
+    confidence = probabilities[np.arange(len(predicted)), predicted]
     classes, right = list(range(len(labels))), predicted == targets
     bins = _calibration(confidence, right)
     error = sum(row["rows"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / len(targets)
     seen = np.unique(targets[targets >= 0])
-    scores = {"accuracy": float(right.mean()), "f1_macro": _f1_macro(targets, predicted)}
+    scores = _scores_of_one(predicted, targets)
     if few:
         scores |= _auroc_of_one(probabilities, targets)
     scores["expected_calibration_error"] = error
@@ -48,25 +52,43 @@ def single_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequenc
     }
 
 
-def single_label_score(metric: str, probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """One of the metrics of `single_label` alone; NaN where the rows have none."""
-    if metric == "auroc":
-        return _auroc_of_one(probabilities, targets).get(metric, math.nan)
-    predicted = probabilities.argmax(axis=1)
-    return _f1_macro(targets, predicted) if metric == "f1_macro" else float((predicted == targets).mean())
+def answer_scores(probabilities: np.ndarray, targets: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
+    """Of the metrics of `single_label` or `multi_label` those that are about answers."""
+    if targets.ndim == 1:
+        return _scores_of_one(_answers(probabilities, thresholds), targets)
+    return _scores_of_lists(probabilities, targets, thresholds)[0]
 
 
-def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any], few: bool) -> dict[str, Any]:
+def auroc(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """The metric of `single_label` and `multi_label` alone; NaN where the rows have none."""
+    found = _auroc_of_one(probabilities, targets) if targets.ndim == 1 else _auroc_of_lists(probabilities, targets)
+    return found.get("auroc", math.nan)
+
+
+def multi_label(
+    probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[Any], thresholds: np.ndarray, few: bool
+) -> dict[str, Any]:
     """Metrics of any-number-of-labels answers.
 
     Args:
         probabilities: float[B, C].
         targets: float[B, C + 1]; the last column counts labels that have no class, all of which are missed.
+        thresholds: float[C], from which on each label is given.
         few: whether labels are so few that each has a curve.
     """
-    counts, exact, unseen = np.zeros((len(labels), 2, 2)), 0, 0.0
+    scores, columns = _scores_of_lists(probabilities, targets, thresholds)
+    if few:
+        scores |= _auroc_of_lists(probabilities, targets)
+    return {"metrics": scores, "per_class": _table(labels, *columns)}
+
+
+def _scores_of_lists(
+    probabilities: np.ndarray, targets: np.ndarray, thresholds: np.ndarray
+) -> tuple[dict[str, float], tuple[np.ndarray, ...]]:
+    """Scores, and precision, recall, F1 and rows of each label."""
+    counts, exact, unseen = np.zeros((len(thresholds), 2, 2)), 0, 0.0
     for part in chunks(probabilities):
-        predicted, wanted = probabilities[part] >= 0.5, targets[part, :-1] >= 0.5
+        predicted, wanted = probabilities[part] >= thresholds, targets[part, :-1] >= 0.5
         counts += multilabel_confusion_matrix(wanted, predicted)
         exact += int(((predicted == wanted).all(axis=1) & (targets[part, -1] == 0)).sum())
         unseen += float(targets[part, -1].sum())
@@ -81,9 +103,15 @@ def multi_label(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence
         "f1_macro": float(f1[rows > 0].mean()) if rows.any() else 0.0,
         "accuracy": exact / len(targets),
     }
-    if few:
-        scores |= _auroc((probabilities[:, part], targets[:, :-1][:, part] >= 0.5) for part in chunks(probabilities.T))
-    return {"metrics": scores, "per_class": _table(labels, precision, recall, f1, rows)}
+    return scores, (precision, recall, f1, rows)
+
+
+def _answers(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    return np.concatenate([answers(probabilities[part], thresholds) for part in chunks(probabilities)])
+
+
+def _scores_of_one(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    return {"accuracy": float((predicted == targets).mean()), "f1_macro": _f1_macro(targets, predicted)}
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -99,6 +127,10 @@ def _auroc_of_one(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, f
     known, classes = targets >= 0, np.arange(probabilities.shape[1])
     asked = [slice(1, 2)] if len(classes) == 2 else chunks(probabilities.T)
     return _auroc((probabilities[:, part][known], targets[known, None] == classes[part]) for part in asked)
+
+
+def _auroc_of_lists(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    return _auroc((probabilities[:, part], targets[:, :-1][:, part] >= 0.5) for part in chunks(probabilities.T))
 
 
 def _auroc(classes: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
