@@ -356,6 +356,11 @@ def _read_folder(folder: Path) -> Rows:
             yield _sample(folder, row, {"image": f"{kind.name}/{path.name}", "label": kind.name})
 
 
+def rows_of(rows: Any) -> Rows:
+    """Rows of a table, or those a program hands over."""
+    return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
+
+
 def rows_from_memory(rows: Any) -> Rows:
     """Rows a program hands over: one dict, dicts (or what `read_table` yields), a table of pandas, polars or pyarrow.
 
