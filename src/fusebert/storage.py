@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import hashlib
@@ -11,6 +12,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -27,6 +29,8 @@ WORKING_FOLDERS = (CHECKPOINTS, "logs")
 """Of a training, in its model's folder; no part of the model."""
 CARD = "README.md"
 """Of a model; for people, who may go on writing in it."""
+HERE, EXCHANGE = -100, 2
+"""What AT_FDCWD and RENAME_EXCHANGE (RENAME_SWAP) are to Linux and macOS."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -100,8 +104,9 @@ def naming_failures(folder: Path) -> Iterator[None]:
 def write_folder(folder: Path, fill: Callable[[Path], None], replaces: bool = True) -> None:
     """Let `fill` write into a sibling folder, seal it, make it durable, and rename it to `folder`.
 
-    An older `folder` is replaced only once the new one is whole; a kill between the two renames of that leaves it
-    beside, and `mend_left_by_kills`, with which the next write begins, puts it back.
+    An older `folder` is replaced only once the new one is whole, in one step. Where the system has none for it, a kill
+    between two renames leaves the older one beside, and `mend_left_by_kills`, with which the next write begins, puts
+    it back.
 
     Args:
         replaces: False where another process may write the same at the same time, and others may read it by then.
@@ -122,6 +127,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None], replaces: bool = Tr
         sync_tree(beside)
         if not replaces:
             _put_unless_there(beside, folder)
+        elif folder.exists() and _exchange(beside, folder):
+            shutil.rmtree(beside, ignore_errors=True)
         elif folder.exists():
             old = _beside(folder, "old")
             os.rename(folder, old)
@@ -137,6 +144,17 @@ def write_folder(folder: Path, fill: Callable[[Path], None], replaces: bool = Tr
         shutil.rmtree(beside, ignore_errors=True)
         raise
     _sync(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders take each other's place in one step; whether that was possible, as on most disks it is."""
+    system, first, second = ctypes.CDLL(None), os.fsencode(one), os.fsencode(other)
+    try:
+        if sys.platform == "darwin":
+            return bool(system.renamex_np(first, second, EXCHANGE) == 0)
+        return bool(system.renameat2(HERE, first, HERE, second, EXCHANGE) == 0)
+    except AttributeError:  # an older system's library
+        return False
 
 
 def _put_unless_there(made: Path, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import shutil
 from collections.abc import Iterator
 from itertools import chain, product
@@ -19,40 +18,28 @@ from PIL import Image
 from pyarrow import parquet
 from scipy.stats import hypergeom
 
-from fusebert.cli import main
 from fusebert.data.dataset import Preparer
+from fusebert.data.decimals import CommaNumber, PointNumber, UnclearNumber
 from fusebert.data.tables import read_table, rows_from_memory
-from fusebert.errors import FusebertError, ModelError, RowError, UsageError
+from fusebert.errors import FusebertError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
 from fusebert.evaluation.loading import load
 from fusebert.evaluation.predictor import Predictor
-from fusebert.evaluation.vectors import Index, _batches, embed, write_index, write_vectors
+from fusebert.evaluation.vectors import embed, values_as_json, write_vectors
 from fusebert.modalities.table.processor import Config as TableConfig
 from fusebert.modalities.table.processor import Processor as TableProcessor
 from fusebert.modalities.text.processor import Config as TextConfig
 from fusebert.modalities.text.processor import Processor as TextProcessor
 from fusebert.modalities.values import content_key
 from fusebert.model.trunk import TrunkConfig
-from fusebert.storage import read_json, seal, write_json
+from fusebert.storage import read_json
 from fusebert.tasks.matching import task as module
 from fusebert.tasks.matching.head import Head
 from fusebert.tasks.matching.task import ROUNDING, Config, Task, _both_ways, _chance
 from fusebert.training.run import train
 from fusebert.types import Encoded, Layout, Sample
 from tests.conftest import Notes
-
-SIDES = {"task.name": "matching", "task.left": ["image"], "task.right": ["caption"], "task.vector_size": 16}
-
-
-def settings(tiny: dict[str, Any]) -> dict[str, Any]:
-    columns = {"image": "image", "caption": "text"}
-    kept = {key: value for key, value in tiny.items() if key != "data.target"}
-    return kept | SIDES | {"data.columns": columns, "training.epochs": 12}
-
-
-@pytest.fixture(scope="module")
-def matching(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return train(settings(tiny), tmp_path_factory.mktemp("matching") / "model")
+from tests.evaluation.conftest import matching_settings
 
 
 def test_of_two_sides_one_is_dealt_out(matching: Predictor, world: Path) -> None:
@@ -265,89 +252,6 @@ def test_vectors_are_written_whole(matching: Predictor, world: Path, tmp_path: P
     assert not [path for path in tmp_path.iterdir() if "half" in path.name]
 
 
-def test_an_index_finds_what_a_plain_search_finds(matching: Predictor, world: Path, tmp_path: Path) -> None:
-    pytest.importorskip("lancedb")
-    rows = list(embed(matching, read_table(world / "test.jsonl"), "right"))
-    assert write_index(matching, tmp_path / "index", "right", iter(rows)) == len(rows)  # type: ignore[arg-type]
-    index = Index(matching, tmp_path / "index")
-    picture = str(world / rows[3][0].values["image"])  # type: ignore[union-attr]
-    found = index.find({"image": picture}, 5)
-    query = next(embed(matching, rows_from_memory({"image": picture}), "left"))[1]
-    scores = np.stack([vector for _, vector in rows]) @ query  # type: ignore[arg-type]
-    np.testing.assert_allclose([one["similarity"] for one in found], np.sort(scores)[::-1][:5], atol=1e-5)
-    assert found[0]["values"].keys() == rows[0][0].values.keys()  # type: ignore[union-attr]
-    with pytest.raises(UsageError, match="exists already"):
-        write_index(matching, tmp_path / "index", "right", iter(rows))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="one side of a row"):
-        index.find({"image": picture, "caption": "a red circle"})
-
-
-def test_an_index_is_bound_to_its_model(matching: Predictor, trained: Path, world: Path, tmp_path: Path) -> None:
-    pytest.importorskip("lancedb")
-    rows = embed(matching, read_table(world / "test.jsonl"), "right")
-    write_index(matching, tmp_path / "index", "right", rows)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="another model"):
-        Index(load(trained), tmp_path / "index")
-    damaged = next((tmp_path / "index" / "store").rglob("*.lance"))
-    target = damaged if damaged.is_file() else next(path for path in damaged.rglob("*") if path.is_file())
-    target.write_bytes(target.read_bytes()[:-1])
-    with pytest.raises(ModelError, match="changed"):
-        Index(matching, tmp_path / "index")
-
-
-def test_an_index_from_elsewhere_reads_nothing_elsewhere(matching: Predictor, world: Path, tmp_path: Path) -> None:
-    lancedb = pytest.importorskip("lancedb")
-    rows = list(embed(matching, read_table(world / "test.jsonl"), "right"))
-    write_index(matching, tmp_path / "index", "right", iter(rows))  # type: ignore[arg-type]
-    about = json.loads((tmp_path / "index" / "index.json").read_text())
-    (tmp_path / "copy").mkdir()
-    write_json(tmp_path / "copy" / "index.json", about)
-    whole = tmp_path / "index" / "store" / "rows.lance"
-    lancedb.connect(tmp_path / "copy" / "store").clone_table("rows", str(whole), is_shallow=True)
-    seal(tmp_path / "copy")
-    with pytest.raises(ModelError, match="names files outside the index"):
-        Index(matching, tmp_path / "copy")
-    manifest = next((tmp_path / "copy").rglob("*.manifest"))
-    for damage in (b"", manifest.read_bytes()[:-1], b"\xff" * 100 + b"LANC", bytes(12) + b"LANC"):
-        manifest.write_bytes(damage)
-        seal(tmp_path / "copy")
-        with pytest.raises(ModelError, match="manifest is damaged"):
-            Index(matching, tmp_path / "copy")
-    for wrong in ({}, [], about | {"side": "top"}):
-        write_json(tmp_path / "index" / "index.json", wrong)
-        seal(tmp_path / "index")
-        with pytest.raises(ModelError, match=r"index\.json is damaged"):
-            Index(matching, tmp_path / "index")
-
-
-def test_an_index_with_another_version_of_its_table_is_refused(
-    matching: Predictor, world: Path, tmp_path: Path
-) -> None:
-    lancedb = pytest.importorskip("lancedb")
-    rows = list(embed(matching, read_table(world / "test.jsonl"), "right"))
-    write_index(matching, tmp_path / "index", "right", iter(rows))  # type: ignore[arg-type]
-    table = lancedb.connect(tmp_path / "index" / "store").open_table("rows")
-    table.add(table.to_arrow(), mode="overwrite")
-    hint = next((tmp_path / "index").rglob("latest_version_hint.json"))
-    hint.write_text('{"version":1}')  # as it was
-    with pytest.raises(ModelError, match=r"is not in manifest\.json"):
-        Index(matching, tmp_path / "index")
-
-
-def test_commands(matching: Predictor, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("lancedb")
-    model, table, index = str(matching.folder), str(world / "test.jsonl"), str(tmp_path / "index")
-    assert main(["embed", model, table, "--side", "left", "--output", str(tmp_path / "left.parquet"), "--json"]) == 0
-    assert main(["embed", model, table, "--side", "left", "--output", table]) == 2
-    assert "the table itself" in capsys.readouterr().err
-    assert main(["index", model, table, "--side", "left", "--output", index, "--json"]) == 0
-    capsys.readouterr()
-    assert main(["find", model, index, "--caption", "a red circle", "--top", "3"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
-    assert main(["find", model, index, "--colour", "red"]) == 2
-    assert main(["index", model, table, "--side", "left", "--output", index]) == 2
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -360,51 +264,12 @@ def test_commands(matching: Predictor, world: Path, tmp_path: Path, capsys: pyte
 )
 def test_wrong_settings_are_refused(tiny: dict[str, Any], tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(FusebertError, match=words):
-        train(settings(tiny) | change, tmp_path / "model")
+        train(matching_settings(tiny) | change, tmp_path / "model")
 
 
 def test_one_side_has_no_similarity(matching: Predictor) -> None:
     with pytest.raises(RowError, match="image is empty"):
         matching.predict({"caption": "a red circle"})
-
-
-def test_a_bad_row_far_down_is_said_in_words(
-    matching: Predictor,
-    world: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    pytest.importorskip("lancedb")
-    monkeypatch.setattr(vectors, "ROWS_AT_ONCE", 2)
-    lines = (world / "test.jsonl").read_text(encoding="utf-8").splitlines()[:8]
-    lines[6] = lines[6].replace("images/", "missing/")
-    table = tmp_path / "test.jsonl"
-    shutil.copytree(world / "images", tmp_path / "images")
-    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    given = ["index", str(matching.folder), str(table), "--side", "left", "--output", str(tmp_path / "index")]
-    assert main(given) == 1
-    assert "row 7" in capsys.readouterr().err
-    assert not (tmp_path / "index").exists()
-    assert main([*given, "--bad-rows", "skip", "--json"]) == 0
-    assert '"rows": 7, "bad_rows": 1' in capsys.readouterr().out
-
-
-def test_no_room_is_one_line_and_nothing_is_left(
-    matching: Predictor, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("lancedb")
-    given = [str(matching.folder), str(world / "test.jsonl"), "--side", "left", "--output"]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may be larger
-    try:
-        codes = [main([name, *given, str(tmp_path / name)]) for name in ("index", "embed")]
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert codes == [1, 1]
-    said = capsys.readouterr().err.splitlines()
-    assert [str(tmp_path / name) in line for name, line in zip(("index", "embed"), said, strict=True)] == [True, True]
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_column_needs_no_brackets() -> None:
@@ -422,7 +287,7 @@ def test_rows_without_a_side_are_named(tiny: dict[str, Any], world: Path, tmp_pa
     lines[2] = lines[2].replace('"caption": "', '"caption": "", "was": "')
     (tmp_path / "world" / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(FusebertError, match=r"row 3.*caption is empty"):
-        train(settings(tiny) | {"data.root": str(tmp_path / "world")}, tmp_path / "model")
+        train(matching_settings(tiny) | {"data.root": str(tmp_path / "world")}, tmp_path / "model")
 
 
 def lookalikes(folder: Path) -> dict[str, Any]:
@@ -586,9 +451,13 @@ def test_the_content_of_a_picture_is_what_it_shows(tmp_path: Path) -> None:
 
 def test_values_beside_a_vector_are_json() -> None:
     values = {"image": {"bytes": b"\x89PNG", "path": "a.png"}, "price": float("nan"), "tags": ["a", math.inf]}
-    (batch,) = _batches([(Sample(Path("t"), 1, values, None), np.ones(2, np.float32))])
-    told = json.loads(batch["values"][0].as_py(), parse_constant=pytest.fail)
+    told = json.loads(values_as_json(Sample(Path("t"), 1, values, None)), parse_constant=pytest.fail)
     assert told == {"image": {"bytes": None, "path": "a.png"}, "price": None, "tags": ["a", None]}
+
+
+def test_numbers_with_a_comma_beside_a_vector_are_numbers() -> None:
+    cells = [CommaNumber("1.234,5"), CommaNumber("1,234.5"), PointNumber("1,234.5"), UnclearNumber("1.234")]
+    assert vectors._plain(cells) == [1234.5, "1,234.5", 1234.5, "1.234"]
 
 
 def test_half_a_character_beside_a_vector_is_written_as_a_question_mark() -> None:
@@ -619,7 +488,7 @@ def test_the_scale_can_come_back_from_its_end() -> None:
 
 
 def test_batches_need_rows_to_compare(tiny: dict[str, Any], tmp_path: Path) -> None:
-    given = settings(tiny)
+    given = matching_settings(tiny)
     with pytest.raises(UsageError, match=r"nearly each row is a batch by itself; set training.tokens_per_batch=\d+ or"):
         train(given | {"training.tokens_per_batch": 8}, tmp_path / "one")
     notes = Notes()

@@ -220,10 +220,57 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         rename(source, target)
 
     monkeypatch.setattr("os.rename", fails)
+    monkeypatch.setattr("fusebert.storage._exchange", lambda *_: False)  # a disk that cannot
     with pytest.raises(OSError, match="input/output"):
         write_folder(tmp_path / "out", lambda folder: (folder / "new").touch())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "old").exists()
+
+
+SWAP = """
+import os, sys
+from pathlib import Path
+from fusebert import storage
+at, folder = int(sys.argv[1]), Path(sys.argv[2])
+calls = 0
+def dying(do):
+    def call(*given, **named):
+        global calls
+        if calls == at: os._exit(7)
+        calls += 1
+        return do(*given, **named)
+    return call
+for name in ("rename", "replace", "unlink", "rmdir", "fsync", "mkdir"):
+    setattr(os, name, dying(getattr(os, name)))
+storage._exchange = (lambda *_: False) if sys.argv[3] == "renames" else dying(storage._exchange)
+storage.write_folder(folder, lambda beside: (beside / "rows").write_text("new"))
+"""
+
+
+@pytest.mark.parametrize("way", ["exchange", "renames"])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_whole(way: str, tmp_path: Path) -> None:
+    folder, seen = tmp_path / "folder", set()
+    for step in range(100):
+        write_folder(folder, lambda beside: (beside / "rows").write_text("old"))
+        code = subprocess.run([sys.executable, "-c", SWAP, str(step), str(folder), way], check=False).returncode
+        if way == "renames":
+            storage.mend_left_by_kills(tmp_path, "folder")
+        verify(folder)
+        seen.add((folder / "rows").read_text())
+        if code == 0:
+            break
+    assert (code, seen) == (0, {"old", "new"})
+    assert [path.name for path in tmp_path.iterdir() if "part" not in path.name] == ["folder"]
+
+
+def test_folders_take_each_other_s_place(tmp_path: Path) -> None:
+    """Here, and so in one step; elsewhere the two renames are tested."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert storage._exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "b").exists()
+    assert not storage._exchange(tmp_path / "a", tmp_path / "nothing")
 
 
 HOLD = """

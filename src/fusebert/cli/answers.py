@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import warnings
 from collections.abc import Iterator
 from itertools import count
@@ -14,12 +13,14 @@ from typing import Any
 from fusebert.cli.common import (
     Command,
     add_bad_rows,
+    check_output,
+    give_answers,
     load_model,
     nothing,
     number,
+    plain,
     print_line,
     print_table,
-    refuse_sealed,
     row_of,
     say,
 )
@@ -185,22 +186,10 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         return _answer(predictor, options, rest)
     table, *more = rest
     nothing(more)
-    if options.output is not None:
-        _check_output(options.output, Path(table))
+    check_output(options.output, Path(table))
     counts: dict[str, Any] = {"rows": 0, "bad_rows": 0}
     lines = _answers(predictor, Path(table), options, counts)
-    if options.output is not None:
-        from fusebert.storage import write_lines
-
-        write_lines(options.output, (json.dumps(line, ensure_ascii=False) for line in lines))
-        skipped = f", and {bad} rows that cannot be read," if (bad := counts["bad_rows"]) else ""
-        say(f"{counts['rows'] - counts['bad_rows']} answers{skipped} are in {options.output}")
-        return counts | {"output": str(options.output)}
-    if options.json:
-        return {"answers": list(lines)} | counts
-    for line in lines:
-        print_line(line)
-    return counts
+    return give_answers(lines, options, counts)
 
 
 def _answer(predictor: Any, options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -218,16 +207,6 @@ def _answer(predictor: Any, options: argparse.Namespace, rest: list[str]) -> dic
     if not options.json:
         print_line(answer)
     return answer
-
-
-def _check_output(output: Path, table: Path) -> None:
-    if output.resolve() == table.resolve():
-        raise UsageError(f"--output {output} is the table itself; choose another file")
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; name a file in it")
-    refuse_sealed(output)
-    if output.suffix in (".csv", ".tsv", ".parquet"):
-        raise UsageError(f"--output {output}: answers are lines of JSON; name a file that ends in .jsonl")
 
 
 def _answers(
@@ -257,7 +236,7 @@ def _answers(
         if unknown := predictor.unknown_items(row)[0]:
             strange, first = strange + 1, first or f"{unknown[0]!r} in {row_in_words(row.row, row.line)}"
         found = answer.to_json() | ({"left_out": [error.column for error in left_out]} if left_out else {})
-        own = {name: _plain(row.values[name]) for name in keep if name in row.values}
+        own = {name: plain(row.values[name]) for name in keep if name in row.values}
         kept.update(own)
         own = {f"given_{name}" if name in {*place, *found} else name: value for name, value in own.items()}
         yield place | own | found
@@ -270,11 +249,3 @@ def _answers(
         say(f"Warning: no row has {', '.join(absent)} to keep{of_users}")
     counts |= unfamiliar.columns
     _warn_of_columns(counts)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it; in words what JSON has not."""
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    is_plain = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-    return value if is_plain else str(value)

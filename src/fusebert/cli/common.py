@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,14 @@ def row_of(rest: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
             if place == len(rest):
                 raise UsageError(f"--{name} needs a value")
             value = rest[place]
-        row[name] = _as_typed(value)
+        row[name] = as_typed(value)
         place += 1
     if not row:
         raise UsageError(f"give a table, or one row as --{' ... --'.join(columns)} ...")
     return row
 
 
-def _as_typed(value: str) -> str:
+def as_typed(value: str) -> str:
     """Words in UTF-8, which Python takes for single bytes where the locale is another one."""
     try:
         value.encode()
@@ -100,6 +101,41 @@ def refuse_sealed(output: Path) -> None:
         raise UsageError(f"--output {output} is a file of the finished {folder}, or would be; choose another")
 
 
+def check_output(output: Path | None, table: Path) -> None:
+    """Raise UsageError for a file in which the answers to a table may not go."""
+    if output is None:
+        return
+    if output.resolve() == table.resolve():
+        raise UsageError(f"--output {output} is the table itself; choose another file")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; name a file in it")
+    refuse_sealed(output)
+    if output.suffix in (".csv", ".tsv", ".parquet"):
+        raise UsageError(f"--output {output}: answers are lines of JSON; name a file that ends in .jsonl")
+
+
+def give_answers(
+    lines: Iterator[dict[str, Any]], options: argparse.Namespace, counts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the answers to a table where they are wanted, and tell how many there are.
+
+    Args:
+        counts: `rows` and `bad_rows`, which count while lines come.
+    """
+    if options.output is not None:
+        from fusebert.storage import write_lines
+
+        write_lines(options.output, (json.dumps(line, ensure_ascii=False) for line in lines))
+        skipped = f", and {bad} rows that cannot be read," if (bad := counts["bad_rows"]) else ""
+        say(f"{counts['rows'] - counts['bad_rows']} answers{skipped} are in {options.output}")
+        return counts | {"output": str(options.output)}
+    if options.json:
+        return {"answers": list(lines)} | counts
+    for line in lines:
+        print_line(line)
+    return counts
+
+
 def speaks() -> bool:
     """Whether this process speaks for all that torchrun or accelerate started."""
     return os.environ.get("RANK", "0") == "0"
@@ -109,6 +145,14 @@ def say(text: str) -> None:
     """A line on stderr."""
     with lasting():
         print(visible(text), file=sys.stderr, flush=True)
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it; in words what JSON has not."""
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    is_plain = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_plain else str(value)
 
 
 def print_line(value: Any) -> None:

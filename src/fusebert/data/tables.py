@@ -1,4 +1,4 @@
-"""Tables of rows, read one at a time: csv, tsv, jsonl, gzipped jsonl, parquet, or folders of pictures or sounds by class.
+"""Tables of rows, read one at a time: csv, tsv, jsonl, gzipped jsonl, parquet, folders of pictures or sounds.
 
 A row that cannot be read is yielded as a RowError, not raised, so that the caller may count, list and skip such rows.
 """
@@ -361,6 +361,11 @@ def _read_folder(folder: Path) -> Rows:
             yield RowError(f"{name} is no {what} of a known kind ({known})", folder, row)
         else:
             yield _sample(folder, row, {column: f"{kind.name}/{path.name}", "label": kind.name})
+
+
+def rows_of(rows: Any) -> Rows:
+    """Rows of a table, or those a program hands over."""
+    return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
 
 
 def rows_from_memory(rows: Any) -> Rows:

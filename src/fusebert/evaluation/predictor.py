@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, tee
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
@@ -23,7 +23,7 @@ from fusebert.data.dataset import (
     report_bad_rows,
     without_lost,
 )
-from fusebert.data.tables import Rows, read_table, rows_from_memory
+from fusebert.data.tables import Rows, rows_of
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.changed_examples import changed_examples
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
@@ -36,6 +36,9 @@ from fusebert.storage import finish, naming_failures, read_json, refuse_in_finis
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import preparers
 from fusebert.types import TEXT, Answer, Example, Sample
+
+if TYPE_CHECKING:
+    from fusebert.evaluation.index import Index
 
 PREDICTOR = "predictor.json"
 NAMED = 5
@@ -158,7 +161,7 @@ class Predictor:
     def asked(self, rows: Any) -> Rows:
         """The rows that `answers` answers: those it is given, or of a table of events one for each user."""
         histories = getattr(self.task, "histories", None)
-        return _read(rows) if histories is None else histories(_read(rows))
+        return rows_of(rows) if histories is None else histories(rows_of(rows))
 
     def dataset(self, rows: Any) -> Dataset:
         """Rows to learn from, prepared: item i is an Example, and `collator` makes a batch of some. So transformers'
@@ -168,7 +171,7 @@ class Predictor:
             RowError: a row cannot be read.
         """
         _, learning = preparers(self.processors, self.task, self.target)
-        samples, lengths, bad = check(_read(rows), learning)
+        samples, lengths, bad = check(rows_of(rows), learning)
         if bad:
             raise bad[0]
         return Dataset(samples, lengths, learning, varied=True)
@@ -187,7 +190,7 @@ class Predictor:
         from fusebert.evaluation.vectors import embed
 
         vectors = []
-        for _, vector in embed(self, _read(rows), side):
+        for _, vector in embed(self, rows_of(rows), side):
             if isinstance(vector, RowError):
                 raise vector
             vectors.append(vector)
@@ -195,6 +198,42 @@ class Predictor:
             return vectors[0]
         size = int(self.model.config.task["vector_size"])
         return np.stack(vectors) if vectors else np.zeros((0, size), dtype=np.float32)
+
+    def index(self, folder: str | Path) -> Index:
+        """An index that was made with this model, to be searched and changed.
+
+        Raises:
+            ModelError: it is damaged, or another model made it.
+        """
+        from fusebert.evaluation.index import Index
+
+        return Index(self, Path(folder))
+
+    def write_index(
+        self,
+        folder: str | Path,
+        rows: Any,
+        side: str,
+        key: str | None = None,
+        on_bad: Callable[[RowError], None] | None = None,
+    ) -> Index:
+        """A new folder with rows and the vectors of one of their sides, in which those are found that are most similar.
+
+        Args:
+            rows: as `predict` takes them.
+            side: left or right; the columns of the other one are not read.
+            key: the column that names a row, for an index that can change.
+            on_bad: is told what is wrong with a row, which is then left out; None to raise it.
+
+        Raises:
+            UsageError: the model makes no vectors, LanceDB is not installed, `folder` exists, or there is no row.
+            RowError: a row cannot be read.
+        """
+        from fusebert.evaluation.incoming import refuse
+        from fusebert.evaluation.index import write_index
+
+        write_index(self, Path(folder), rows_of(rows), side, key, on_bad or refuse)
+        return self.index(folder)
 
     def with_items(self, catalogue: Any) -> Predictor:
         """A recommender that can also recommend items that came after its training, by their description.
@@ -210,7 +249,7 @@ class Predictor:
         """
         from fusebert.evaluation.catalogue import with_items
 
-        return with_items(self, _read(catalogue))
+        return with_items(self, rows_of(catalogue))
 
     def answering_from(self, threshold: float) -> Predictor:
         """A classifier that answers from another probability on: with the second of two labels, or with each label of
@@ -272,7 +311,7 @@ class Predictor:
         listed_in: Path | None = None,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """What `evaluate` scores: logits and targets as the task's `evaluate` takes them, and what else it tells."""
-        rows = _read(table)
+        rows = rows_of(table)
         without, shuffle, known = map(_several, (without, shuffle, known))
         if bad_rows not in ("refuse", "skip", "blank"):
             raise UsageError(f"bad_rows={bad_rows!r} is none of 'refuse', 'skip' and 'blank'")
@@ -284,7 +323,7 @@ class Predictor:
         if set(without) == set(self.processors):
             raise UsageError(f"without {', '.join(without)} the model reads nothing")
         if hasattr(self.task, "questions"):
-            rows = self.task.questions(rows, [_read(one) for one in known])
+            rows = self.task.questions(rows, [rows_of(one) for one in known])
         elif known:
             raise UsageError(f"only a recommender reads what is known; the task of this model is {self.task.name}")
         unfamiliar = Unfamiliar(self.processors)
@@ -381,11 +420,6 @@ def _new_folder(folder: str | Path, what: str) -> Path:
         why = "is not empty" if place.is_dir() else "is a file"
         raise UsageError(f"{place} {why}; choose another folder for {what}")
     return place
-
-
-def _read(rows: Any) -> Rows:
-    """Rows of a table, or those a program hands over."""
-    return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
 
 
 def _named(items: Sequence[str]) -> str:

@@ -1,44 +1,39 @@
-"""Vectors of a matching model: written to a file, or into an index on disk that finds the nearest (LanceDB)."""
+"""Vectors of a matching model, and a file of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
 from fusebert.data.dataset import Preparer
-from fusebert.data.tables import Rows, rows_from_memory
-from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_install
+from fusebert.data.decimals import CommaNumber, PointNumber
+from fusebert.data.tables import Rows
+from fusebert.errors import RowError, UsageError
 from fusebert.evaluation.inference import in_order, infer
-from fusebert.evaluation.lance_manifest import refuse_other_places
-from fusebert.storage import (
-    MANIFEST,
-    file_hash,
-    read_json,
-    refuse_in_finished,
-    verify,
-    whole_or_absent,
-    write_folder,
-    write_json,
-)
-from fusebert.types import Example, Sample, is_given
+from fusebert.storage import whole_or_absent
+from fusebert.types import Example, Sample
 
 if TYPE_CHECKING:
     from fusebert.evaluation.predictor import Predictor
 
 SIDES = ("left", "right")
-ABOUT, STORE, TABLE = "index.json", "store", "rows"
 ROWS_AT_ONCE = 1024
-MOST_FOUND = 1000
+DIGEST_BYTES = 16
 
 Embedded = tuple[Sample | RowError, np.ndarray | RowError]
+Content = tuple[np.ndarray, bytes]
+"""A side's vector, and the digest of what the model reads of it."""
+Item = TypeVar("Item")
 
 
 def embed(predictor: Predictor, rows: Rows, side: str) -> Iterator[Embedded]:
@@ -50,16 +45,47 @@ def embed(predictor: Predictor, rows: Rows, side: str) -> Iterator[Embedded]:
     Raises:
         UsageError: the model makes no vectors, or has no such side.
     """
+    return in_order(rows, _preparer(predictor, side), lambda examples: _vectors(predictor, examples, side))
+
+
+def embed_new(
+    predictor: Predictor, rows: Rows, side: str, known: Callable[[bytes], np.ndarray | None]
+) -> Iterator[tuple[Sample | RowError, Content | RowError]]:
+    """As `embed`, with digests; a row that the model reads as one that is known has the vector of that one."""
+
+    def contents(examples: list[Example]) -> list[Content]:
+        digests = [_digest(example) for example in examples]
+        found = [known(digest) for digest in digests]
+        new = [example for example, vector in zip(examples, found, strict=True) if vector is None]
+        made = iter(_vectors(predictor, new, side) if new else ())
+        return [
+            (next(made) if vector is None else vector, digest) for vector, digest in zip(found, digests, strict=True)
+        ]
+
+    return in_order(rows, _preparer(predictor, side), contents)
+
+
+def _preparer(predictor: Predictor, side: str) -> Preparer:
     columns = side_columns(predictor)
     if side not in columns:
         raise UsageError(f"side={side!r} is neither 'left' nor 'right'")
-    sides = [columns[name] if name == side else () for name in SIDES]
+    return Preparer(predictor.processors, sides=[columns[name] if name == side else () for name in SIDES])
 
-    def vectors(examples: list[Example]) -> np.ndarray:
-        both = infer(predictor.model, examples, predictor.collator, predictor.precision)
-        return np.split(both, 2, axis=1)[SIDES.index(side)]
 
-    return in_order(rows, Preparer(predictor.processors, sides=sides), vectors)
+def _vectors(predictor: Predictor, examples: list[Example], side: str) -> np.ndarray:
+    both = infer(predictor.model, examples, predictor.collator, predictor.precision)
+    return np.split(both, 2, axis=1)[SIDES.index(side)]
+
+
+def _digest(example: Example) -> bytes:
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for name, features in (pair for part in example.packed() for pair in part.features.items()):
+        for field, array in features.items():
+            arrays = list(array) if array.dtype == object else [array]
+            found.update(repr([name, field, [(one.dtype.str, one.shape) for one in arrays]]).encode())
+            for one in arrays:
+                found.update(one.tobytes())
+    return found.digest()
 
 
 def side_columns(predictor: Predictor) -> dict[str, Sequence[str]]:
@@ -81,7 +107,7 @@ def write_vectors(path: Path, embedded: Iterable[tuple[Sample, np.ndarray]]) -> 
     Raises:
         UsageError: there is no row.
     """
-    batches = _batches(embedded)
+    batches = map(_batch, chunks(embedded))
     first = next(batches, None)
     if first is None:
         raise UsageError(f"there are no rows to write to {path}")
@@ -94,108 +120,30 @@ def write_vectors(path: Path, embedded: Iterable[tuple[Sample, np.ndarray]]) -> 
     return count
 
 
-def write_index(predictor: Predictor, folder: Path, side: str, embedded: Iterable[tuple[Sample, np.ndarray]]) -> int:
-    """A folder that `find` searches, which needs no server; how many rows it holds.
-
-    It is there once it is whole, and is bound to the model that made its vectors.
-
-    Raises:
-        UsageError: LanceDB is not installed, `folder` exists, or there is no row.
-        DataError: there is no room for it.
-    """
-    lancedb = _lancedb()
-    if folder.exists():
-        raise UsageError(f"{folder} exists already; choose another --output")
-    refuse_in_finished(folder)
-    batches = _batches(embedded)
-    first = next(batches, None)
-    if first is None:
-        raise UsageError(f"there are no rows to write to {folder}")
-    count = 0
-
-    def counted() -> Iterator[pa.RecordBatch]:
-        nonlocal count
-        for batch in (first, *batches):
-            count += len(batch)
-            yield batch
-
-    def fill(beside: Path) -> None:
-        try:
-            lancedb.connect(beside / STORE).create_table(TABLE, data=counted(), schema=first.schema)
-        except RuntimeError as error:  # of a full disk, for one
-            raise DataError(f"{folder} cannot be written: {' '.join(str(error).split())[:200]}") from None
-        write_json(beside / ABOUT, {"model": _model_hash(predictor), "side": side, "rows": count})
-
-    write_folder(folder, fill)
-    return count
+def chunks(items: Iterable[Item], most: int | None = None) -> Iterator[list[Item]]:
+    """Runs of so many, ROWS_AT_ONCE by default."""
+    left = iter(items)
+    while some := list(islice(left, most or ROWS_AT_ONCE)):
+        yield some
 
 
-class Index:
-    """An index on disk, opened with the model that made it.
-
-    Raises:
-        ModelError: it is damaged, names files elsewhere, or another model made it.
-    """
-
-    def __init__(self, predictor: Predictor, folder: Path) -> None:
-        if not (folder / MANIFEST).is_file():
-            raise ModelError(f"{folder} is not an index; make one with `fusebert index`")
-        verify(folder)
-        refuse_other_places(folder / STORE)
-        about = read_json(folder / ABOUT)
-        if not isinstance(about, dict) or not {"model", "side"} <= about.keys() or about["side"] not in SIDES:
-            raise ModelError(f"{folder / ABOUT} is damaged; index the table again")
-        if about["model"] != _model_hash(predictor):
-            raise ModelError(f"{folder} was made by another model than {predictor.folder}; index the table again")
-        self.predictor, self.side = predictor, about["side"]
-        lancedb = _lancedb()
-        try:
-            self._table = lancedb.connect(folder / STORE).open_table(TABLE)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ModelError(f"{folder} cannot be opened: {' '.join(str(error).split())[:200]}") from None
-
-    def find(self, row: Mapping[str, Any], top: int = 10) -> list[dict[str, Any]]:
-        """The rows whose indexed side is most similar to this one, most similar first: `row`, `values`, `similarity`.
-
-        All rows are compared, so none is missed.
-
-        Args:
-            row: values of one side, whichever it is.
-            top: how many, at most 1000.
-        """
-        if not 1 <= top <= MOST_FOUND:
-            raise UsageError(f"--top must be at least 1 and at most {MOST_FOUND}, not {top}")
-        ((_, vector),) = embed(self.predictor, rows_from_memory(row), _side_of(self.predictor, row))
-        if isinstance(vector, RowError):
-            raise vector
-        found = self._table.search(vector).metric("cosine").limit(top).to_list()
-        return [
-            {"row": one["row"], "values": json.loads(one["values"]), "similarity": round(1 - one["_distance"], 6)}
-            for one in found
-        ]
+def _batch(rows: Sequence[tuple[Sample, np.ndarray]]) -> pa.RecordBatch:
+    columns = {
+        "row": pa.array([sample.row for sample, _ in rows], pa.int64()),
+        "values": pa.array([values_as_json(sample) for sample, _ in rows], pa.string()),
+        "vector": vector_array(np.stack([vector for _, vector in rows])),
+    }
+    return pa.RecordBatch.from_pydict(columns)
 
 
-def _side_of(predictor: Predictor, row: Mapping[str, Any]) -> str:
-    given = {column for column, value in row.items() if is_given(value)}
-    columns = side_columns(predictor)
-    touched = [side for side in SIDES if given & set(columns[side])]
-    if len(touched) != 1:
-        both = " or ".join(f"--{' --'.join(columns[side])}" for side in SIDES)
-        raise UsageError(f"a query is one side of a row: {both}")
-    return touched[0]
+def values_as_json(sample: Sample) -> str:
+    """A row's values, without the bytes of media."""
+    return json.dumps(_plain(sample.values), ensure_ascii=False, default=str)
 
 
-def _batches(embedded: Iterable[tuple[Sample, np.ndarray]]) -> Iterator[pa.RecordBatch]:
-    rows = iter(embedded)
-    while some := list(islice(rows, ROWS_AT_ONCE)):
-        vectors = np.stack([vector for _, vector in some])
-        values = [json.dumps(_plain(sample.values), ensure_ascii=False, default=str) for sample, _ in some]
-        columns = {
-            "row": pa.array([sample.row for sample, _ in some], pa.int64()),
-            "values": pa.array(values, pa.string()),
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
-        }
-        yield pa.RecordBatch.from_pydict(columns)
+def vector_array(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """Arrow's form of float32[B, vector_size]."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
 
 
 def _plain(value: Any) -> Any:
@@ -204,18 +152,9 @@ def _plain(value: Any) -> Any:
         return {_plain(str(name)): _plain(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_plain(one) for one in value]
+    if isinstance(value, CommaNumber | PointNumber):
+        with suppress(ValueError):
+            return float(value)  # else nobody knows any more what its comma means
     if isinstance(value, str):
         return value.encode(errors="replace").decode()  # half a character, in what no modality reads
     return None if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)) else value
-
-
-def _model_hash(predictor: Predictor) -> str:
-    return file_hash(predictor.folder / MANIFEST)
-
-
-def _lancedb() -> Any:
-    try:
-        import lancedb
-    except ImportError:
-        raise UsageError(f"an index needs LanceDB; {how_to_install('search')}") from None
-    return lancedb

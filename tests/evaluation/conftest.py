@@ -1,0 +1,23 @@
+"""A model that matches pictures and captions, which several tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fusebert.evaluation.predictor import Predictor
+from fusebert.training.run import train
+
+SIDES = {"task.name": "matching", "task.left": ["image"], "task.right": ["caption"], "task.vector_size": 16}
+
+
+def matching_settings(tiny: dict[str, Any]) -> dict[str, Any]:
+    columns = {"image": "image", "caption": "text"}
+    kept = {key: value for key, value in tiny.items() if key != "data.target"}
+    return kept | SIDES | {"data.columns": columns, "training.epochs": 12}
+
+
+@pytest.fixture(scope="session")
+def matching(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return train(matching_settings(tiny), tmp_path_factory.mktemp("matching") / "model")
