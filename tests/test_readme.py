@@ -56,6 +56,7 @@ def test_every_command_it_spells_out_is_one(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In an empty folder each ends at what is not there, and none at what it does not know."""
+    monkeypatch.delenv("FUSEBERT_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     code = main(arguments)
