@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,44 @@ def test_a_run_that_was_killed_while_it_was_sealed_goes_on(tiny: dict[str, Any],
     (folder / "recipe.yaml").write_text(as_yaml(without_places(settings)))
     train(settings, folder, resume=True, progress=notes)
     assert any(line.startswith("resuming after step") for line in notes.lines)
+
+
+STREAMS = """
+import sys
+import numpy as np
+
+made, default_rng = {}, np.random.default_rng
+
+def recording(seed=None):
+    if isinstance(seed, list):
+        while seed and seed[-1] == 0:  # as numpy does
+            seed = seed[:-1]
+        caller = sys._getframe(1).f_code.co_qualname
+        made.setdefault(tuple(seed), set()).add(caller)
+    return default_rng(seed or 0)
+
+np.random.default_rng = recording
+from fusebert.cli import main
+assert main(sys.argv[1:]) == 0
+assert len({caller for callers in made.values() for caller in callers}) > 1
+print({seed: callers for seed, callers in made.items() if len(callers) > 1})
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train", "data.target=answer", "model.modality_dropout=0.5", "training.epochs=2"],
+        ["pretrain", "task.passes=2", "task.rounds=2"],
+        ["train", "task.name=recommendation", "task.user=language", "task.item=answer", "task.objective=masked"],
+    ],
+)
+def test_no_two_things_are_drawn_from_one_stream(settings: list[str], world: Path, tmp_path: Path) -> None:
+    given = [settings[0], str(world / "train.jsonl"), "--output", str(tmp_path / "model"), *settings[1:]]
+    command = [sys.executable, "-c", STREAMS, *given, "training.trackers=[]", "model.trunk=tiny", "training.seed=0"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "{}"
 
 
 def test_a_run_with_other_settings_says_which(tiny: dict[str, Any], tmp_path: Path) -> None:
