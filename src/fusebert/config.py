@@ -16,10 +16,13 @@ from pydantic.fields import FieldInfo
 
 from fusebert import plugins
 from fusebert.errors import DataError, RecipeError, UsageError
+from fusebert.storage import CORPUS_REPORT, file_hash
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 FITTED: dict[str, Any] = {"fitted": True}
 """`json_schema_extra` of a field that is no setting: a model folder keeps there what training found."""
+RECIPE = "recipe.yaml"
+"""Of a run, in its folder: as it was given, and `without_places` once it is finished."""
 MAY_CHANGE_ON_RESUME = ("training.workers", "training.trackers")
 """A run may be resumed with others: they change nothing of what is learnt."""
 
@@ -223,11 +226,15 @@ class Recipe(Section):
         return recipe
 
     def differing(self, other: Recipe) -> list[str]:
-        """Settings of the two that differ, of those that a run has to be resumed with."""
+        """Settings of the two that differ, of those that a run has to be resumed with; the other may be written
+        `without_places`."""
         mine, its = self.flat(), other.flat()
-        names = mine.keys() | its.keys()
+        named = without_places(mine)
         return sorted(
-            n for n in names if n not in MAY_CHANGE_ON_RESUME and (n in mine, mine.get(n)) != (n in its, its.get(n))
+            n
+            for n in mine.keys() | its.keys()
+            if n not in MAY_CHANGE_ON_RESUME
+            and (n in its, its.get(n)) not in ((n in mine, mine.get(n)), (n in mine, named.get(n)))
         )
 
     def task_config(self, name: str | None = None) -> Any:
@@ -250,6 +257,15 @@ class Recipe(Section):
         there = Path(os.environ.get("FUSEBERT_DATA", ".")) / path
         return path if path.exists() and not there.exists() else there
 
+    def table_hashes(self) -> dict[str, str]:
+        """Of each table that is a file, and of a corpus that of its report."""
+        tables: dict[str, Any] = {name: getattr(self.data, name) for name in ("train", "validation", "test")}
+        if catalogue := self.task.get("catalogue"):
+            tables["catalogue"] = Path(catalogue)
+        files = {name: self.table(table) for name, table in tables.items() if isinstance(table, Path)}
+        files = {name: file / CORPUS_REPORT if file.is_dir() else file for name, file in files.items()}
+        return {name: file_hash(file) for name, file in files.items() if file.is_file()}
+
     def check_tables(self) -> None:
         """Raise DataError for a table that is named and not there."""
         for path in (self.data.train, self.data.validation, self.data.test):
@@ -265,7 +281,7 @@ class Recipe(Section):
         return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.flat(), sort_keys=False, allow_unicode=True)
+        return as_yaml(self.flat())
 
 
 class _EachKeyOnce(yaml.SafeLoader):
@@ -320,6 +336,11 @@ def read_recipe(source: Path, overrides: Mapping[str, Any] | None = None) -> Rec
     """The recipe of a file, or of a table of training rows. Raises RecipeError."""
     is_file = source.suffix in (".yaml", ".yml")
     return Recipe.from_flat(settings_of(source, overrides or {}), str(source) if is_file else "settings")
+
+
+def as_yaml(flat: Mapping[str, Any]) -> str:
+    """Dotted settings as a recipe file has them."""
+    return yaml.safe_dump(dict(flat), sort_keys=False, allow_unicode=True)
 
 
 def without_places(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
 from fusebert.evaluation.loading import load
-from fusebert.storage import MANIFEST, read_json, refuse_in_finished
+from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished
 from fusebert.training.progress import Terminal
 from fusebert.training.run import train
 from fusebert.types import Sample
@@ -50,7 +50,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
         train(SETTINGS | {"data.root": str(world.absolute())}, model, resume=model.exists(), progress=Terminal())
     predictor = load(model)
     test = world / "test.jsonl"
-    found = read_json(model / "metrics.json")["ledger"]
+    found = read_json(model / METRICS)["ledger"]
     rows = [row for row in read_table(test) if isinstance(row, Sample)][:ROWS_SHOWN]
     predictions = [
         {"question": row.values["question"], "target": row.values["answer"]} | answer.to_json()

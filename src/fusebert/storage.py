@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from fusebert.errors import ModelError, UsageError
 
 MANIFEST = "manifest.json"
+METRICS = "metrics.json"
+CORPUS_REPORT = "corpus.json"
 CHECKPOINTS = "checkpoints"
 WORKING_FOLDERS = (CHECKPOINTS, "logs")
 """Of a training, in its model's folder; no part of the model."""

@@ -208,8 +208,11 @@ def test_a_written_recipe_is_the_recipe(settings: dict[str, Any], changed: dict[
     assert pretraining_recipe(read_settings(tmp_path / "recipe.yaml")) == recipe
 
 
-def test_a_written_recipe_runs_again(pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pretrain", str(pretrained / "recipe.yaml"), "--output", str(tmp_path / "again"), "--json"]) == 0
+def test_a_written_recipe_runs_again(
+    pretrained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["pretrain", str(pretrained / "recipe.yaml"), "--output", str(tmp_path / "again"), "--json"]
+    assert main([*asked, f"data.train={corpus}"]) == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
 
 

@@ -18,7 +18,7 @@ import yaml
 from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.errors import UsageError
-from fusebert.training.compare import FUSIONS, _table_hashes, compare
+from fusebert.training.compare import FUSIONS, compare
 from tests.conftest import ended
 
 BOUND_SECONDS = 60
@@ -77,10 +77,10 @@ def test_a_changed_catalogue_is_another_training(tmp_path: Path) -> None:
     recipe = Recipe.from_flat(
         {"data.root": str(tmp_path), "task.name": "recommendation", "task.catalogue": "items.jsonl"}
     )
-    before = _table_hashes(recipe)
+    before = recipe.table_hashes()
     (tmp_path / "items.jsonl").write_text('{"item": "b"}\n')
-    assert before.keys() == _table_hashes(recipe).keys() == {"the catalogue table"}
-    assert before != _table_hashes(recipe)
+    assert before.keys() == recipe.table_hashes().keys() == {"catalogue"}
+    assert before != recipe.table_hashes()
 
 
 def test_a_recommender_has_nothing_to_fuse(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from fusebert.cli import main
+from fusebert.config import as_yaml, read_settings, without_places
 from fusebert.errors import UsageError
 from fusebert.training.run import train
+from tests.conftest import Notes
 
 
 def test_what_the_program_around_has_set_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -37,13 +41,92 @@ def test_a_finished_run_is_resumed_at_its_end(
     sealed = (folder / "manifest.json").read_bytes()
     row = {"question": "what is it"}
     assert train(tiny, folder, resume=True).predict(row).value is not None
-    assert main(["train", str(folder / "recipe.yaml"), "--output", str(folder), "--resume"]) == 0
+    asked = ["train", str(folder / "recipe.yaml"), "--output", str(folder), "--resume"]
+    assert main([*asked, f"data.root={tiny['data.root']}"]) == 0
     assert "holds the finished run" in capsys.readouterr().err
     assert (folder / "manifest.json").read_bytes() == sealed
     with pytest.raises(UsageError, match="already holds a finished model"):
         train(tiny | {"training.seed": 5}, folder, resume=True)
     with pytest.raises(UsageError, match="already holds a finished model"):
         train(tiny, folder)
+
+
+def test_a_finished_folder_does_not_say_where_its_maker_keeps_things(
+    trained: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    files = [path for path in trained.rglob("*") if path.is_file()]
+    assert not [path for path in files if str(tiny["data.root"]).encode() in path.read_bytes()]
+    recipe = tiny | {"training.epochs": 1, "training.trackers": ["tensorboard"]}
+    train(recipe, tmp_path / "model")
+    (hparams,) = (tmp_path / "model" / "logs").rglob("hparams.yml")
+    assert "train.jsonl" in hparams.read_text()
+    assert str(tiny["data.root"]) not in hparams.read_text()
+
+
+def test_a_finished_run_is_one_on_the_same_tables(tiny: dict[str, Any], tmp_path: Path) -> None:
+    world = Path(shutil.copytree(tiny["data.root"], tmp_path / "elsewhere" / Path(tiny["data.root"]).name))
+    short, moved = tiny | {"training.epochs": 1}, {"data.root": str(world)}
+    train(short, tmp_path / "model")
+    train(short | moved, tmp_path / "model", resume=True)  # the same files, in another place
+    (world / "val.jsonl").write_text("".join((world / "val.jsonl").read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(UsageError, match="already holds a finished model"):
+        train(short | moved, tmp_path / "model", resume=True)
+
+
+class AnEpoch(Notes):
+    """Breaks a run off after its first epoch."""
+
+    def epoch(self, _: object) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_was_killed_while_it_was_sealed_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+    folder, notes = tmp_path / "model", Notes()
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, folder, progress=AnEpoch())
+    assert str(tiny["data.root"]) in (folder / "recipe.yaml").read_text()  # to be resumed from
+    settings = read_settings(folder / "recipe.yaml")
+    (folder / "recipe.yaml").write_text(as_yaml(without_places(settings)))
+    train(settings, folder, resume=True, progress=notes)
+    assert any(line.startswith("resuming after step") for line in notes.lines)
+
+
+STREAMS = """
+import sys
+import numpy as np
+
+made, default_rng = {}, np.random.default_rng
+
+def recording(seed=None):
+    if isinstance(seed, list):
+        while seed and seed[-1] == 0:  # as numpy does
+            seed = seed[:-1]
+        caller = sys._getframe(1).f_code.co_qualname
+        made.setdefault(tuple(seed), set()).add(caller)
+    return default_rng(seed or 0)
+
+np.random.default_rng = recording
+from fusebert.cli import main
+assert main(sys.argv[1:]) == 0
+assert len({caller for callers in made.values() for caller in callers}) > 1
+print({seed: callers for seed, callers in made.items() if len(callers) > 1})
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train", "data.target=answer", "model.modality_dropout=0.5", "training.epochs=2"],
+        ["pretrain", "task.passes=2", "task.rounds=2"],
+        ["train", "task.name=recommendation", "task.user=language", "task.item=answer", "task.objective=masked"],
+    ],
+)
+def test_no_two_things_are_drawn_from_one_stream(settings: list[str], world: Path, tmp_path: Path) -> None:
+    given = [settings[0], str(world / "train.jsonl"), "--output", str(tmp_path / "model"), *settings[1:]]
+    command = [sys.executable, "-c", STREAMS, *given, "training.trackers=[]", "model.trunk=tiny", "training.seed=0"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "{}"
 
 
 def test_a_run_with_other_settings_says_which(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from fusebert.cli.common import (
 )
 from fusebert.errors import RowError, UsageError, row_in_words
 from fusebert.evaluation.metric_names import decision_in_words
-from fusebert.storage import read_json
+from fusebert.storage import METRICS, read_json
 
 MANY_WITHOUT_HISTORY = 0.2
 """Share of questions: of whole histories it is far less, since each has only one first event."""
@@ -140,7 +140,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if unseen := found.get("unseen_labels"):
         say(f"Warning: {unseen} labels do not occur in the training rows; answers to them count as wrong")
     _warn_of_columns(found)
-    _say_baselines(options.folder / "metrics.json")
+    _say_baselines(options.folder / METRICS)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fusebert.cli.common import Command, no_flags, nothing, print_table, run_folder, say, speaks
 from fusebert.errors import UsageError
 from fusebert.evaluation.metric_names import decision_in_words
-from fusebert.storage import read_json
+from fusebert.storage import METRICS, read_json
 
 
 def add_commands(command: Command) -> None:
@@ -65,7 +65,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     predictor = train(recipe, output, progress=progress, **how)
     if not speaks():  # the first process may still be writing the folder
         return {}
-    metrics = read_json(predictor.folder / "metrics.json")
+    metrics = read_json(predictor.folder / METRICS)
     scores = {name: found["metrics"] for name, found in metrics["evaluations"].items()}
     print_table("Scores", scores)
     for name, found in metrics["evaluations"].items():

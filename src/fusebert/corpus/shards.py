@@ -10,12 +10,12 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from fusebert.errors import DataError, ModelError
-from fusebert.storage import read_json, write_atomically
+from fusebert.storage import CORPUS_REPORT, read_json, write_atomically
 
 if TYPE_CHECKING:
     from fusebert.corpus.process import Processed
 
-REPORT = "corpus.json"
+REPORT = CORPUS_REPORT
 SCHEMA = pa.schema([("id", pa.string()), ("language", pa.string()), ("sentences", pa.list_(pa.string()))])
 COUNTED = ("counts", "languages", "shards")
 GROUP_BYTES, GROUP_DOCUMENTS = 2**21, 2**12

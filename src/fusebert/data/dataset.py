@@ -22,7 +22,9 @@ ROWS_NAMED = 3
 NO_SUCH_COLUMN = "there is no such column"
 KEPT_BYTES, EXAMPLE_BYTES = 256 * 2**20, 2048
 """Of prepared rows that one split keeps, and what a row takes beside its arrays."""
-
+ROWS = 2
+"""Ends the seed of what is drawn for a row. Zeros at the end of numpy's seeds do not count, so that without it row 0
+would have the stream of the epoch's order; those of rows of pre-training and of recommendation end in 1."""
 
 Lost = dict[tuple[str, int], dict[str, RowError]]
 """What could not be read of rows that are used without it, by table and row, then by column."""
@@ -260,7 +262,7 @@ class Dataset:
         """The example with modalities hidden and varied, by what is drawn for that number in this epoch."""
         if not self.modality_dropout and not self.varied:
             return example
-        random = np.random.default_rng([self.seed, self.epoch, number])
+        random = np.random.default_rng([self.seed, self.epoch, number, ROWS])
         if self.modality_dropout and not example.sides:
             example = self._hide(example, random)
         return self._vary(example, random) if self.varied else example

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from fusebert.config import as_yaml
 from fusebert.evaluation.metric_names import (
     STANDARD_ERROR,
     decision_in_words,
@@ -152,7 +152,7 @@ def _training(card: Mapping[str, Any]) -> str:
     training = card["training"]
     seconds = round(training["seconds"])
     minutes = f"{seconds // 60:,} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
-    recipe = yaml.safe_dump(card["recipe"], sort_keys=False, allow_unicode=True).rstrip()
+    recipe = as_yaml(card["recipe"]).rstrip()
     return (
         f"{training['epochs']:,} epochs, {training['steps']:,} steps, {minutes} on {_escaped(training['hardware'])}, "
         f"{training['tokens_per_second']:,.0f} tokens a second. The recipe, where it differs from the defaults:\n\n"

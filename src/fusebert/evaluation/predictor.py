@@ -32,7 +32,7 @@ from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
 from fusebert.modalities.base import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import save_trunk
-from fusebert.storage import finish, naming_failures, read_json, refuse_in_finished, write_json
+from fusebert.storage import METRICS, finish, naming_failures, read_json, refuse_in_finished, write_json
 from fusebert.tasks.base import Task
 from fusebert.tasks.fit import preparers
 from fusebert.types import TEXT, Answer, Example, Sample
@@ -76,7 +76,7 @@ class Predictor:
     def metrics(self) -> dict[str, Any]:
         """What metrics.json of its folder holds: `evaluations` with the `metrics` of validation and test, `ledger`,
         `warnings`, `training` and `speed`. Raises ModelError where there is none, as after `save`."""
-        if not (path := self.folder / "metrics.json").is_file():
+        if not (path := self.folder / METRICS).is_file():
             raise ModelError(f"{self.folder} has no scores: it was saved, not trained; evaluate gives them")
         found: dict[str, Any] = read_json(path)
         return found

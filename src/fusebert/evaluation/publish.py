@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fusebert import __version__
-from fusebert.config import without_places
+from fusebert.config import RECIPE, as_yaml, without_places
 from fusebert.data.dataset import Dataset
 from fusebert.errors import RowError
 from fusebert.evaluation import plots
@@ -22,7 +22,7 @@ from fusebert.evaluation.metric_names import lower_is_better
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
-from fusebert.storage import finish, write_json
+from fusebert.storage import METRICS, finish, write_atomically, write_json
 from fusebert.types import Sample
 
 TIMED_ROWS = 60
@@ -102,7 +102,7 @@ def publish(
         "training": dict(training),
         "speed": speed,
     }
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / METRICS, metrics)
     higher = predictor.task.higher_is_better
     pictures = plots.draw_all(folder / "plots", training["history"], evaluations[shown], worth, higher)
     examples = _examples(predictor, splits[shown].samples[:EXAMPLES])
@@ -117,6 +117,7 @@ def publish(
         said,
     )
     write_model_card(folder / "README.md", _card(predictor, splits, files, recipe, metrics))
+    write_atomically(folder / RECIPE, as_yaml(without_places(recipe)).encode())
     finish(folder)
     return metrics
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from fusebert.config import ModelSettings, Recipe, parse_overrides, read_recipe
+from fusebert.config import ModelSettings, parse_overrides, read_recipe
 from fusebert.errors import FusebertError, UsageError
-from fusebert.storage import MANIFEST, file_hash, read_json, refuse_in_finished, write_json
+from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished, write_json
 from fusebert.tasks.fit import fitted_task
 from fusebert.training.signals import passing_on
 
@@ -56,7 +56,8 @@ def compare(
     if metric is not None and metric not in known:
         raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
     refuse_in_finished(output)
-    tables, rows = _table_hashes(recipe), {}
+    tables = {f"the {name} table": found for name, found in recipe.table_hashes().items()}
+    rows = {}
     for fusion in fusions:
         runs = []
         for seed in range(seeds):
@@ -79,15 +80,6 @@ def compare(
     return rows
 
 
-def _table_hashes(recipe: Recipe) -> dict[str, str]:
-    """Of each table that is a file."""
-    tables: dict[str, Any] = {name: getattr(recipe.data, name) for name in ("train", "validation", "test")}
-    if catalogue := recipe.task.get("catalogue"):
-        tables["catalogue"] = Path(catalogue)
-    files = {name: recipe.table(table) for name, table in tables.items() if isinstance(table, Path)}
-    return {f"the {name} table": file_hash(file) for name, file in files.items() if file.is_file()}
-
-
 def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: str | None) -> dict[str, Any]:
     """Train one, unless it is there; a run that was killed goes on.
 
@@ -105,7 +97,7 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
         command = [sys.executable, "-m", "fusebert.cli.followed", "train", *arguments, "--output", str(folder), *resume]
         kept["peak_mebibytes"] = max(kept["peak_mebibytes"], _peak_mebibytes(command, folder))
         write_json(said, kept)
-    metrics = read_json(folder / "metrics.json")
+    metrics = read_json(folder / METRICS)
     split = "test" if "test" in metrics["evaluations"] else "validation"
     scores = metrics["evaluations"][split]["metrics"]
     metric = metric or next(iter(scores))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusebert.config import MAY_CHANGE_ON_RESUME, Recipe, read_settings
+from fusebert.config import MAY_CHANGE_ON_RESUME, RECIPE, Recipe, read_settings, without_places
 from fusebert.errors import ModelError, UsageError
 from fusebert.storage import CHECKPOINTS, read_json, write_json
 from fusebert.training.pretrain_recipe import pretraining_recipe
-from fusebert.training.run import PLAN, RECIPE
+from fusebert.training.run import PLAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,9 @@ def find_begun(folder: Path, settings: Mapping[str, Any], budget: float | None) 
         raise UsageError(f"{folder} was begun with other settings (see {folder / PLAN}); resume it with the same ones")
     changed = {key: settings[key] for key in MAY_CHANGE_ON_RESUME if key in settings}
     is_saved = any((folder / CHECKPOINTS).glob("step-*"))
-    recipe = pretraining_recipe(read_settings(folder / RECIPE) | changed)
+    named = without_places(settings)
+    placed = {key: value for key, value in settings.items() if named[key] != value}
+    recipe = pretraining_recipe(read_settings(folder / RECIPE) | placed | changed)
     return Begun(recipe, kept["plan"] if is_saved else None)
 
 
@@ -70,6 +72,6 @@ def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As they come back from a JSON file."""
+    """As they come back from a JSON file, without the places of files."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
-    return plain
+    return without_places(plain)

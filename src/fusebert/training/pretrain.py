@@ -19,7 +19,7 @@ from fusebert.errors import FusebertError, UsageError
 from fusebert.modalities.text.processor import MANY_UNKNOWN, special_tokens
 from fusebert.model.initialization import initialize
 from fusebert.model.pretrained import find_trunk, read_config
-from fusebert.storage import read_json
+from fusebert.storage import METRICS, read_json
 from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
 from fusebert.training.budget import Budget, Plan, Planner, beginning
 from fusebert.training.build import build_model
@@ -121,7 +121,11 @@ def learn(run: Run, counts: np.ndarray, noted: Mapping[str, Any]) -> dict[str, A
         run.progress.note(
             f"Warning: held-out words cost {loss:.3f} nats, no less than by their frequency; train longer"
         )
-    metrics = {"evaluations": {"held_out": scored}, **noted, "training": state.totals()}
+    metrics = {
+        "evaluations": {"held_out": scored},
+        **noted,
+        "training": state.totals() | {"tables": recipe.table_hashes()},
+    }
     if PartialState().is_main_process:
         publish_pretrained(run.folder, model, prepared.processors, recipe.flat(), metrics)
     return metrics
@@ -130,7 +134,7 @@ def learn(run: Run, counts: np.ndarray, noted: Mapping[str, Any]) -> dict[str, A
 def finished_metrics(folder: Path, recipe: Recipe, progress: Progress | None) -> dict[str, Any]:
     """Those of a run that came to its end before it was resumed."""
     told(progress, join(recipe.training.device)).note(f"{folder} holds the finished run")
-    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    metrics: dict[str, Any] = read_json(folder / METRICS)
     return metrics
 
 

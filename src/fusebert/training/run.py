@@ -15,7 +15,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 
-from fusebert.config import Recipe, TrainingSettings, read_recipe
+from fusebert.config import RECIPE, Recipe, TrainingSettings, read_recipe, without_places
 from fusebert.data.collate import Collator
 from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
@@ -26,7 +26,7 @@ from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.modeling import FusebertModel
-from fusebert.storage import MANIFEST, refuse_in_finished, write_atomically
+from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
@@ -37,7 +37,7 @@ from fusebert.training.progress import Progress, Silence
 from fusebert.training.ranks import MOST_WAIT, naming_lost_ranks
 from fusebert.training.trainer import Trainer
 
-RECIPE, PLAN = "recipe.yaml", "plan.json"
+PLAN = "plan.json"
 RANK_SEED = 1_000_003
 FEW_ROWS = 16
 NAMED = 5
@@ -120,7 +120,8 @@ def train(
         calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if PartialState().is_main_process:
-        publish(predictor, splits, prepared.files, recipe.flat(), state.totals(), prepared.warnings)
+        totals = state.totals() | {"tables": recipe.table_hashes()}
+        publish(predictor, splits, prepared.files, recipe.flat(), totals, prepared.warnings)
     return predictor
 
 
@@ -199,9 +200,10 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
     settings = recipe.training
     device, trackers = pick_device(settings.device), pick_trackers(settings.trackers, progress)
     accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
+    shown = without_places(recipe.flat())
     accelerator.wait_for_everyone()  # all processes have looked into the folder
     try:
-        accelerator.init_trackers("fusebert", config={key: str(value) for key, value in recipe.flat().items()})
+        accelerator.init_trackers("fusebert", config={key: str(value) for key, value in shown.items()})
     except Exception as error:  # each has errors of its own
         if isinstance(error, OSError) and error.filename:  # those of a network name no file
             raise UsageError(f"{error.filename} cannot be written: {error.strerror}") from None
@@ -227,9 +229,11 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
 
 
 def is_finished(folder: Path, recipe: Recipe) -> bool:
-    """Whether the very run that is to be resumed has come to its end there."""
-    is_sealed = all((folder / name).is_file() for name in (MANIFEST, RECIPE))
-    return is_sealed and not recipe.differing(read_recipe(folder / RECIPE))
+    """Whether the very run that is to be resumed has come to its end there, on tables such as these."""
+    if not all((folder / name).is_file() for name in (MANIFEST, RECIPE, METRICS)):
+        return False
+    tables = read_json(folder / METRICS)["training"]["tables"]
+    return not recipe.differing(read_recipe(folder / RECIPE)) and tables == recipe.table_hashes()
 
 
 def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:

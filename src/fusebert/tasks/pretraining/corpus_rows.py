@@ -63,7 +63,7 @@ class PairRows:
 
     def _pass(self, which: int) -> Pairs:
         if self._drawn is None or self._drawn[0] != which:
-            random = np.random.default_rng([self.seed, which])
+            random = np.random.default_rng([self.seed, which, 1])  # not that of an epoch's order
             self._drawn = (which, draw_pairs(self.corpus, self.length, self.kind, random))
         return self._drawn[1]
 

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fusebert.config import without_places
+from fusebert.config import RECIPE, as_yaml, without_places
 from fusebert.errors import ModelError
 from fusebert.model.pretrained import OLD_NAMES
 from fusebert.model.pretrained_modalities import save_modalities
-from fusebert.storage import finish, naming_failures, write_atomically, write_json
+from fusebert.storage import METRICS, finish, naming_failures, write_atomically, write_json
 from fusebert.types import TEXT
 
 TRANSFORM = "cls.predictions.transform"
@@ -41,8 +40,9 @@ def publish_pretrained(
         save_file(hugging_face_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
     processors[TEXT].save_tokenizer(folder, model.trunk.config.max_position_embeddings)
     save_modalities(folder, model, processors)
-    write_json(folder / "metrics.json", dict(metrics))
+    write_json(folder / METRICS, dict(metrics))
     write_atomically(folder / "README.md", _card(folder.name, model, recipe, metrics).encode())
+    write_atomically(folder / RECIPE, as_yaml(without_places(recipe)).encode())
     finish(folder)
 
 
@@ -110,6 +110,6 @@ Held-out text, masked once and the same in every round (losses in nats; guessing
 Use it as `model.trunk` of a fusebert recipe, or with `transformers.BertForPreTraining.from_pretrained`.
 
 ```yaml
-{yaml.safe_dump(without_places(recipe), sort_keys=False, allow_unicode=True).strip()}
+{as_yaml(without_places(recipe)).strip()}
 ```
 """

@@ -80,7 +80,7 @@ class TableRows:
 
     def _pass(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows in a random order, and whose things each is shown: int64[rows] each."""
-        random = np.random.default_rng([self.seed, which])
+        random = np.random.default_rng([self.seed, which, 1])  # not that of an epoch's order
         own = random.permutation(len(self.text_lengths))
         shown = np.arange(len(own))
         if self.matching and len(self.complete):

@@ -170,7 +170,7 @@ class Histories:
     @epoch.setter
     def epoch(self, number: int) -> None:
         self._epoch, longest = number, self.processor.config.max_events
-        random = np.random.default_rng([self.seed, number])
+        random = np.random.default_rng([self.seed, number, 1])  # not that of the epoch's order
         parts = []
         for user, sample in enumerate(self.samples):
             count = len(sample.values[HISTORY])
