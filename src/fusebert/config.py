@@ -93,7 +93,8 @@ class DataSettings(Section):
     """Which rows, and what their columns are."""
 
     train: Annotated[Path | None, BeforeValidator(file_of_table)] = Field(
-        None, description="table of training rows: csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
+        None,
+        description="table of training rows: csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures or sounds",
     )
     validation: Annotated[float | Path, BeforeValidator(share_or_table)] = Field(
         0.1, description="a table, or the share of the training rows held out"

@@ -172,6 +172,21 @@ def test_what_is_no_picture_in_a_folder_of_pictures_is_a_bad_row(tmp_path: Path)
     assert bad[3] == "the picture stray.png lies in no folder of a class"
 
 
+def test_a_folder_of_sounds_for_each_class_is_a_table(tmp_path: Path) -> None:
+    for name in ("crow/a.wav", "crow/b.WAV", "crow/c.txt", "owl/a.flac", "stray.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"")
+    rows = list(read_table(tmp_path))
+    good = [(row.values["audio"], row.values["label"]) for row in rows if isinstance(row, Sample)]
+    assert good == [("crow/a.wav", "crow"), ("crow/b.WAV", "crow"), ("owl/a.flac", "owl")]
+    bad = [row.problem for row in rows if isinstance(row, RowError)]
+    assert bad[0].startswith("crow/c.txt is no sound of a known kind (aac, ")
+    assert bad[1] == "the sound stray.wav lies in no folder of a class"
+    (tmp_path / "owl/a.png").write_bytes(b"")
+    (only,) = [row.values for row in read_table(tmp_path) if isinstance(row, Sample)]
+    assert only == {"image": "owl/a.png", "label": "owl"}
+
+
 def test_a_table_of_pictures_is_read_a_few_at_a_time(tmp_path: Path) -> None:
     pictures = [bytes(2**20)] * 300
     parquet.write_table(pyarrow.table({"image": pictures}), tmp_path / "x.parquet", row_group_size=50)

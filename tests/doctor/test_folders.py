@@ -52,7 +52,7 @@ def test_a_folder_with_nothing_to_look_at_is_refused(tmp_path: Path, capsys: pyt
     (tmp_path / "empty" / "inner").mkdir(parents=True)
     assert main(["check", str(tmp_path / "empty")]) == 1
     err = capsys.readouterr().err
-    assert "has no table named train (such as train.csv or train.jsonl), and no folders with pictures" in err
+    assert "has no table named train (such as train.csv or train.jsonl), and no folders with pictures or sounds" in err
     assert "name it" not in err
     tables(tmp_path / "rows", "test.csv", "rows.csv")
     assert main(["check", str(tmp_path / "rows")]) == 1

@@ -1,4 +1,4 @@
-"""Tables of rows, read one at a time: csv, tsv, jsonl, gzipped jsonl, parquet, or a folder of pictures for each class.
+"""Tables of rows, read one at a time: csv, tsv, jsonl, jsonl.gz, parquet, or folders of pictures or sounds by class.
 
 A row that cannot be read is yielded as a RowError, not raised, so that the caller may count, list and skip such rows.
 """
@@ -24,7 +24,7 @@ import numpy as np
 from fusebert.data.decimals import as_kind, number_kinds
 from fusebert.data.parquet import parquet_rows
 from fusebert.errors import GIVEN_ROW, GIVEN_TABLE, DataError, InputError, RowError, row_in_words
-from fusebert.modalities.files import PICTURE_SUFFIXES
+from fusebert.modalities.files import PICTURE_SUFFIXES, SOUND_SUFFIXES
 from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
@@ -40,7 +40,9 @@ ROWS_LOOKED_AT = 1000
 CHINESE_PAIRS = re.compile(b"(?:[\xb0-\xf7][\xa1-\xfe]){2}")
 """Two characters in a row as GB 2312 has them; European text has single letters beyond ASCII."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
-KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures"
+KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures or sounds"
+FOLDERS_OF = {"image": ("picture", PICTURE_SUFFIXES), "audio": ("sound", SOUND_SUFFIXES)}
+"""What lies in a folder for each class: the column that it becomes, its name in words, and its files' suffixes."""
 
 TO_DICTS = "to_dicts", "to_pylist"
 """How tables of polars and pyarrow become dicts."""
@@ -322,14 +324,17 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def picture_folders(folder: Path) -> list[Path]:
-    """The folders inside that have pictures in them."""
+def class_folders(folder: Path) -> tuple[str, list[Path]]:
+    """A key of FOLDERS_OF, and the folders inside that have such files in them: sounds where there are no pictures."""
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path))
-    return [path for path in inside if _pictures(path)]
+    found = {column: [path for path in inside if _media(path, column)] for column in FOLDERS_OF}
+    column = next((column for column, folders in found.items() if folders), next(iter(FOLDERS_OF)))
+    return column, found[column]
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and not _is_hidden(path))
+def _media(folder: Path, column: str) -> list[Path]:
+    _, suffixes = FOLDERS_OF[column]
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and not _is_hidden(path))
 
 
 def _is_hidden(path: Path) -> bool:
@@ -338,22 +343,24 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _read_folder(folder: Path) -> Rows:
-    """One row for each picture `CLASS/NAME.png`: its path and its label; what else lies there is a bad row."""
-    if not picture_folders(folder):
-        raise DataError(f"{folder} has no folders with pictures in them; each class needs one")
+    """One row for each `CLASS/NAME.png`, or sound: its path and its label; what else lies there is a bad row."""
+    column, found = class_folders(folder)
+    if not found:
+        raise DataError(f"{folder} has no folders with pictures or sounds in them; each class needs one")
+    what, suffixes = FOLDERS_OF[column]
     classes = [path for path in sorted(folder.iterdir()) if path.is_dir() and not _is_hidden(path)]
     inside = [path for kind in classes for path in sorted(kind.iterdir()) if not _is_hidden(path)]
-    for row, path in enumerate([*inside, *_pictures(folder)], 1):
+    for row, path in enumerate([*inside, *_media(folder, column)], 1):
         kind, name = path.parent, str(path.relative_to(folder))
         if kind == folder:
-            yield RowError(f"the picture {name} lies in no folder of a class", folder, row)
+            yield RowError(f"the {what} {name} lies in no folder of a class", folder, row)
         elif path.is_dir():
-            yield RowError(f"{name} is a folder within that of a class; only pictures may lie there", folder, row)
-        elif path.suffix.lower() not in PICTURE_SUFFIXES:
-            known = ", ".join(sorted(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES))
-            yield RowError(f"{name} is no picture of a known kind ({known})", folder, row)
+            yield RowError(f"{name} is a folder within that of a class; only {what}s may lie there", folder, row)
+        elif path.suffix.lower() not in suffixes:
+            known = ", ".join(sorted(suffix.removeprefix(".") for suffix in suffixes))
+            yield RowError(f"{name} is no {what} of a known kind ({known})", folder, row)
         else:
-            yield _sample(folder, row, {"image": f"{kind.name}/{path.name}", "label": kind.name})
+            yield _sample(folder, row, {column: f"{kind.name}/{path.name}", "label": kind.name})
 
 
 def rows_from_memory(rows: Any) -> Rows:

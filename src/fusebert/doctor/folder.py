@@ -1,11 +1,11 @@
-"""Which tables a source stands for: itself, those of a folder, or a folder of pictures for each class."""
+"""Which tables a source stands for: itself, those of a folder, or a folder of pictures or sounds for each class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from fusebert.data.tables import SUFFIXES, is_table, picture_folders
+from fusebert.data.tables import FOLDERS_OF, SUFFIXES, class_folders, is_table
 from fusebert.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
@@ -43,17 +43,19 @@ def _in_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
             named[split] = of_split[0]
     if "train" in named:
         return named, [f"{folder} is read as tables: {', '.join(path.name for path in named.values())}"]
-    classes = [path.name for path in picture_folders(folder)]
+    column, found = class_folders(folder)
+    classes = [path.name for path in found]
     there = _first([path.name for path in tables])
     if not classes:
         other = f"; to look at one of its tables, name it ({there})" if tables else ""
         raise DataError(
-            f"{folder} has no table named train (such as train.csv or train.jsonl), and no folders with pictures, one "
-            f"for each class{other}"
+            f"{folder} has no table named train (such as train.csv or train.jsonl), and no folders with pictures or "
+            f"sounds, one for each class{other}"
         )
     unread = f"; its tables are left alone ({there})" if tables else ""
+    what, _ = FOLDERS_OF[column]
     return {folder.name: folder}, [
-        f"{folder} has no table named train, so it is read as pictures of {len(classes)} classes, a folder each "
+        f"{folder} has no table named train, so it is read as {what}s of {len(classes)} classes, a folder each "
         f"({_first(classes)}){unread}"
     ]
 
