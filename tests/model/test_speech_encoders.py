@@ -171,6 +171,13 @@ def test_what_is_no_speech_encoder_is_said(tmp_path: Path) -> None:
         Embedder(long, 1, TrunkConfig.of_size("tiny", 5)).load_pretrained()
 
 
+def test_an_encoder_that_hears_another_rate_is_refused(tmp_path: Path) -> None:
+    publish("wav2vec2", tmp_path)
+    Wav2Vec2FeatureExtractor(sampling_rate=8_000).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="hears 8,000 samples a second, and gets 16,000"):
+        prepare(Config(encoder=str(tmp_path)))
+
+
 def test_a_model_published_in_half_precision_learns(tmp_path: Path) -> None:
     publish("wav2vec2", tmp_path).half().save_pretrained(tmp_path)
     embedder = Embedder(prepare(Config(encoder=str(tmp_path), max_seconds=2)), 1, TrunkConfig.of_size("tiny", 5))

@@ -1,4 +1,4 @@
-"""Tables of rows, read one at a time: csv, tsv, jsonl, gzipped jsonl, parquet, folders of pictures or sounds.
+"""Tables of rows, read one at a time: csv, tsv, jsonl, jsonl.gz, parquet, or folders of pictures or sounds by class.
 
 A row that cannot be read is yielded as a RowError, not raised, so that the caller may count, list and skip such rows.
 """

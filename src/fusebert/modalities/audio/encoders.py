@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fusebert.errors import ModelError, UsageError
 from fusebert.modalities.audio.processor import FRAMES_PER_TOKEN, STATES_PER_TOKEN, Config
+from fusebert.modalities.audio.signal import RATE_HZ
 from fusebert.modalities.published import as_model_error, build, refuse_foreign
 
 WHISPER = "whisper"
@@ -32,7 +33,9 @@ def prepare(config: Config) -> Config:
     with as_model_error(f"audio.encoder={config.encoder!r} cannot be used as a speech encoder"):
         settings = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False).to_dict()
         settings.pop("auto_map", None)  # some name code for older versions of transformers, too
-        scaled = _extractor(config.encoder).get("do_normalize", True)
+        extractor = _extractor(config.encoder)
+    if (rate := extractor.get("sampling_rate", RATE_HZ)) != RATE_HZ:
+        raise ModelError(f"audio.encoder={config.encoder!r} hears {rate:,} samples a second, and gets {RATE_HZ:,}")
     refuse_foreign(settings, f"audio.encoder={config.encoder!r}")
     if settings["model_type"] == WHISPER:
         settings |= {"max_source_positions": config.most_tokens * FRAMES_PER_TOKEN // 2}
@@ -44,7 +47,9 @@ def prepare(config: Config) -> Config:
         raise ModelError(
             f"audio.encoder={config.encoder!r} is a {kind}; wav2vec 2.0, HuBERT, WavLM and Whisper can be used"
         )
-    backbone = settings | QUIET | {"fusebert_width": width, "fusebert_normalise": bool(scaled)}
+    backbone = (
+        settings | QUIET | {"fusebert_width": width, "fusebert_normalise": bool(extractor.get("do_normalize", True))}
+    )
     return config.model_copy(update={"backbone": backbone})
 
 
