@@ -53,7 +53,7 @@ def test_a_changed_picture_is_read_again(tmp_path: Path) -> None:
         assert found is not None
         seen.append(found["pixel_values"][0][:, 0, 0].tolist())
     assert seen == [[255, 0, 0], [0, 0, 255]]
-    assert copy.copy(processor)._files is not processor._files
+    assert copy.copy(processor).files is not processor.files
 
 
 def test_unseen_labels_of_a_list_count_as_missed() -> None:

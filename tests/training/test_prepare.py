@@ -209,7 +209,7 @@ def test_a_changed_byte_of_a_picture_in_a_row_changes_the_hash() -> None:
     def told(*values: dict[str, Any]) -> str:
         samples = [Sample(Path("t"), number, one, None) for number, one in enumerate(values)]
         one: Any = SimpleNamespace(lengths=np.full(len(values), 5), samples=samples)
-        return _hash({"train": one, "validation": one})
+        return _hash({"train": one, "validation": one}, {})
 
     picture = b"\x89PNG" * 1000
     given = {"text": "a", "image": {"bytes": picture, "path": "a.png"}}
