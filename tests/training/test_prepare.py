@@ -44,7 +44,7 @@ def settings(folder: Path, targets: list[Any], **more: Any) -> dict[str, Any]:
 def learnt(folder: Path, targets: list[Any], **more: Any) -> tuple[dict[str, Any], np.ndarray]:
     """The task's file, and the targets of the rows that were not held out."""
     model = train(settings(folder, targets, **more), folder / "model")
-    recipe = read_recipe(folder / "model" / "recipe.yaml")
+    recipe = read_recipe(folder / "model" / "recipe.yaml", {"data.train": str(folder / "rows.jsonl")})
     prepared = prepare(recipe, folder, strict=False, progress=Silence())
     kept = [sample.values["y"] for sample in prepared.splits["train"].samples]
     assert len(kept) < len(targets)
