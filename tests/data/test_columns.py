@@ -17,6 +17,7 @@ from fusebert.data.columns import guess_column, guess_columns, guess_task
 from fusebert.data.split import hold_out
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.image.processor import Config, Processor
+from fusebert.modalities.table.columns import ANY, fit_column
 from fusebert.modalities.text.processor import Config as TextConfig
 from fusebert.modalities.text.processor import Processor as TextProcessor
 from fusebert.modalities.values import as_date, as_number, looks_like_number
@@ -53,7 +54,7 @@ def test_a_changed_picture_is_read_again(tmp_path: Path) -> None:
         assert found is not None
         seen.append(found["pixel_values"][0][:, 0, 0].tolist())
     assert seen == [[255, 0, 0], [0, 0, 255]]
-    assert copy.copy(processor)._files is not processor._files
+    assert copy.copy(processor).files is not processor.files
 
 
 def test_unseen_labels_of_a_list_count_as_missed() -> None:
@@ -170,6 +171,19 @@ def test_a_number_is_looked_for_in_linear_time() -> None:
 def test_dates_with_the_year_first_are_read(raw: str, wanted: str | None) -> None:
     found = as_date(raw)
     assert (found and found.isoformat()) == (wanted and f"{wanted}+00:00")
+
+
+@pytest.mark.parametrize(("other", "kind"), [("2023.4.0", "category"), ("2023.4.12.1", "category"), (" ", "date")])
+def test_versions_are_told_from_dates_by_those_that_no_date_is(other: str, kind: str) -> None:
+    cells = [f"2023.{1 + n % 12}.{1 + n % 28}" for n in range(60)]
+    fitted = fit_column([*cells, other], bins=4, max_categories=100, as_categories=False)
+    assert fitted.kind == kind
+    rows = [sample(n, version=[*cells, other][n % 13 - 1]) for n in range(130)]
+    assert ("dates" in guess_column("version", rows).why) == (kind == "date")
+    if kind == "category":
+        assert fitted.read(other, 16)[0] != ANY
+    typing_error = fit_column([*cells, "2023.13.05"], bins=4, max_categories=100, as_categories=False)
+    assert typing_error.kind == "date"  # its row is told
 
 
 def test_columns_of_such_dates_are_dates() -> None:

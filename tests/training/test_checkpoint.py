@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,23 @@ def test_a_run_goes_on_with_its_own_data_only(tiny: dict[str, Any], world: Path,
         write_json(path / "state.json", state | {"data_hash": "of other data"})
         seal(path)
     with pytest.raises(UsageError, match="data have changed"):
+        train(settings, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(("part", "refused"), [("train", True), ("val", True), ("test", False)])
+def test_a_picture_that_was_exchanged_is_noticed(
+    part: str, refused: bool, tiny: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world, tmp_path / "world")
+    settings = tiny | {"data.root": str(tmp_path / "world")}
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "run", progress=Interrupted())
+    one, other = sorted((tmp_path / "world" / "images").glob(f"{part}*.png"))[:2]
+    swapped = one.read_bytes(), other.read_bytes()
+    assert swapped[0] != swapped[1]
+    other.write_bytes(swapped[0])
+    one.write_bytes(swapped[1])
+    with pytest.raises(UsageError, match="data have changed") if refused else nullcontext():
         train(settings, tmp_path / "run", resume=True)
 
 

@@ -44,7 +44,7 @@ def settings(folder: Path, targets: list[Any], **more: Any) -> dict[str, Any]:
 def learnt(folder: Path, targets: list[Any], **more: Any) -> tuple[dict[str, Any], np.ndarray]:
     """The task's file, and the targets of the rows that were not held out."""
     model = train(settings(folder, targets, **more), folder / "model")
-    recipe = read_recipe(folder / "model" / "recipe.yaml")
+    recipe = read_recipe(folder / "model" / "recipe.yaml", {"data.train": str(folder / "rows.jsonl")})
     prepared = prepare(recipe, folder, strict=False, progress=Silence())
     kept = [sample.values["y"] for sample in prepared.splits["train"].samples]
     assert len(kept) < len(targets)
@@ -209,7 +209,7 @@ def test_a_changed_byte_of_a_picture_in_a_row_changes_the_hash() -> None:
     def told(*values: dict[str, Any]) -> str:
         samples = [Sample(Path("t"), number, one, None) for number, one in enumerate(values)]
         one: Any = SimpleNamespace(lengths=np.full(len(values), 5), samples=samples)
-        return _hash({"train": one, "validation": one})
+        return _hash({"train": one, "validation": one}, {})
 
     picture = b"\x89PNG" * 1000
     given = {"text": "a", "image": {"bytes": picture, "path": "a.png"}}

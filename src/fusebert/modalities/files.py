@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -50,9 +51,13 @@ class DecodedFiles:
     """What files were decoded to; when that is too much, what was not asked for the longest goes first.
 
     A file that has changed is read again.
+
+    Attributes:
+        contents: a digest of each file that was read, by its path; None once nobody asks for more.
     """
 
     def __init__(self) -> None:
+        self.contents: dict[str, bytes] | None = {}
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._bytes = 0
 
@@ -72,6 +77,8 @@ class DecodedFiles:
                 self._kept.move_to_end(key)
                 return self._kept[key]
             data = path.read_bytes()
+            if self.contents is not None:
+                self.contents[str(path)] = hashlib.blake2b(data, digest_size=16).digest()
         except OSError as error:
             raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
         decoded = self._kept[key] = decode(data)

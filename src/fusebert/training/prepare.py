@@ -17,6 +17,7 @@ from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.predictor import no_such_columns
+from fusebert.modalities.files import DecodedFiles, media_of
 from fusebert.modalities.values import content_key
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
@@ -47,8 +48,7 @@ class Prepared:
         splits: `train`, `validation` and, where the recipe names one, `test`; each a `Split`, of a table a `Dataset`.
         files: the name of the table behind each split.
         trunk_folder: of the pretrained trunk; None when it starts from nothing.
-        data_hash: of every value in the rows of training and validation, media files by name, or by content where they
-            stand in the rows.
+        data_hash: of every value in the rows of training and validation, and of the media files that they name.
         warnings: what the data give away, in words.
     """
 
@@ -131,9 +131,10 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         warnings += task.doubts(readable(task, given_targets(samples, target_column)))
     for processor in processors.values():
         warnings += processor.doubts(asked) if hasattr(processor, "doubts") else []
+    found = _hash(checked, _contents(processors))
     for said in warnings:
         progress.note(f"Warning: {said}")
-    return Prepared(columns, settled.target, task, processors, checked, files, trunk_folder, _hash(checked), warnings)
+    return Prepared(columns, settled.target, task, processors, checked, files, trunk_folder, found, warnings)
 
 
 def _read_training_rows(recipe: Recipe, folder: Path) -> tuple[list[Sample], list[RowError]]:
@@ -177,14 +178,32 @@ def table_name(table: Any) -> str:
     return Path(str(table)).absolute().name
 
 
-def _hash(datasets: Mapping[str, Dataset]) -> str:
+def _contents(processors: Mapping[str, Any]) -> dict[str, bytes]:
+    """The digests of all media files that were read, by path; no more are noted."""
+    contents: dict[str, bytes] = {}
+    for processor in processors.values():
+        if isinstance(files := getattr(processor, "files", None), DecodedFiles):
+            contents |= files.contents or {}
+            files.contents = None
+    return contents
+
+
+def _hash(datasets: Mapping[str, Dataset], contents: Mapping[str, bytes]) -> str:
     found = hashlib.sha256()
     for name in ("train", "validation"):
         found.update(datasets[name].lengths.tobytes())
         for sample in datasets[name].samples:
             values = [(column, _told(value)) for column, value in sorted(sample.values.items())]
             found.update(repr(values).encode(errors="backslashreplace"))
+            if contents:
+                for _, value in sorted(sample.values.items()):
+                    found.update(contents.get(_path(media_of(value), sample.root), b""))
     return found.hexdigest()
+
+
+def _path(value: Any, root: Path | None) -> str:
+    """Where a media file that a row names lies; of other values it names none."""
+    return str(Path(value) if root is None else root / value) if isinstance(value, str) else ""
 
 
 def _told(value: Any) -> Any:

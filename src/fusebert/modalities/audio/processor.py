@@ -89,11 +89,11 @@ class Processor:
 
     def __init__(self, config: Config, columns: Sequence[str]) -> None:
         self.config, self.columns = config, tuple(columns)
-        self._files = DecodedFiles()
+        self.files = DecodedFiles()
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies, also those for worker processes, remember no file."""
-        return self.__dict__ | {"_files": DecodedFiles()}
+        return self.__dict__ | {"files": DecodedFiles()}
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
@@ -126,7 +126,7 @@ class Processor:
                 "a sound expected (a path, encoded bytes, or {'array': float[N], 'sampling_rate': Hz}), found "
                 f"{type(value).__name__}"
             )
-        return self._files.read(str(value), root, MAX_FILE_BYTES, lambda data: self._frames(decode(data, most)))
+        return self.files.read(str(value), root, MAX_FILE_BYTES, lambda data: self._frames(decode(data, most)))
 
     def _frames(self, samples: np.ndarray) -> np.ndarray:
         most, backbone = self.config.most_tokens * FRAMES_PER_TOKEN, self.config.backbone

@@ -74,11 +74,11 @@ class Processor:
 
     def __init__(self, config: Config, columns: Sequence[str]) -> None:
         self.config, self.columns = config, tuple(columns)
-        self._files = DecodedFiles()
+        self.files = DecodedFiles()
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies, also those for worker processes, remember no file."""
-        return self.__dict__ | {"_files": DecodedFiles()}
+        return self.__dict__ | {"files": DecodedFiles()}
 
     @classmethod
     def fit(cls, config: Config, columns: Sequence[str], samples: Iterable[Sample], pretrained: Path | None) -> Self:
@@ -99,7 +99,7 @@ class Processor:
         if not isinstance(value, str | Path):
             return decode(value, self.config.size_pixels)
         size = self.config.size_pixels
-        return self._files.read(str(value), root, MAX_FILE_BYTES, lambda data: decode(data, size))
+        return self.files.read(str(value), root, MAX_FILE_BYTES, lambda data: decode(data, size))
 
     def length(self, features: Features) -> int:
         return self.config.tokens * len(features["place"])

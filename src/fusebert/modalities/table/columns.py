@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from fusebert.modalities.values import are_few, as_category, as_date, as_number,
 Kind = Literal["number", "date", "category"]
 DATE_EXTRAS = 6
 """Numbers beside a date's bins: where in the year, the week and the day it lies."""
+VERSION = re.compile(r"\d+(\.\d+)+\.0|\d+(\.\d+){3,}")
+"""Of a program: 2023.4.0, 2023.4.12.1; no date has a zero alone or so many parts."""
 BOOLEANS = {"0": "false", "1": "true"}
 TRUTHS = {"false", "true"}
 LOOKED_AT = 1000
@@ -138,14 +141,22 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
 
 
 def kind_of(present: Sequence[Any], share: float = 0.95) -> Kind:
-    """Numbers or dates where nearly all values are; else categories."""
+    """Numbers or dates where nearly all values are; else categories. Versions are names, although most may be read as
+    dates (2023.4.12): those that no date is (2023.4.0) tell."""
     if not present or all(isinstance(value, bool) for value in present):
         return "category"
     if sum(map(is_moment, present)) >= share * len(present):
         return "date"
     if sum(map(_is_number, present)) >= share * len(present):
         return "number"
-    return "date" if sum(map(_is_date, present)) >= share * len(present) else "category"
+    if sum(map(_is_date, present)) < share * len(present):
+        return "category"
+    return "category" if any(map(is_version, present)) else "date"
+
+
+def is_version(value: Any) -> bool:
+    """Whether it is a version that no date is."""
+    return isinstance(value, str) and VERSION.fullmatch(value.strip()) is not None
 
 
 def spoilt(present: Sequence[Any]) -> str | None:
@@ -157,6 +168,8 @@ def spoilt(present: Sequence[Any]) -> str | None:
     for kind, is_one in (("numbers", _is_number), ("dates", _is_date)):
         ones = {str(value) for value in present if is_one(value)}
         others = Counter(str(value) for value in present if not is_one(value))
+        if kind == "dates" and any(map(is_version, others)):
+            continue
         if 2 * others.total() < len(present) and not are_few(len(ones), len(present) - others.total()):
             word = others.most_common(1)[0][0][:40]
             return (

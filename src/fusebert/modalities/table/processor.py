@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from fusebert.config import FITTED, Section, one_or_more
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
-from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, kind_of, spoilt
+from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, is_version, kind_of, spoilt
 from fusebert.modalities.values import are_few, is_missing, looks_like_number
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -161,7 +161,12 @@ def matches(values: Sequence[Any]) -> Evidence | None:
     few = are_few(different, len(present))
     if why := spoilt(present):
         return Evidence(why, 0.3)
-    if not few and sum(bool(DATE_LIKE.fullmatch(str(value).strip())) for value in present) > len(present) / 2:
+    versions = any(map(is_version, present))
+    if (
+        not few
+        and not versions
+        and sum(bool(DATE_LIKE.fullmatch(str(value).strip())) for value in present) > len(present) / 2
+    ):
         return Evidence("they look like dates, of which only those like 2024-03-28 are read", 0.3)
     if not few and sum(map(looks_like_number, present)) > len(present) / 2:
         return Evidence("they look like numbers, of which only those like 1234.5 are read", 0.3)
