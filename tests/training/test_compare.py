@@ -21,7 +21,7 @@ from fusebert.errors import UsageError
 from fusebert.training.compare import FUSIONS, compare
 from tests.conftest import ended
 
-BOUND_SECONDS = 60
+BOUND_SECONDS = 120
 
 
 @pytest.fixture
