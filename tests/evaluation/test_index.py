@@ -396,6 +396,13 @@ def test_a_column_s_name_may_hold_a_sign_and_numbers_may_be_text() -> None:
     assert allowed(whole, [True, "True", False, 1]) == [True, True, False, False]
 
 
+@pytest.mark.parametrize("number", [2**53, 2**60])
+def test_long_ids_are_told_apart(number: int) -> None:
+    """One float stands for them."""
+    (whole,) = read_conditions(f"user={number + 1}", ["user"])
+    assert allowed(whole, [number, number + 1, str(number)]) == [False, True, False]
+
+
 def test_prices_with_a_comma_are_numbers(matching: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     (tmp_path / "shop.csv").write_text("id;caption;price\na;a red circle;1.234,50\nb;a blue star;9,90\n")
