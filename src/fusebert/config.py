@@ -358,7 +358,7 @@ def without_places(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Settings to show to others: files by name, not by where on this machine they lie."""
 
     def named(value: Any) -> Any:
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        return Path(value).name if isinstance(value, str | Path) and Path(value).is_absolute() else value
 
     return {key: named(value) for key, value in flat.items()}
 
