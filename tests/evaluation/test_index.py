@@ -19,6 +19,7 @@ from fusebert.errors import DataError, ModelError, RowError, UsageError
 from fusebert.evaluation import index as module
 from fusebert.evaluation import nearest as product
 from fusebert.evaluation import vectors
+from fusebert.evaluation.incoming import keys_of
 from fusebert.evaluation.index import Index, write_index
 from fusebert.evaluation.loading import load
 from fusebert.evaluation.nearest import nearest
@@ -299,6 +300,13 @@ def test_an_index_from_elsewhere_with_other_rows_is_refused(shop: Index) -> None
     seal(shop.folder)
     with pytest.raises(ModelError, match="holds what no index does"):
         len(shop)
+
+
+def test_what_is_to_be_removed_may_be_named_twice(tmp_path: Path) -> None:
+    (tmp_path / "gone.csv").write_text("id,why\na,sold\n,lost\na,sold out\n")
+    bad: list[RowError] = []
+    assert list(keys_of(read_table(tmp_path / "gone.csv"), "id", bad.append)) == ["a", "a"]
+    assert [error.row for error in bad] == [2]
 
 
 def test_an_index_without_keys_does_not_change(matching: Predictor, tmp_path: Path) -> None:
