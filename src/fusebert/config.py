@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import reprlib
@@ -16,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from fusebert import plugins
 from fusebert.errors import DataError, RecipeError, UsageError
-from fusebert.storage import CORPUS_REPORT, file_hash
+from fusebert.storage import CORPUS_REPORT, file_hash, listing_hash
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 FITTED: dict[str, Any] = {"fitted": True}
@@ -258,13 +259,23 @@ class Recipe(Section):
         return path if path.exists() and not there.exists() else there
 
     def table_hashes(self) -> dict[str, str]:
-        """Of each table that is a file, and of a corpus that of its report."""
+        """Of each table that is a file; of a corpus that of its report, of a folder of classes that of its listing."""
         tables: dict[str, Any] = {name: getattr(self.data, name) for name in ("train", "validation", "test")}
         if catalogue := self.task.get("catalogue"):
             tables["catalogue"] = Path(catalogue)
         files = {name: self.table(table) for name, table in tables.items() if isinstance(table, Path)}
-        files = {name: file / CORPUS_REPORT if file.is_dir() else file for name, file in files.items()}
-        return {name: file_hash(file) for name, file in files.items() if file.is_file()}
+        files = {name: report if (report := file / CORPUS_REPORT).is_file() else file for name, file in files.items()}
+        folders = {name: listing_hash(folder) for name, folder in files.items() if folder.is_dir()}
+        return folders | {name: file_hash(file) for name, file in files.items() if file.is_file()}
+
+    def sources(self) -> dict[str, str]:
+        """What tells a finished run from another whose recipe is the same `without_places`: `table_hashes`, and of what
+        else is named by its place, such as a trunk, the hash of that."""
+        flat, tables = self.flat(), self.table_hashes()
+        named = without_places(flat)
+        hashed = {"data.root", "task.catalogue", *(f"data.{name}" for name in tables)}
+        places = {key: str(value) for key, value in flat.items() if value != named[key] and key not in hashed}
+        return tables | {key: hashlib.sha256(os.fsencode(place)).hexdigest() for key, place in places.items()}
 
     def check_tables(self) -> None:
         """Raise DataError for a table that is named and not there."""
@@ -347,7 +358,7 @@ def without_places(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Settings to show to others: files by name, not by where on this machine they lie."""
 
     def named(value: Any) -> Any:
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        return Path(value).name if isinstance(value, str | Path) and Path(value).is_absolute() else value
 
     return {key: named(value) for key, value in flat.items()}
 

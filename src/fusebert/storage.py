@@ -293,6 +293,12 @@ def refuse_in_finished(path: Path, instead: str = "another --output") -> None:
         raise UsageError(f"{path} lies in the finished {around}; choose {instead}")
 
 
+def listing_hash(folder: Path) -> str:
+    """SHA-256 of the names and sizes of the files in the folders of a folder, in hexadecimal."""
+    listed = (f"{path.relative_to(folder)} {path.lstat().st_size}\n" for path in sorted(folder.glob("*/*")))
+    return hashlib.sha256("".join(listed).encode(errors="surrogateescape")).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -186,3 +186,13 @@ def test_labels_of_no_validation_row_leave_the_likeliest_answers() -> None:
     task = fitted(planted(100, SHARES, seed=0)[1], metric="f1_macro", unseen_labels="wrong")
     task.calibrate(np.zeros((5, 3)), np.full(5, -1))
     assert "decision" not in task.evaluate(np.eye(3), np.arange(3))
+
+
+def test_a_label_that_is_quite_impossible_does_not_stop_the_choice() -> None:
+    """Its F1 would be nothing of nothing."""
+    logits, targets = planted(4000, SHARES, seed=3)
+    three, task = (fitted(np.append(targets, more), metric="f1_macro") for more in ([], [3]))
+    three.decide(logits, targets)
+    with np.errstate(divide="raise", invalid="raise"):
+        task.decide(np.pad(logits, [(0, 0), (0, 1)], constant_values=-2000.0), targets)
+    assert task.evaluate(np.pad(logits, [(0, 0), (0, 1)], constant_values=-2000.0), targets)["decision"]

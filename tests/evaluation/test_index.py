@@ -19,6 +19,7 @@ from fusebert.errors import DataError, ModelError, RowError, UsageError
 from fusebert.evaluation import index as module
 from fusebert.evaluation import nearest as product
 from fusebert.evaluation import vectors
+from fusebert.evaluation.incoming import keys_of
 from fusebert.evaluation.index import Index, write_index
 from fusebert.evaluation.loading import load
 from fusebert.evaluation.nearest import nearest
@@ -301,6 +302,13 @@ def test_an_index_from_elsewhere_with_other_rows_is_refused(shop: Index) -> None
         len(shop)
 
 
+def test_what_is_to_be_removed_may_be_named_twice(tmp_path: Path) -> None:
+    (tmp_path / "gone.csv").write_text("id,why\na,sold\n,lost\na,sold out\n")
+    bad: list[RowError] = []
+    assert list(keys_of(read_table(tmp_path / "gone.csv"), "id", bad.append)) == ["a", "a"]
+    assert [error.row for error in bad] == [2]
+
+
 def test_an_index_without_keys_does_not_change(matching: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     index = matching.write_index(tmp_path / "index", SHOP, "right")
@@ -394,6 +402,13 @@ def test_a_column_s_name_may_hold_a_sign_and_numbers_may_be_text() -> None:
     assert allowed(code, ["007", "7", 7, "7.0"]) == [True, False, True, False]
     (whole,) = read_conditions("new=true", ["new"])
     assert allowed(whole, [True, "True", False, 1]) == [True, True, False, False]
+
+
+@pytest.mark.parametrize("number", [2**53, 2**60])
+def test_long_ids_are_told_apart(number: int) -> None:
+    """One float stands for them."""
+    (whole,) = read_conditions(f"user={number + 1}", ["user"])
+    assert allowed(whole, [number, number + 1, str(number)]) == [False, True, False]
 
 
 def test_prices_with_a_comma_are_numbers(matching: Predictor, tmp_path: Path) -> None:

@@ -49,3 +49,11 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(2 << 20))
     with pytest.raises(InputError, match="more than 1 MiB"):
         DecodedFiles().read("a", tmp_path, 1 << 20, lambda _: pytest.fail("it was decoded"))
+
+
+def test_files_that_are_read_to_be_answered_leave_no_trace_of_each(tmp_path: Path) -> None:
+    """Of millions it would be gigabytes; only a training asks for what it learns from."""
+    kept = DecodedFiles()
+    (tmp_path / "a").write_bytes(b"one")
+    kept.read("a", tmp_path, 10, lambda _: np.zeros(1))
+    assert not kept.contents

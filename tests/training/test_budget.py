@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import BertForPreTraining
 
-from fusebert.config import Recipe, read_settings
+from fusebert.config import Recipe, as_yaml, read_settings, without_places
 from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import ModelError, UsageError
@@ -29,7 +29,9 @@ from fusebert.training.budget import (
 )
 from fusebert.training.lock import _held, lock, unlocking
 from fusebert.training.loss_law import expected_loss, layer_parameters
+from fusebert.training.plan_file import find_begun, keep_plan
 from fusebert.training.pretrain import pretrain
+from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.trainer import Trainer
 from tests.conftest import Stop
 from tests.corpus.conftest import *  # noqa: F403 - the corpus fixture
@@ -213,6 +215,18 @@ def test_a_run_begun_without_a_budget_goes_on_without_one(settings: dict[str, An
         pretrain(settings | {"model.trunk": "tiny"}, tmp_path / "bert", progress=Stop(0.0))
     with pytest.raises(UsageError, match="without a budget"):
         pretrain(settings | {"model.trunk": "tiny"}, tmp_path / "bert", budget=9.0, resume=True)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_finished_run_with_a_plan_is_given_its_corpus(kind: Any, tmp_path: Path) -> None:
+    """Its recipe tells no place any more."""
+    settings = {"data.train": kind(tmp_path / "corpus"), "model.trunk": "tiny"}
+    recipe = pretraining_recipe(settings)
+    (tmp_path / "recipe.yaml").write_text(as_yaml(without_places(recipe.flat())))
+    keep_plan(tmp_path, {}, 9.0, settings)
+    begun = find_begun(tmp_path, settings, 9.0)
+    assert begun is not None
+    assert begun.recipe.data.train == tmp_path / "corpus"
 
 
 def test_what_cannot_be_planned_is_said(corpus: Path, tmp_path: Path) -> None:

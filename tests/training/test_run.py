@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from fusebert.cli import main
 from fusebert.config import as_yaml, read_settings, without_places
 from fusebert.errors import UsageError
+from fusebert.evaluation.loading import load
 from fusebert.training.run import train
 from tests.conftest import Notes
 
@@ -71,6 +74,28 @@ def test_a_finished_run_is_one_on_the_same_tables(tiny: dict[str, Any], tmp_path
     (world / "val.jsonl").write_text("".join((world / "val.jsonl").read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(UsageError, match="already holds a finished model"):
         train(short | moved, tmp_path / "model", resume=True)
+
+
+def test_a_finished_run_is_one_on_the_same_pictures_and_trunk(trained: Path, tmp_path: Path) -> None:
+    """Others of the same name elsewhere are others."""
+    random = np.random.default_rng(0)
+    for here, kinds in (("one", ("cat", "dog")), ("two", ("cow", "pig"))):
+        load(trained).save_trunk(tmp_path / here / "trunk")
+        for kind in kinds:
+            (tmp_path / here / "pets" / kind).mkdir(parents=True)
+            for number in range(8):
+                pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / here / "pets" / kind / f"{number}.png")
+
+    def settings(pets: str, trunk: str) -> dict[str, Any]:
+        places = {"data.train": str(tmp_path / pets / "pets"), "model.trunk": str(tmp_path / trunk / "trunk")}
+        return places | {"data.target": "label", "training.epochs": 1, "training.device": "cpu"}
+
+    train(settings("one", "one"), tmp_path / "model")
+    train(settings("one", "one"), tmp_path / "model", resume=True)
+    for pets, trunk in (("two", "one"), ("one", "two")):
+        with pytest.raises(UsageError, match="already holds a finished model"):
+            train(settings(pets, trunk), tmp_path / "model", resume=True)
 
 
 class AnEpoch(Notes):

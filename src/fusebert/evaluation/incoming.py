@@ -89,12 +89,17 @@ def key_of(raw: Any) -> str:
 
 
 def keys_of(rows: Rows, column: str, on_bad: OnBad = refuse) -> Iterator[str]:
-    """The keys that a table of rows to be removed names."""
-    for row in Incoming(column).checked(rows):
+    """The keys that a table of rows to be removed names, some perhaps several times."""
+    for row in rows:
         if isinstance(row, RowError):
             on_bad(row)
+            continue
+        try:
+            key = key_of(row.values.get(column))
+        except InputError as error:
+            on_bad(row.error(str(error), column))
         else:
-            yield key_of(row.values[column])
+            yield key
 
 
 def usable(

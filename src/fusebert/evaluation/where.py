@@ -24,6 +24,8 @@ ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
 }
 COLUMNS_NAMED = 12
+WHOLE_FLOATS = 2**53
+"""From here on several whole numbers, such as long ids, are one float: they are compared as they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Condition:
         try:
             if as_category(value) == self.limit:
                 return True
-            return not isinstance(value, str) and as_number(value) == as_number(self.limit)
+            is_told = isinstance(value, str) or (isinstance(value, int) and abs(value) >= WHOLE_FLOATS)
+            return not is_told and as_number(value) == as_number(self.limit)
         except InputError:
             return False
 

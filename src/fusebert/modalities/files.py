@@ -53,11 +53,11 @@ class DecodedFiles:
     A file that has changed is read again.
 
     Attributes:
-        contents: a digest of each file that was read, by its path; None once nobody asks for more.
+        contents: a digest of each file that was read, by its path; None where nobody asks for them, since they grow.
     """
 
     def __init__(self) -> None:
-        self.contents: dict[str, bytes] | None = {}
+        self.contents: dict[str, bytes] | None = None
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._bytes = 0
 

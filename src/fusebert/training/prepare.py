@@ -113,6 +113,8 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
         progress.note(f"Warning: {name}.{next(iter(recipe.modalities[name]))} is set, but no column is {name}")
     trunk_folder = find_trunk(recipe.model.trunk)
     processors = _fit_processors(recipe, columns, samples, trunk_folder)
+    for read in _files(processors):
+        read.contents = {}
     splits["train"] = [*unreadable, *samples]
     inputs = {guess.column for guess in columns if guess.kind != IGNORE}
     absent = {name: set(inputs) for name in splits if name != "train"}
@@ -181,11 +183,16 @@ def table_name(table: Any) -> str:
 def _contents(processors: Mapping[str, Any]) -> dict[str, bytes]:
     """The digests of all media files that were read, by path; no more are noted."""
     contents: dict[str, bytes] = {}
-    for processor in processors.values():
-        if isinstance(files := getattr(processor, "files", None), DecodedFiles):
-            contents |= files.contents or {}
-            files.contents = None
+    for files in _files(processors):
+        contents |= files.contents or {}
+        files.contents = None
     return contents
+
+
+def _files(processors: Mapping[str, Any]) -> list[DecodedFiles]:
+    """Those of each modality that reads files."""
+    found = [getattr(processor, "files", None) for processor in processors.values()]
+    return [files for files in found if isinstance(files, DecodedFiles)]
 
 
 def _hash(datasets: Mapping[str, Dataset], contents: Mapping[str, bytes]) -> str:

@@ -124,7 +124,7 @@ def learn(run: Run, counts: np.ndarray, noted: Mapping[str, Any]) -> dict[str, A
     metrics = {
         "evaluations": {"held_out": scored},
         **noted,
-        "training": state.totals() | {"tables": recipe.table_hashes()},
+        "training": state.totals() | {"sources": recipe.sources()},
     }
     if PartialState().is_main_process:
         publish_pretrained(run.folder, model, prepared.processors, recipe.flat(), metrics)

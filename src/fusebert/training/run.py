@@ -120,7 +120,7 @@ def train(
         calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if PartialState().is_main_process:
-        totals = state.totals() | {"tables": recipe.table_hashes()}
+        totals = state.totals() | {"sources": recipe.sources()}
         publish(predictor, splits, prepared.files, recipe.flat(), totals, prepared.warnings)
     return predictor
 
@@ -232,8 +232,8 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether the very run that is to be resumed has come to its end there, on tables such as these."""
     if not all((folder / name).is_file() for name in (MANIFEST, RECIPE, METRICS)):
         return False
-    tables = read_json(folder / METRICS)["training"]["tables"]
-    return not recipe.differing(read_recipe(folder / RECIPE)) and tables == recipe.table_hashes()
+    sources = read_json(folder / METRICS)["training"]["sources"]
+    return not recipe.differing(read_recipe(folder / RECIPE)) and sources == recipe.sources()
 
 
 def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:

@@ -57,7 +57,7 @@ def _expected_f1(probabilities: np.ndarray, targets: np.ndarray, thresholds: np.
     right = trust * chosen + (1 - trust) * (given == targets)
     wanted = trust * probabilities.sum(axis=0) + (1 - trust) * np.bincount(targets, minlength=labels)
     found = np.bincount(given, minlength=labels)
-    return float((2 * np.bincount(given, right, minlength=labels) / (found + wanted)).mean())
+    return float((2 * np.bincount(given, right, minlength=labels) / np.maximum(found + wanted, LEAST)).mean())
 
 
 def _blended(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
