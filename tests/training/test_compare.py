@@ -128,7 +128,8 @@ def test_a_run_stops_with_a_comparison_that_is_killed(recipe: Path, tmp_path: Pa
 
 
 def _listen() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test may run where it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test may run where it is ignored, as under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
