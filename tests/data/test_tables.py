@@ -182,9 +182,17 @@ def test_a_folder_of_sounds_for_each_class_is_a_table(tmp_path: Path) -> None:
     bad = [row.problem for row in rows if isinstance(row, RowError)]
     assert bad[0].startswith("crow/c.txt is no sound of a known kind (aac, ")
     assert bad[1] == "the sound stray.wav lies in no folder of a class"
-    (tmp_path / "owl/a.png").write_bytes(b"")
-    (only,) = [row.values for row in read_table(tmp_path) if isinstance(row, Sample)]
-    assert only == {"image": "owl/a.png", "label": "owl"}
+
+
+def test_a_folder_is_of_the_kind_that_most_of_its_files_are(tmp_path: Path) -> None:
+    for name in ("crow/a.wav", "crow/b.wav", "crow/cover.jpg", "owl/a.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (cover,) = [row.problem for row in read_table(tmp_path) if isinstance(row, RowError)]
+    assert cover.startswith("crow/cover.jpg is no sound")
+    for name in ("owl/a.png", "owl/b.png", "owl/c.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [row.values["label"] for row in read_table(tmp_path) if isinstance(row, Sample)] == ["crow", *["owl"] * 3]
 
 
 def test_a_table_of_pictures_is_read_a_few_at_a_time(tmp_path: Path) -> None:

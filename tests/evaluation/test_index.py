@@ -387,6 +387,7 @@ def test_the_best_among_the_rows_that_match_are_found(shop: Index, where: Any, k
         ("price>2024-05-01", r"no row has a date in 'price', but such as 40"),
         (f"kind={'x' * 300}", "too long"),
         ([5], "expected, found 5"),
+        (5, "expected, found 5"),
     ],
 )
 def test_a_bad_condition_says_what_is_wrong(shop: Index, where: Any, words: str) -> None:

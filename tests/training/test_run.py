@@ -18,6 +18,7 @@ from fusebert.cli import main
 from fusebert.config import as_yaml, read_settings, without_places
 from fusebert.errors import UsageError
 from fusebert.evaluation.loading import load
+from fusebert.storage import read_json, write_json
 from fusebert.training.run import train
 from tests.conftest import Notes
 
@@ -52,6 +53,11 @@ def test_a_finished_run_is_resumed_at_its_end(
         train(tiny | {"training.seed": 5}, folder, resume=True)
     with pytest.raises(UsageError, match="already holds a finished model"):
         train(tiny, folder)
+    metrics = read_json(folder / "metrics.json")
+    del metrics["training"]["sources"]  # a folder that does not say on what it was trained
+    write_json(folder / "metrics.json", metrics)
+    with pytest.raises(UsageError, match="already holds a finished model"):
+        train(tiny, folder, resume=True)
 
 
 def test_a_finished_folder_does_not_say_where_its_maker_keeps_things(

@@ -325,11 +325,11 @@ def is_table(path: Path) -> bool:
 
 
 def class_folders(folder: Path) -> tuple[str, list[Path]]:
-    """A key of FOLDERS_OF, and the folders inside that have such files in them: sounds where there are no pictures."""
+    """A key of FOLDERS_OF, of the kind with most files, and the folders inside that have such files in them."""
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path))
-    found = {column: [path for path in inside if _media(path, column)] for column in FOLDERS_OF}
-    column = next((column for column, folders in found.items() if folders), next(iter(FOLDERS_OF)))
-    return column, found[column]
+    counts = {column: [len(_media(path, column)) for path in inside] for column in FOLDERS_OF}
+    column = max(counts, key=lambda column: sum(counts[column]))
+    return column, [path for path, count in zip(inside, counts[column], strict=True) if count]
 
 
 def _media(folder: Path, column: str) -> list[Path]:

@@ -78,13 +78,13 @@ def read_conditions(where: str | Sequence[str], columns: Iterable[str]) -> list[
     """The conditions.
 
     Args:
-        where: one, or several.
+        where: one, or a list of them.
         columns: that rows have.
 
     Raises:
         UsageError: it is none, or names a column that no row has.
     """
-    given = [where] if isinstance(where, str) else list(where)
+    given = list(where) if isinstance(where, list | tuple) else [where]
     return [_condition(words, sorted(columns, key=len, reverse=True)) for words in given]
 
 

@@ -232,8 +232,8 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether the very run that is to be resumed has come to its end there, on tables such as these."""
     if not all((folder / name).is_file() for name in (MANIFEST, RECIPE, METRICS)):
         return False
-    sources = read_json(folder / METRICS)["training"]["sources"]
-    return not recipe.differing(read_recipe(folder / RECIPE)) and sources == recipe.sources()
+    trained = read_json(folder / METRICS)["training"]
+    return not recipe.differing(read_recipe(folder / RECIPE)) and trained.get("sources") == recipe.sources()
 
 
 def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
