@@ -109,24 +109,24 @@ def test_goes_on_with_its_plan(settings: dict[str, Any], pretrained_tiny: Path, 
     """From a BERT, broken off and resumed; with another plan it would be another run."""
     folder, given = tmp_path / "bert", settings | {"model.trunk": str(pretrained_tiny), "training.checkpoint_steps": 5}
     with pytest.raises(KeyboardInterrupt):
-        pretrain(given, folder, budget=SECONDS / 2, progress=Stop(1.0))
+        pretrain(given, folder, budget=SECONDS, progress=Stop(SECONDS / 3))
     plan = json.loads((folder / "plan.json").read_text())["plan"]
     assert plan["mlm_loss"] is None
     assert plan["trunk"] == str(pretrained_tiny)
-    with pytest.raises(UsageError, match="a budget of 6 s"):
-        pretrain(given, folder, budget=SECONDS, resume=True)
-    with pytest.raises(UsageError, match="resume it with --budget 6s"):
+    with pytest.raises(UsageError, match="a budget of 12 s"):
+        pretrain(given, folder, budget=SECONDS / 2, resume=True)
+    with pytest.raises(UsageError, match="resume it with --budget 12s"):
         pretrain(given, folder, resume=True)
     with pytest.raises(UsageError, match="other settings"):
-        pretrain(given | {"training.seed": 3}, folder, budget=SECONDS / 2, resume=True)
+        pretrain(given | {"training.seed": 3}, folder, budget=SECONDS, resume=True)
     kept = (folder / "plan.json").read_bytes()
     (folder / "plan.json").write_text("{}")
     with pytest.raises(ModelError, match=r"plan\.json is damaged"):
-        pretrain(given, folder, budget=SECONDS / 2, resume=True)
+        pretrain(given, folder, budget=SECONDS, resume=True)
     (folder / "plan.json").write_bytes(kept)
-    metrics = pretrain(given | {"training.workers": 1}, folder, budget=SECONDS / 2, resume=True)
+    metrics = pretrain(given | {"training.workers": 1}, folder, budget=SECONDS, resume=True)
     assert metrics["plan"] == plan
-    assert metrics["training"]["seconds"] <= SECONDS / 2
+    assert metrics["training"]["seconds"] < 1.1 * SECONDS  # and a third more if the first start did not count
 
 
 def test_a_plan_is_not_written_over_that_of_a_running_training(settings: dict[str, Any], tmp_path: Path) -> None:
