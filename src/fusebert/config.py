@@ -22,6 +22,8 @@ from fusebert.storage import CORPUS_REPORT, file_hash, listing_hash
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 FITTED: dict[str, Any] = {"fitted": True}
 """`json_schema_extra` of a field that is no setting: a model folder keeps there what training found."""
+FOLLOWS: dict[str, Any] = {"follows": True}
+"""The same of a setting that follows from rows and trunk where a recipe does not have it (`training/defaults.py`)."""
 RECIPE = "recipe.yaml"
 """Of a run, in its folder: as it was given, and `without_places` once it is finished."""
 MAY_CHANGE_ON_RESUME = ("training.workers", "training.trackers")
@@ -142,11 +144,27 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """How long, how fast, how often."""
 
-    epochs: int = Field(5, ge=1, le=10_000, description="passes over the training rows")
-    tokens_per_batch: int = Field(2048, ge=1, description="tokens of the trunk's sequence in one batch")
+    epochs: int = Field(
+        5,
+        ge=1,
+        le=10_000,
+        json_schema_extra=FOLLOWS,
+        description="passes over the training rows; where not set, 3 to 40: as many as make 2,000 steps, 1,000 with a "
+        "pretrained trunk",
+    )
+    tokens_per_batch: int = Field(
+        2048,
+        ge=1,
+        json_schema_extra=FOLLOWS,
+        description="tokens of the trunk's sequence in one batch; where not set, 512 to 4,096: fewer for small tables",
+    )
     gradient_accumulation: int = Field(1, ge=1, description="batches summed up before a step")
     learning_rate: float = Field(
-        3e-4, gt=0, description="peak rate of the trunk's last layer, of pretrained encoders, and of new parts"
+        3e-4,
+        gt=0,
+        json_schema_extra=FOLLOWS,
+        description="peak rate of the trunk's last layer, of pretrained encoders, and of new parts; where not set, "
+        "by the trunk's width",
     )
     new_learning_rate: float | None = Field(
         None,

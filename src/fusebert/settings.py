@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fusebert.config import is_setting, sections, tasks
+from fusebert.config import FOLLOWS, is_setting, sections, tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ def _listed(section: str, config: type[BaseModel]) -> list[Setting]:
     for name, schema in found["properties"].items():
         meaning = schema.get("description", "") + ("; has to be set" if name in found.get("required", ()) else "")
         if is_setting(config.model_fields[name]):
-            listed.append(Setting(f"{section}.{name}", schema.get("default"), _allowed(schema), meaning))
+            default = None if config.model_fields[name].json_schema_extra == FOLLOWS else schema.get("default")
+            listed.append(Setting(f"{section}.{name}", default, _allowed(schema), meaning))
     return listed
 
 

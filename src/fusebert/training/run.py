@@ -30,6 +30,7 @@ from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished, w
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
+from fusebert.training.defaults import in_words, with_defaults
 from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.prepare_histories import PreparedHistories, prepare_histories, start_at_histories
@@ -96,14 +97,16 @@ def train(
     if resume and is_finished(folder, recipe):
         told(progress, join(recipe.training.device)).note(f"{folder} holds the finished run")
         return load(folder, pick_device(recipe.training.device))
-    settings = recipe.training
     progress = begin(recipe, folder, resume, progress)
     recommends = recipe.task.get("name") == "recommendation"
     prepared = prepare_histories(recipe, folder, progress) if recommends else prepare(recipe, folder, strict, progress)
+    lengths = prepared.splits["train"].lengths
     if hasattr(prepared.task, "sides"):
-        _check_rows_to_compare(prepared.splits["train"].lengths, settings, progress)
-    torch.manual_seed(settings.seed)
+        _check_rows_to_compare(lengths, recipe.training, progress)
+    torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, progress)
+    recipe = recipe.model_copy(update={"training": with_defaults(recipe.training, prepared, model)})
+    progress.note(in_words(recipe.training, len(lengths)))
     if isinstance(prepared, PreparedHistories):
         start_at_histories(model, prepared)
     splits = prepared.splits
