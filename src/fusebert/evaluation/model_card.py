@@ -154,9 +154,10 @@ def _training(card: Mapping[str, Any]) -> str:
     minutes = f"{seconds // 60:,} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
     recipe = as_yaml(card["recipe"]).rstrip()
     return (
-        f"{training['epochs']:,} epochs, {training['steps']:,} steps, {minutes} on {_escaped(training['hardware'])}, "
-        f"{training['tokens_per_second']:,.0f} tokens a second. The recipe, where it differs from the defaults:\n\n"
-        + _fenced("yaml", recipe)
+        f"{training['epochs']:,} epochs, {training['steps']:,} steps, batches of about "
+        f"{training['tokens_per_batch']:,} tokens, learning rate {training['learning_rate']:.2g}, {minutes} on "
+        f"{_escaped(training['hardware'])}, {training['tokens_per_second']:,.0f} tokens a second. The recipe, where it "
+        "differs from the defaults:\n\n" + _fenced("yaml", recipe)
     )
 
 

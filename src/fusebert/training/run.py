@@ -123,7 +123,9 @@ def train(
         calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if PartialState().is_main_process:
-        totals = state.totals() | {"sources": recipe.sources()}
+        settings = recipe.training
+        chosen = {"tokens_per_batch": settings.tokens_per_batch, "learning_rate": settings.learning_rate}
+        totals = state.totals() | chosen | {"sources": recipe.sources()}
         publish(predictor, splits, prepared.files, recipe.flat(), totals, prepared.warnings)
     return predictor
 
