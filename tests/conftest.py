@@ -38,6 +38,7 @@ TINY: dict[str, Any] = {
     "image.patch_pixels": 8,
     "image.width": 8,
     "training.epochs": 2,
+    "training.tokens_per_batch": 2048,
     "training.learning_rate": 1e-3,
     "training.trackers": [],
     "training.precision": "fp32",

@@ -211,7 +211,7 @@ def test_a_batch_that_does_not_fit_is_said(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(Trainer, "_step", full)
-    with pytest.raises(UsageError, match=r"too small for batches of 512 tokens.*training\.tokens_per_batch"):
+    with pytest.raises(UsageError, match=r"too small for batches of 2,048 tokens.*training\.tokens_per_batch"):
         train(tiny, tmp_path / "run")
 
 
