@@ -13,18 +13,8 @@ from torch import nn
 from fusebert.config import TrainingSettings, read_settings
 from fusebert.settings import all_settings
 from fusebert.training.defaults import in_words, with_defaults
-from fusebert.training.progress import Silence
 from fusebert.training.run import train
-
-
-class Heard(Silence):
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+from tests.conftest import Notes
 
 
 def prepared(tokens: int, pretrained: bool = False, **task: Any) -> Any:
@@ -96,14 +86,14 @@ def test_what_is_chosen_is_said_and_not_taken_for_set() -> None:
 
 
 def test_a_run_that_is_told_nothing_says_what_it_does_and_can_be_resumed(tmp_path: Path) -> None:
-    rows, folder, heard = tmp_path / "rows.csv", tmp_path / "model", Heard()
+    rows, folder, heard = tmp_path / "rows.csv", tmp_path / "model", Notes()
     said = "".join(f"{'dogs bark' if n % 2 else 'cats purr'} {n},{'dog' if n % 2 else 'cat'}\n" for n in range(20))
     rows.write_text("text,label\n" + said)
     settings = {"data.train": str(rows), "data.target": "label", "model.trunk": "tiny", "training.trackers": []}
     trained = train(settings, folder, progress=heard).metrics["training"]
     assert (trained["epochs"], trained["tokens_per_batch"], trained["learning_rate"]) == (40, 512, 0.001)
-    assert "training: epochs 40 of 18 rows, tokens a batch 512, learning rate 0.001" in heard.notes
+    assert "training: epochs 40 of 18 rows, tokens a batch 512, learning rate 0.001" in heard.lines
     assert read_settings(folder / "recipe.yaml").keys() == settings.keys()
     assert "batches of about 512 tokens, learning rate 0.001" in (folder / "README.md").read_text(encoding="utf-8")
     train(settings, folder, resume=True, progress=heard)
-    assert heard.notes[-1] == f"{folder} holds the finished run"
+    assert heard.lines[-1] == f"{folder} holds the finished run"
