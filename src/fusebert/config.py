@@ -149,8 +149,8 @@ class TrainingSettings(Section):
         ge=1,
         le=10_000,
         json_schema_extra=FOLLOWS,
-        description="passes over the training rows; where not set, 3 to 40: as many as make 2,000 steps, 1,000 with a "
-        "pretrained trunk",
+        description="passes over the training rows; where not set, 3 to 40: as many as make 2,000 steps, 1,000 where "
+        "all encoders are pretrained",
     )
     tokens_per_batch: int = Field(
         2048,
@@ -169,7 +169,8 @@ class TrainingSettings(Section):
     new_learning_rate: float | None = Field(
         None,
         gt=0,
-        description="peak rate of the new parts (head, embedders), if it should differ",
+        description="peak rate of the new parts (head, embedders), if it should differ; five times the trunk's where "
+        "neither is set and pictures or sound from nothing join a pretrained trunk",
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="each lower trunk layer learns this much slower")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices; biases and normalisations have none")

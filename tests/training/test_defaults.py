@@ -24,9 +24,12 @@ def prepared(tokens: int, pretrained: bool = False, **task: Any) -> Any:
     )
 
 
-def model(width: int = 256, published: nn.Module | None = None) -> Any:
-    embedder = SimpleNamespace(published=published)
-    return SimpleNamespace(config=SimpleNamespace(trunk={"hidden_size": width}), embedders={"image": embedder})
+def model(width: int = 256, **encoders: nn.Module | None) -> Any:
+    """One that reads text, and pictures or sound through these encoders; None is one from nothing."""
+    embedders = {"text": SimpleNamespace()} | {
+        name: SimpleNamespace(published=encoder) for name, encoder in encoders.items()
+    }
+    return SimpleNamespace(config=SimpleNamespace(trunk={"hidden_size": width}), embedders=embedders)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +71,20 @@ def test_the_rate_falls_with_the_width() -> None:
     assert with_defaults(TrainingSettings(), rows, model(768)).learning_rate == pytest.approx(1.67e-4, rel=0.01)
     completed = with_defaults(TrainingSettings(), tuned, model(384))
     assert completed.learning_rate == pytest.approx(2e-4)
-    published = model(128, published=nn.Linear(1, 1))
+    published = model(128, image=nn.Linear(1, 1))
     assert with_defaults(TrainingSettings(), rows, published).learning_rate == 3e-4
+
+
+def test_pictures_from_nothing_join_a_pretrained_trunk_at_their_own_rate() -> None:
+    rows = prepared(200_000, pretrained=True)
+    joined = with_defaults(TrainingSettings(), rows, model(384, image=None))
+    assert (joined.learning_rate, joined.new_learning_rate) == (pytest.approx(2e-4), pytest.approx(1e-3))
+    assert joined.epochs == with_defaults(TrainingSettings(), prepared(200_000), model()).epochs
+    for other in (model(384), model(384, image=nn.Linear(1, 1))):
+        alone = with_defaults(TrainingSettings(), rows, other)
+        assert (alone.new_learning_rate, alone.epochs) == (None, 5)
+    given = TrainingSettings(learning_rate=1e-5)
+    assert with_defaults(given, rows, model(384, image=None)).new_learning_rate is None
 
 
 def test_matching_keeps_large_batches() -> None:

@@ -17,6 +17,8 @@ RATE_TIMES_WIDTH = 0.128
 """From nothing: 1e-3 for tiny, 5e-4 for mini, 1.7e-4 for base; it falls with width (Yang et al. 2022)."""
 TUNED_RATE_TIMES_WIDTH = 0.0768
 """Of a pretrained trunk: 2e-4 for 384 numbers, 1e-4 for base."""
+NEW_TIMES = 5
+"""By which pictures or sound that begin from nothing learn faster than a pretrained trunk that they join."""
 PUBLISHED_RATE = 3e-4
 """At most, where a published encoder of pictures or sound learns at the rate of a trunk from nothing."""
 
@@ -26,7 +28,8 @@ def with_defaults(settings: TrainingSettings, prepared: Prepared, model: Fuseber
     given, tokens = settings.model_fields_set, max(1, int(prepared.splits["train"].lengths.sum()))
     pretrained = prepared.trunk_folder is not None
     chosen: dict[str, Any] = {}
-    steps, passes = TO_TUNE if pretrained else FROM_NOTHING
+    encoders = [embedder.published for embedder in model.embedders.values() if hasattr(embedder, "published")]
+    steps, passes = TO_TUNE if pretrained and None not in encoders else FROM_NOTHING
     steps *= settings.gradient_accumulation
     batch = settings.tokens_per_batch
     if "tokens_per_batch" not in given and not hasattr(prepared.task, "sides"):  # matching learns from large ones
@@ -37,9 +40,11 @@ def with_defaults(settings: TrainingSettings, prepared: Prepared, model: Fuseber
         chosen["epochs"] = _within(EPOCHS, round(steps * batch / tokens))
     if "learning_rate" not in given:
         rate = (TUNED_RATE_TIMES_WIDTH if pretrained else RATE_TIMES_WIDTH) / model.config.trunk["hidden_size"]
-        if any(getattr(embedder, "published", None) is not None for embedder in model.embedders.values()):
+        if any(encoder is not None for encoder in encoders):
             rate = min(rate, PUBLISHED_RATE)
         chosen["learning_rate"] = rate
+        if pretrained and None in encoders and "new_learning_rate" not in given:
+            chosen["new_learning_rate"] = NEW_TIMES * rate
     completed = settings.model_copy(update=chosen)
     completed.model_fields_set.difference_update(chosen)
     return completed
