@@ -75,8 +75,10 @@ def test_the_rate_falls_with_the_width() -> None:
     assert with_defaults(TrainingSettings(), rows, published).learning_rate == 3e-4
 
 
-def test_pictures_from_nothing_join_a_pretrained_trunk_at_their_own_rate() -> None:
+def test_pictures_from_nothing_join_a_pretrained_trunk_at_their_own_rate(tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     rows = prepared(200_000, pretrained=True)
+    rows.trunk_folder = tmp_path
     joined = with_defaults(TrainingSettings(), rows, model(384, image=None))
     assert (joined.learning_rate, joined.new_learning_rate) == (pytest.approx(2e-4), pytest.approx(1e-3))
     assert joined.epochs == with_defaults(TrainingSettings(), prepared(200_000), model()).epochs
@@ -85,6 +87,9 @@ def test_pictures_from_nothing_join_a_pretrained_trunk_at_their_own_rate() -> No
         assert (alone.new_learning_rate, alone.epochs) == (None, 5)
     given = TrainingSettings(learning_rate=1e-5)
     assert with_defaults(given, rows, model(384, image=None)).new_learning_rate is None
+    rows.trunk_folder = trained  # a model that has learnt from pictures goes on
+    goes_on = with_defaults(TrainingSettings(), rows, model(384, image=None))
+    assert (goes_on.new_learning_rate, goes_on.epochs) == (None, 5)
 
 
 def test_matching_keeps_large_batches() -> None:
