@@ -41,7 +41,7 @@ import json, sys, time
 from pathlib import Path
 from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.tokens import tokenize_corpus
-from fusebert.modalities.text.processor import read_tokenizer
+from fusebert.modalities.text.tokenizer import read_tokenizer
 if __name__ == "__main__":
     source, folder, trunk, near = sys.argv[1:5]
     settings = Settings(held_out=0.01, least_characters=1, near_duplicates=near == "near")

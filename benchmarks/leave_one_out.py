@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import common
-from fusebert.config import parse_overrides, read_recipe
+from fusebert.config import read_recipe
 from fusebert.data.tables import read_table
+from fusebert.recipe_yaml import parse_overrides
 from fusebert.storage import read_json
 from fusebert.training.run import train
 from fusebert.types import Sample

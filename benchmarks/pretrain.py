@@ -33,7 +33,7 @@ from fusebert.corpus.prepare import Settings, prepare_corpus
 from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.data.collate import Collator
 from fusebert.evaluation.inference import autocast
-from fusebert.modalities.text.processor import read_tokenizer
+from fusebert.modalities.text.tokenizer import read_tokenizer
 from fusebert.model.trunk import SIZES
 from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training.build import build_model, pick_precision

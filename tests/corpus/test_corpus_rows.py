@@ -10,7 +10,7 @@ import pytest
 
 from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
-from fusebert.modalities.text.processor import special_tokens
+from fusebert.modalities.text.tokenizer import special_tokens
 from fusebert.tasks.pretraining.corpus_rows import PairRows
 from fusebert.tasks.pretraining.masking import Masking
 

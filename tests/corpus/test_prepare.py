@@ -32,7 +32,7 @@ from fusebert.corpus.shards import read_shards
 from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.corpus.vocabulary import make_vocabulary, measure
 from fusebert.errors import DataError, UsageError
-from fusebert.modalities.text.processor import train_tokenizer
+from fusebert.modalities.text.tokenizer import train_tokenizer
 from tests.corpus.conftest import CHINESE, document, write_jsonl
 
 ALL = Settings(held_out=0.0)

@@ -21,16 +21,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForPreTraining
 
 from fusebert.cli import main
-from fusebert.config import parse_overrides, read_settings
 from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer, measure
 from fusebert.data.collate import Collator
 from fusebert.errors import DataError, UsageError
 from fusebert.evaluation.inference import score
-from fusebert.modalities.text.processor import read_tokenizer
+from fusebert.modalities.text.tokenizer import read_tokenizer
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import find_trunk, read_config
 from fusebert.model.trunk import TrunkConfig
+from fusebert.recipe_yaml import parse_overrides, read_settings
 from fusebert.storage import MANIFEST
 from fusebert.tasks.pretraining.publish import hugging_face_weights
 from fusebert.training import pretrain as module

@@ -24,8 +24,8 @@ from fusebert.corpus.encoding import SentenceEncoder
 from fusebert.corpus.tokens import Tokens, _write, continuations, inside_chinese, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import DataError
-from fusebert.modalities.text.processor import _count_words, train_tokenizer, vocabulary_size
 from fusebert.modalities.text.rules import ALONE
+from fusebert.modalities.text.tokenizer import _count_words, train_tokenizer, vocabulary_size
 from fusebert.tasks.pretraining.masking import Masking
 
 SAID = [

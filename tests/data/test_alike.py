@@ -18,7 +18,8 @@ from pyarrow import parquet
 
 from fusebert.data.columns import guess_column
 from fusebert.data.dataset import Preparer
-from fusebert.data.tables import read_table, rows_from_memory
+from fusebert.data.rows import rows_from_memory
+from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError
 from fusebert.modalities.events.processor import Config as EventsConfig
 from fusebert.modalities.events.processor import Processor as Events

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from fusebert.cli import main
-from fusebert.data.tables import read_table, rows_from_memory
+from fusebert.data.rows import rows_from_memory
+from fusebert.data.tables import read_table
 from fusebert.errors import DataError, ModelError, RowError, UsageError
 from fusebert.evaluation import index as module
 from fusebert.evaluation import nearest as product

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from fusebert.cli import main
-from fusebert.config import read_settings
 from fusebert.data.dataset import Dataset, ExampleCache, check
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
@@ -21,6 +20,7 @@ from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
 from fusebert.evaluation.ledger import beaten, guessing, ledger, variants, warnings
 from fusebert.evaluation.loading import load
+from fusebert.recipe_yaml import read_settings
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
 from fusebert.tasks.classification.task import Task as Classification

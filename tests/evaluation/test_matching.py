@@ -20,7 +20,8 @@ from scipy.stats import hypergeom
 
 from fusebert.data.dataset import Preparer
 from fusebert.data.decimals import CommaNumber, PointNumber, UnclearNumber
-from fusebert.data.tables import read_table, rows_from_memory
+from fusebert.data.rows import rows_from_memory
+from fusebert.data.tables import read_table
 from fusebert.errors import FusebertError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
 from fusebert.evaluation.loading import load

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.audio.augment import COLOUR, frequency_responses, perturb, warp
 from fusebert.modalities.audio.embedder import Embedder
-from fusebert.modalities.audio.processor import PACES, Config, Processor, matches
+from fusebert.modalities.audio.processor import MOST_SILENCE, PACES, Config, Processor, matches
 from fusebert.modalities.audio.signal import MEL_BINS, RATE_HZ, decode, from_array, log_mel, to_rate
 from fusebert.model.trunk import TrunkConfig
 from fusebert.types import Sample
@@ -186,7 +187,7 @@ def test_augmentation_hides_some_and_moves_little() -> None:
     inside = torch.arange(40) < frames[:, None]
     bump = torch.exp(-((torch.arange(80) - 40) ** 2) / 200) * torch.exp(-((torch.arange(40)[:, None] - 12) ** 2) / 50)
     mels = 4 * bump * inside[:, :, None]
-    found = perturb(mels, frames, frames)
+    found = perturb(mels, frames, frames, torch.zeros(64, 2, dtype=torch.int64))
     assert found.shape == mels.shape
     assert (found[~inside] == 0).all()
     hidden = (found[inside] == 0).float().mean()
@@ -211,26 +212,57 @@ def test_recordings_to_learn_from_have_another_pace_each_time() -> None:
     features = processor.load(rows[0])
     assert features is not None
     random = np.random.default_rng(0)
-    frames = np.array([processor.vary(features, random)["frames"] for _ in range(100)])
-    shares = frames / features["frames"]
+    varied = [processor.vary(features, random) for _ in range(100)]
+    shares = np.array([one["frames"] - one["silence"].sum(1) for one in varied]) / features["frames"]
     slowest, fastest = PACES
     assert (shares > 1 / fastest - 0.03).all()
     assert (shares < 1 / slowest + 0.03).all()
     assert shares.min() < 0.85
     assert shares.max() > 1.2
     assert len(set(shares[:, 0] > shares[:, 1])) == 2  # each by itself
-    varied = processor.vary(features, random)
-    assert len(varied["input_features"]) == varied["recorded"].sum()
-    assert processor.collate([varied])["input_features"].shape == (varied["recorded"].sum(), MEL_BINS)
+    one = varied[0]
+    assert len(one["input_features"]) == one["recorded"].sum()
+    assert processor.collate([one])["input_features"].shape == (one["recorded"].sum(), MEL_BINS)
     left = Processor(Config(), ["question", "answer"])
     assert processor.varies
     assert not left.varies
 
 
+def test_recordings_to_learn_from_have_silence_around_them() -> None:
+    processor, random = Processor(Config(augment=True), ["sound"]), np.random.default_rng(0)
+    features = processor.load(row(sound=encoded(tone(0.4))))
+    assert features is not None
+    silence = np.concatenate([processor.vary(features, random)["silence"] for _ in range(400)])
+    assert silence.min() == 0
+    assert silence.max() == MOST_SILENCE
+    assert 0.4 < (silence == 0).mean() < 0.6
+    assert abs(np.corrcoef(silence.T)[0, 1]) < 0.2  # before and behind, each by itself
+
+
+def test_silence_lies_around_the_whole_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("fusebert.modalities.audio.augment.NOISES", (-20.0, -20.0))
+    monkeypatch.setattr("fusebert.modalities.audio.augment.SPAN_SHARE", 0.0)
+    monkeypatch.setattr("fusebert.modalities.audio.augment.BAND_BINS", 0)
+    monkeypatch.setattr("fusebert.modalities.audio.augment.COLOUR", 0.0)
+    mels = F.pad(torch.randn(3, 20, 80) + 3, (0, 0, 0, 20))
+    recorded, frames, silence = (
+        torch.tensor([20, 20, 20]),
+        torch.tensor([20, 30, 40]),
+        torch.tensor([[0, 0], [7, 3], [0, 20]]),
+    )
+    found = perturb(mels, recorded, frames, silence)
+    for one, count, (before, behind) in zip(found, frames.tolist(), silence.tolist(), strict=True):
+        around = torch.cat([one[:before], one[count - behind : count]])
+        assert torch.allclose(around, one[:count].min(), atol=1e-3)
+        assert (one[before : count - behind].std(dim=1) > 0.1).all()
+        assert (one[count:] == 0).all()
+
+
 def test_a_pace_leaves_room_for_the_whole_recording() -> None:
     sound = np.linspace(0, 1, 100, dtype=np.float32)[:, None]
     features = {name: np.array([count]) for name, count in (("recorded", 100), ("frames", 100), ("place", 0))}
-    features["input_features"] = sound
+    features |= {"input_features": sound, "silence": np.zeros((1, 2), dtype=np.int64)}
     processor, random = Processor(Config(augment=True, max_seconds=1.0), ["sound"]), np.random.default_rng(0)
     found = [processor.vary(features, random) for _ in range(20)]
     assert all(one["frames"][0] <= 100 for one in found)
@@ -241,7 +273,8 @@ def test_a_pace_keeps_ends_and_what_lies_between() -> None:
     mels = torch.full((6, 82, 3), 9.0)  # of what fills up a batch, nothing is heard
     for one, count in zip(mels, recorded.tolist(), strict=True):
         one[:count] = torch.linspace(0, 1, count)[:, None]
-    found = warp(mels, recorded, frames, torch.arange(3.0).expand(6, 3))
+    silence = torch.zeros(6, 2, dtype=torch.int64)
+    found = warp(mels, recorded, frames, silence, torch.arange(3.0).expand(6, 3))
     for one, count in zip(found[:4], frames.tolist(), strict=False):
         torch.testing.assert_close(one[:count], torch.linspace(0, 1, count)[:, None].expand(-1, 3), rtol=0, atol=1e-5)
     assert (found[4, 0] == 0).all()

@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from fusebert.data.columns import guess_columns
-from fusebert.data.tables import read_table, rows_from_memory
+from fusebert.data.rows import rows_from_memory
+from fusebert.data.tables import read_table
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.table.columns import fit_column, kind_of
 from fusebert.modalities.table.processor import Config, Processor

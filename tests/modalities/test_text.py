@@ -14,16 +14,8 @@ from transformers import AutoTokenizer, BertTokenizerFast
 
 from fusebert.data.columns import guess_column
 from fusebert.errors import ModelError
-from fusebert.modalities.text.processor import (
-    Config,
-    Processor,
-    _cut_longest,
-    encode,
-    matches,
-    read_tokenizer,
-    train_tokenizer,
-    write_tokenizer,
-)
+from fusebert.modalities.text.processor import Config, Processor, _cut_longest, matches
+from fusebert.modalities.text.tokenizer import encode, read_tokenizer, train_tokenizer, write_tokenizer
 from fusebert.types import Sample
 
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from transformers import BertForPreTraining
 
-from fusebert.config import Recipe, as_yaml, read_settings, without_places
+from fusebert.config import Recipe, without_places
 from fusebert.corpus.tokens import Tokens, tokenize_corpus
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import ModelError, UsageError
+from fusebert.recipe_yaml import as_yaml, read_settings
 from fusebert.training import budget
 from fusebert.training.budget import (
     LENGTH,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from fusebert.config import TrainingSettings, read_settings
+from fusebert.config import TrainingSettings
+from fusebert.recipe_yaml import read_settings
 from fusebert.settings import all_settings
 from fusebert.training.defaults import in_words, with_defaults
 from fusebert.training.run import train

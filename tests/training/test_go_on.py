@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from fusebert.config import Recipe
 from fusebert.errors import ModelError
 from fusebert.evaluation.loading import load
-from fusebert.modalities.text.processor import SPECIAL_TOKENS
+from fusebert.modalities.text.tokenizer import SPECIAL_TOKENS
 from fusebert.storage import MANIFEST, verify
 from fusebert.training.build import build_model
 from fusebert.training.prepare import prepare

@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fusebert.cli import main
-from fusebert.config import as_yaml, read_settings, without_places
+from fusebert.config import without_places
 from fusebert.errors import UsageError
 from fusebert.evaluation.loading import load
+from fusebert.recipe_yaml import as_yaml, read_settings
 from fusebert.storage import read_json, write_json
 from fusebert.training.run import train
 from tests.conftest import Notes

@@ -25,8 +25,8 @@ def add_commands(command: Command) -> None:
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.config import parse_overrides
     from fusebert.doctor.check import check
+    from fusebert.recipe_yaml import parse_overrides
 
     given = [str(path) for path in options.against if "=" in str(path) and not path.exists()]  # --against takes several
     against = [path for path in options.against if str(path) not in given]

@@ -43,7 +43,8 @@ def add_commands(command: Command) -> None:
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.config import parse_overrides, read_recipe
+    from fusebert.config import read_recipe
+    from fusebert.recipe_yaml import parse_overrides
 
     overrides = parse_overrides(no_flags(rest))
     if options.target:
@@ -90,7 +91,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.config import parse_overrides
+    from fusebert.recipe_yaml import parse_overrides
     from fusebert.training.compare import FUSIONS, compare
 
     fusions = FUSIONS if options.fusion == "all" else tuple(options.fusion.split(","))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-from fusebert.data.tables import MAX_LINE_BYTES, decode_line, next_line, read_table
+from fusebert.data.lines import MAX_LINE_BYTES, decode_line, next_line
+from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RowError, UsageError, how_to_install
 from fusebert.hub import hub_problem, is_of_http
 

@@ -21,7 +21,7 @@ from fusebert.corpus.encoding import SentenceEncoder
 from fusebert.corpus.sentences import HAN
 from fusebert.corpus.shards import REPORT, corpus_report, read_shards
 from fusebert.errors import DataError, ModelError, UsageError, how_to_install
-from fusebert.modalities.text.processor import vocabulary_size
+from fusebert.modalities.text.tokenizer import vocabulary_size
 from fusebert.storage import MANIFEST, file_hash, verify, write_folder
 
 CHARACTERS_AT_ONCE = 2**16

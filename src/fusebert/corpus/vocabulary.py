@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from fusebert.corpus.shards import corpus_report, read_shards
 from fusebert.errors import UsageError
-from fusebert.modalities.text.processor import read_tokenizer, special_tokens, train_tokenizer, write_tokenizer
+from fusebert.modalities.text.tokenizer import read_tokenizer, special_tokens, train_tokenizer, write_tokenizer
 from fusebert.storage import write_json
 
 FOLDER = "vocabulary"

@@ -5,7 +5,6 @@ A row that cannot be read is yielded as a RowError, not raised, so that the call
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import itertools
@@ -13,39 +12,28 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-import numpy as np
-
 from fusebert.data.decimals import as_kind, number_kinds
+from fusebert.data.lines import MAX_LINE_BYTES, decode_line, next_line
 from fusebert.data.parquet import parquet_rows
-from fusebert.errors import GIVEN_ROW, GIVEN_TABLE, DataError, InputError, RowError, row_in_words
+from fusebert.errors import DataError, InputError, RowError, row_in_words
 from fusebert.modalities.files import PICTURE_SUFFIXES, SOUND_SUFFIXES
 from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
-MAX_LINE_BYTES = 8 * 2**20
-"""Of a text table; a longer line is a bad row."""
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
-MOST_BITS = 10_000
-"""Of a whole number; Python does not spell out much larger ones."""
 QUOTED = re.compile(b'"[^"]*"')
 ROWS_LOOKED_AT = 1000
 """To see how a spreadsheet writes its numbers."""
-CHINESE_PAIRS = re.compile(b"(?:[\xb0-\xf7][\xa1-\xfe]){2}")
-"""Two characters in a row as GB 2312 has them; European text has single letters beyond ASCII."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures or sounds"
 FOLDERS_OF = {"image": ("picture", PICTURE_SUFFIXES), "audio": ("sound", SOUND_SUFFIXES)}
 """What lies in a folder for each class: the column that it becomes, its name in words, and its files' suffixes."""
-
-TO_DICTS = "to_dicts", "to_pylist"
-"""How tables of polars and pyarrow become dicts."""
 
 Rows = Iterator[Sample | RowError]
 
@@ -209,41 +197,6 @@ class _TextLines:
         )
 
 
-def next_line(file: BinaryIO | gzip.GzipFile) -> bytes:
-    """The next line of a file; nothing at its end.
-
-    Raises:
-        InputError: it is too long, and is passed over in constant memory.
-    """
-    line = file.readline(MAX_LINE_BYTES + 1)
-    if len(line) <= MAX_LINE_BYTES:
-        return line
-    while line and not line.endswith(b"\n"):
-        line = file.readline(MAX_LINE_BYTES)
-    raise InputError(f"the line has more than {MAX_LINE_BYTES >> 20} MiB")
-
-
-def decode_line(line: bytes, number: int) -> str:
-    """Text of line `number`; byte order marks before the first are dropped. Raises InputError."""
-    try:
-        return line.decode().lstrip("\ufeff") if number == 1 else line.decode()
-    except UnicodeDecodeError as error:
-        how = "save the file as UTF-8"
-        if other := _encoding_of(line, number):
-            how = f"it seems to be {other}: iconv -f {other} -t UTF-8 IN > OUT"
-        raise InputError(f"byte {error.start + 1} of the line is not UTF-8; {how}") from None
-
-
-def _encoding_of(line: bytes, number: int) -> str | None:
-    """What a line that is not UTF-8 seems to be written in."""
-    if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16"
-    with suppress(UnicodeDecodeError):
-        line.decode("gb18030")
-        return "GB18030" if CHINESE_PAIRS.search(line) else None
-    return None
-
-
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
     if header[0].startswith("sep="):
         raise DataError(f"{path} begins with {header[0]!r}, which only Excel reads; take that line out")
@@ -361,66 +314,3 @@ def _read_folder(folder: Path) -> Rows:
             yield RowError(f"{name} is no {what} of a known kind ({known})", folder, row)
         else:
             yield _sample(folder, row, {column: f"{kind.name}/{path.name}", "label": kind.name})
-
-
-def rows_of(rows: Any) -> Rows:
-    """Rows of a table, or those a program hands over."""
-    return read_table(Path(rows)) if isinstance(rows, str | Path) else rows_from_memory(rows)
-
-
-def rows_from_memory(rows: Any) -> Rows:
-    """Rows a program hands over: one dict, dicts (or what `read_table` yields), a table of pandas, polars or pyarrow.
-
-    Media paths of dicts may lie anywhere. NaN, NaT and NA are missing values, as pandas has them. Raises DataError for
-    what is no row.
-    """
-    if hasattr(getattr(rows, "columns", None), "is_unique"):
-        if not rows.columns.is_unique:
-            raise DataError(
-                f"{GIVEN_TABLE} has the column {rows.columns[rows.columns.duplicated()][0]!r} more than once"
-            )
-        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    elif len(set(names := getattr(rows, "column_names", None) or ())) < len(names):
-        raise DataError(f"{GIVEN_TABLE} has the column {Counter(names).most_common(1)[0][0]!r} more than once")
-    elif (to_dicts := next((getattr(rows, name) for name in TO_DICTS if hasattr(rows, name)), None)) is not None:
-        rows = to_dicts()
-    if not isinstance(rows, Iterable):
-        raise DataError(f"a dict, a list of dicts, a DataFrame or a path expected, found {type(rows).__name__}")
-    table, rows = (GIVEN_ROW, [rows]) if isinstance(rows, Mapping) else (GIVEN_TABLE, rows)
-    for number, values in enumerate(rows, 1):
-        if not isinstance(values, Mapping | Sample | RowError):
-            yield RowError(f"a dict expected, found {type(values).__name__}", table, number)
-            continue
-        if isinstance(values, Mapping):
-            try:
-                given = {str(name): _plain(value) for name, value in values.items()}
-            except InputError as error:
-                yield RowError(str(error), table, number)
-                continue
-            if len(given) < len(values):
-                raise DataError(f"{table}, row {number}: two columns are written alike, such as 1 and '1'; rename one")
-            values = Sample(table, number, given, None)
-        yield values
-
-
-def _plain(value: Any) -> Any:
-    """As a file gives it: None for a missing value, a list for a tuple or a row of an array, a number of Python's.
-    Raises InputError for one that no file holds."""
-    if _is_missing(value):
-        return None
-    if isinstance(value, np.datetime64):
-        return value.astype("datetime64[us]").item()  # of nanoseconds numpy makes a whole number
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):
-        value = value.tolist()
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise InputError(f"a whole number of more than {MOST_BITS:,} bits")
-    if isinstance(value, Mapping) and not value.keys() & {"array", "bytes"}:  # of a sound or a picture
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _is_missing(value: Any) -> bool:
-    is_nan = isinstance(value, float | np.floating) and bool(np.isnan(value))
-    return is_nan or type(value).__name__ in ("NaTType", "NAType")  # pandas', which need not be installed

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusebert.data.sampler import sorted_batches
 from fusebert.errors import UsageError
-from fusebert.modalities.text.processor import read_tokenizer
+from fusebert.modalities.text.tokenizer import read_tokenizer
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.pretrained import find_trunk, read_config, read_weights
 from fusebert.model.trunk import Trunk

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from fusebert.data.tables import Rows, rows_from_memory, rows_of
+from fusebert.data.rows import rows_from_memory, rows_of
+from fusebert.data.tables import Rows
 from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_install
 from fusebert.evaluation.incoming import Incoming, OnBad, key_of, refuse, usable
 from fusebert.evaluation.index_rows import ABOUT, STORE, TABLE, IndexRows, model_hash, read_rows

@@ -11,7 +11,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from fusebert.config import as_yaml
 from fusebert.evaluation.metric_names import (
     STANDARD_ERROR,
     decision_in_words,
@@ -21,6 +20,7 @@ from fusebert.evaluation.metric_names import (
 )
 from fusebert.modalities.events.history import Event, read_history
 from fusebert.modalities.values import is_missing
+from fusebert.recipe_yaml import as_yaml
 from fusebert.stderr import visible
 from fusebert.storage import write_atomically
 from fusebert.types import TEXT, Sample

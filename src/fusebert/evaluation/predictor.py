@@ -23,7 +23,8 @@ from fusebert.data.dataset import (
     report_bad_rows,
     without_lost,
 )
-from fusebert.data.tables import Rows, rows_of
+from fusebert.data.rows import rows_of
+from fusebert.data.tables import Rows
 from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
 from fusebert.evaluation.changed_examples import changed_examples
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fusebert import __version__
-from fusebert.config import RECIPE, as_yaml, without_places
+from fusebert.config import RECIPE, without_places
 from fusebert.data.dataset import Dataset
 from fusebert.errors import RowError
 from fusebert.evaluation import plots
@@ -22,6 +22,7 @@ from fusebert.evaluation.metric_names import lower_is_better
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
+from fusebert.recipe_yaml import as_yaml
 from fusebert.storage import METRICS, finish, write_atomically, write_json
 from fusebert.types import Sample
 

@@ -12,7 +12,7 @@ import torch
 from fusebert.config import Recipe
 from fusebert.errors import ModelError, UsageError, how_to_install
 from fusebert.evaluation.inference import multiplies_bf16
-from fusebert.modalities.text.processor import SPECIAL_TOKENS, read_tokenizer, special_tokens, vocabulary_size
+from fusebert.modalities.text.tokenizer import SPECIAL_TOKENS, read_tokenizer, special_tokens, vocabulary_size
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.pretrained import is_own_model, read_config, read_json_config, read_weights
 from fusebert.model.pretrained_modalities import take_over

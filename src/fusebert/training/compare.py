@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from fusebert.config import ModelSettings, parse_overrides, read_recipe
+from fusebert.config import ModelSettings, read_recipe
 from fusebert.errors import FusebertError, UsageError
+from fusebert.recipe_yaml import parse_overrides
 from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished, write_json
 from fusebert.tasks.fit import fitted_task
 from fusebert.training.signals import passing_on

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusebert.config import MAY_CHANGE_ON_RESUME, RECIPE, Recipe, read_settings, without_places
+from fusebert.config import MAY_CHANGE_ON_RESUME, RECIPE, Recipe, without_places
 from fusebert.errors import ModelError, UsageError
+from fusebert.recipe_yaml import read_settings
 from fusebert.storage import CHECKPOINTS, read_json, write_json
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.run import PLAN

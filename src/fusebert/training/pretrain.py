@@ -16,7 +16,8 @@ from fusebert.config import Recipe
 from fusebert.corpus.vocabulary import unspelled
 from fusebert.data.collate import Collator
 from fusebert.errors import FusebertError, UsageError
-from fusebert.modalities.text.processor import MANY_UNKNOWN, special_tokens
+from fusebert.modalities.text.processor import MANY_UNKNOWN
+from fusebert.modalities.text.tokenizer import special_tokens
 from fusebert.model.initialization import initialize
 from fusebert.model.pretrained import find_trunk, read_config
 from fusebert.storage import METRICS, read_json

@@ -15,7 +15,8 @@ from fusebert.corpus.shards import corpus_report
 from fusebert.corpus.tokens import Tokens, need_jieba, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import DataError
-from fusebert.modalities.text.processor import Processor, read_tokenizer, special_tokens, vocabulary_size
+from fusebert.modalities.text.processor import Processor
+from fusebert.modalities.text.tokenizer import read_tokenizer, special_tokens, vocabulary_size
 from fusebert.tasks.pretraining.corpus_rows import PairRows
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import Task

@@ -1,4 +1,4 @@
-"""Augmentation of log-mel spectrograms in training: pace, voice, microphone, noise, and hidden bands and spans."""
+"""Augmentation of log-mel spectrograms in training: pace, silence, voice, microphone, noise, hidden bands and spans."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ BAND_BINS, SPAN_SHARE = 12, 0.2
 """Widest hidden band, and longest hidden span as a share of the recording."""
 
 
-def perturb(mels: Tensor, recorded: Tensor, frames: Tensor) -> Tensor:
-    """Each recording at another pace, with another voice, microphone and noise, and with two bands and one span hidden.
+def perturb(mels: Tensor, recorded: Tensor, frames: Tensor, silence: Tensor) -> Tensor:
+    """Each recording at another pace, with silence around it, with another voice, microphone and noise, and with two
+    bands and one span hidden.
 
     Other vocal tracts stretch the frequency axis (Jaitly & Hinton 2013); a microphone adds to log power, noise to
     power; hiding is SpecAugment's (Park et al. 2019).
@@ -27,7 +28,8 @@ def perturb(mels: Tensor, recorded: Tensor, frames: Tensor) -> Tensor:
     Args:
         mels: float[R, F, bins], log power of mean 0 and standard deviation 1, zero behind a recording's end.
         recorded: int64[R], frames of each recording.
-        frames: int64[R], how many they become at the other pace, at most F.
+        frames: int64[R], how many they become at the other pace and with silence, at most F.
+        silence: int64[R, 2], how many of these come before the recording, and behind it.
 
     Returns:
         float[R, F, bins], zero where hidden and behind the end.
@@ -39,7 +41,9 @@ def perturb(mels: Tensor, recorded: Tensor, frames: Tensor) -> Tensor:
         return low + (high - low) * torch.rand(recordings, 1, device=device)
 
     bin_index, times = torch.arange(bins, device=device), torch.arange(longest, device=device)
-    mels = warp(mels, recorded, frames, bin_index * draw(*STRETCHES) + draw(*SHIFTS))
+    mels = warp(mels, recorded, frames, silence, bin_index * draw(*STRETCHES) + draw(*SHIFTS))
+    sounding = ((times >= silence[:, :1]) & (times < (frames - silence[:, 1])[:, None]))[:, :, None]
+    mels = torch.where(sounding, mels, mels.masked_fill(~sounding, torch.inf).amin((1, 2), keepdim=True))
     mels = mels + frequency_responses(recordings, bins, device)
     mels = torch.logaddexp(mels, draw(*NOISES)[:, None] + NOISE_DEVIATION * torch.randn_like(mels))
     real = (times < frames[:, None])[:, :, None].expand_as(mels)
@@ -47,21 +51,24 @@ def perturb(mels: Tensor, recorded: Tensor, frames: Tensor) -> Tensor:
     for _ in range(2):
         start, width = draw(0, bins), draw(0, BAND_BINS)
         real = real & ~((bin_index >= start) & (bin_index < start + width))[:, None]
-    start, width = draw(0, 1) * frames[:, None], draw(0, SPAN_SHARE) * frames[:, None]
+    played = (frames - silence.sum(1))[:, None]
+    start, width = silence[:, :1] + draw(0, 1) * played, draw(0, SPAN_SHARE) * played
     return mels * real * ~((times >= start) & (times < start + width))[:, :, None]
 
 
-def warp(mels: Tensor, recorded: Tensor, frames: Tensor, source_bins: Tensor) -> Tensor:
+def warp(mels: Tensor, recorded: Tensor, frames: Tensor, silence: Tensor, source_bins: Tensor) -> Tensor:
     """Resample time and frequency linearly: float[R, F, bins] -> float[R, F, bins].
 
     Args:
         recorded: int64[R], frames of each recording.
-        frames: int64[R], over how many it is stretched, the first to the first and the last to the last.
+        frames: int64[R], over how many it is stretched, the first to the first and the last to the last,
+        silence: int64[R, 2], but for so many at the start and at the end, which repeat its own first and last.
         source_bins: float[R, bins], where on the frequency axis each bin is read.
     """
     _, longest, bins = mels.shape
-    step = (recorded - 1) / (frames - 1).clamp(min=1)
-    times = torch.arange(longest, device=mels.device) * step[:, None]
+    step = (recorded - 1) / (frames - silence.sum(1) - 1).clamp(min=1)
+    times = ((torch.arange(longest, device=mels.device) - silence[:, :1]) * step[:, None]).clamp(min=0)
+    times = torch.minimum(times, recorded[:, None] - 1)
     x, y = 2 * source_bins / (bins - 1) - 1, 2 * times / max(1, longest - 1) - 1  # grid_sample's axes: -1 to 1
     grid = torch.stack(torch.broadcast_tensors(x[:, None], y[:, :, None]), dim=3).to(mels.dtype)
     return F.grid_sample(mels[:, None], grid, padding_mode="border", align_corners=True)[:, 0]

@@ -63,7 +63,8 @@ class Embedder(nn.Module):
 
         Args:
             features: `input_features` float[F, bins], R recordings one after another; `recorded` and `frames` int64[R],
-                how many of F each has and how many it is to have at another pace; `place` int64[R].
+                how many of F each has and how many it is to have at another pace and with `silence` int64[R, 2] before
+                and behind it; `place` int64[R].
         """
         states, frames = self._states(features), features["frames"]
         counts = self.config.tokens(frames)
@@ -84,7 +85,7 @@ class Embedder(nn.Module):
             chosen = torch.tensor(rows, device=mels.device)
             heard = features["frames"][chosen]
             if self.training and self.config.augment:
-                padded = perturb(padded, features["recorded"][chosen], heard)
+                padded = perturb(padded, features["recorded"][chosen], heard, features["silence"][chosen])
             states = self._encoded(padded, heard).split([self.config.tokens(frames[row]) for row in rows])
             found |= dict(zip(rows, states, strict=True))
         return torch.cat([found[row] for row in range(len(frames))])

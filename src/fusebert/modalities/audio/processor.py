@@ -37,6 +37,8 @@ FAINTEST = 1e-6
 """Peak of what is silence and is not made louder: a 20-bit recorder's smallest step."""
 PACES = (0.8, 1.25)
 """Recordings to learn from are played slower or faster, between these."""
+MOST_SILENCE = FRAMES_PER_SECOND // 2
+"""Frames before or behind a recording to learn from; half of them have none there."""
 SHORTEST_SAMPLES = RATE_HZ // 10
 """What a speech encoder reads at least; shorter recordings are followed by silence."""
 
@@ -57,7 +59,9 @@ class Config(Section):
         description="channels of conv's first layer; the second has twice as many, the last two four times",
     )
     augment: bool = Field(
-        False, description="in training, change voice, pace and microphone and hide bands and spans (conv)"
+        False,
+        description="in training, change voice, pace, microphone and the silence around, and hide bands and spans "
+        "(conv)",
     )
     backbone: dict[str, Any] = Field({}, json_schema_extra=FITTED, description="the speech encoder's own configuration")
 
@@ -101,7 +105,8 @@ class Processor:
 
     def load(self, sample: Sample) -> Features | None:
         """`input_features` float32[F, bins], recordings one after another, one bin where the encoder reads samples;
-        `recorded`, how many of each, `frames`, how many are heard, and `place`, all int64[K]."""
+        `recorded`, how many of each, `frames`, how many are heard, `silence`, how many of these come before the
+        recording and behind it, and `place`, all int64[K] but silence int64[K, 2]."""
         parts = present(sample.values, self.columns)
         if not parts:
             return None
@@ -111,6 +116,7 @@ class Processor:
             "input_features": np.concatenate(found),
             "recorded": lengths,
             "frames": lengths,
+            "silence": np.zeros((len(found), 2), dtype=np.int64),
             "place": np.array([place for place, _ in parts]),
         }
 
@@ -147,20 +153,22 @@ class Processor:
         return self.config.augment
 
     def vary(self, features: Features, random: np.random.Generator) -> Features:
-        """Each recording with a length of its own, none so long that its end would be cut off; the embedder stretches
-        it, and changes the rest."""
+        """Each recording with a length of its own, and silence around it, none so long that its end would be cut off;
+        the embedder stretches it, and changes the rest."""
         most, recorded = self.config.most_tokens * FRAMES_PER_TOKEN, features["recorded"]
         slowest, quickest = np.log(PACES)
         paces = np.exp(random.uniform(slowest, quickest, len(recorded)))
-        frames = np.rint(recorded / paces).astype(np.int64).clip(1, most)
-        return {**features, "frames": frames}
+        played = np.rint(recorded / paces).astype(np.int64).clip(1, most)
+        silence = random.integers(-MOST_SILENCE, MOST_SILENCE, (len(recorded), 2), endpoint=True).clip(0)
+        silence = np.where(played + silence.sum(1) <= most, silence.T, 0).T
+        return {**features, "frames": played + silence.sum(1), "silence": silence}
 
     def length(self, features: Features) -> int:
         return int(self.config.tokens(features["frames"]).sum())
 
     def collate(self, rows: Sequence[Features]) -> Collated:
-        """`input_features` float32[F, bins], recordings one after another; `recorded`, `frames`, `place` int64[R] for
-        all R recordings of the rows."""
+        """`input_features` float32[F, bins], recordings one after another; `recorded`, `frames`, `place` int64[R] and
+        `silence` int64[R, 2] for all R recordings of the rows."""
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def save(self, folder: Path) -> None:

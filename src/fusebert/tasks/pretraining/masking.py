@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from tokenizers import Tokenizer
 
-from fusebert.modalities.text.processor import special_tokens
+from fusebert.modalities.text.tokenizer import special_tokens
 
 MASKED, KEPT = 0.8, 0.1
 """Of the chosen pieces, 80 % become [MASK], 10 % stay, 10 % become a random piece."""

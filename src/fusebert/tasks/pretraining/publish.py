@@ -10,10 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fusebert.config import RECIPE, as_yaml, without_places
+from fusebert.config import RECIPE, without_places
 from fusebert.errors import ModelError
 from fusebert.model.pretrained import OLD_NAMES
 from fusebert.model.pretrained_modalities import save_modalities
+from fusebert.recipe_yaml import as_yaml
 from fusebert.storage import METRICS, finish, naming_failures, write_atomically, write_json
 from fusebert.types import TEXT
 

@@ -13,7 +13,8 @@ from fusebert.corpus.sentences import HAN
 from fusebert.corpus.tokens import continuations, inside_chinese
 from fusebert.data.dataset import Dataset
 from fusebert.modalities.base import present
-from fusebert.modalities.text.processor import Processor, cut, plain_text
+from fusebert.modalities.text.processor import Processor, plain_text
+from fusebert.modalities.text.tokenizer import cut
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import IGNORED, Target
 from fusebert.types import TEXT, Example, Features, Sample
