@@ -34,10 +34,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 def make(samples: list[Sample], names: tuple[str, ...] = ("image", "text"), **changed: Any) -> TableRows:
-    processors = {}
+    processors, columns = {}, COLUMNS | changed.pop("columns", {})
     for name in names:
         half = plugins.load("modalities", name, "processor")
-        processors[name] = half.Processor.fit(half.Config(**SMALL.get(name, {})), COLUMNS[name], samples, None)
+        processors[name] = half.Processor.fit(half.Config(**SMALL.get(name, {})), columns[name], samples, None)
     good, lengths, bad = check(samples, Preparer(processors))
     assert not bad
     masking = Masking.of(processors["text"].tokenizer, 0.15, True)
@@ -206,6 +206,17 @@ def test_chinese_words_of_a_row_are_masked_whole(tmp_path: Path) -> None:
     for row in made:
         chosen = {pieces[place - 1] for place in row.target.places}
         assert all((first in chosen) == (second in chosen) for first, second in words)
+
+
+def test_a_list_that_holds_no_words_is_no_text(tmp_path: Path) -> None:
+    """As a dialogue's first turn has no history; in a csv, `[]`."""
+    turns: list[Any] = [["eins", "zwei"], [], [" "], "[]", "nichts davor"]
+    columns = {"text": ["history", "caption"]}
+    values = [{"history": turns[number % 5], "caption": f"Satz {number}"} for number in range(20)]
+    rows = [Sample(tmp_path / "x.jsonl", number, one, None) for number, one in enumerate(values, 1)]
+    made = make(rows, ("text",), matching=False, columns=columns)
+    separators = [int((row.features["text"]["input_ids"] == made.text.special["[SEP]"]).sum()) for row in made]
+    assert sorted(separators) == [1] * 12 + [2] * 8
 
 
 def test_a_long_chinese_text_with_many_blanks_is_cut_as_it_is_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fusebert.data.decimals import CommaNumber, PointNumber, as_kind
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RowError
 from fusebert.modalities.values import as_category, as_number
+from fusebert.tasks.classification.labels import key_of, spelling_of
 from fusebert.types import Sample
 
 TEXTS = ["one", "two\nlines", "three", "four"]
@@ -75,6 +76,17 @@ def test_a_spreadsheet_divides_by_semicolons_and_has_decimal_commas(tmp_path: Pa
     assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"text": "1;2", "a;b": "3"}]
     path.write_text('"a;\nx",b\n1,2\n')
     assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"a;\nx": "1", "b": "2"}]
+
+
+def test_a_name_with_thousands_is_that_number(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a;b\n1;1.234\n1.000;1.000\n2,5;0.5\n1.000.000;2\n2,0;1,500\n")
+    rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
+    assert [as_category(row["a"]) for row in rows] == ["1", "1000", "2,5", "1000000", "2"]
+    assert [spelling_of(key_of(row["a"])) for row in rows] == ["1", "1000", "2,5", "1000000", "2"]
+    path.write_text("a;b\n1;x\n1.000;y\n2.000;z\n")
+    rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
+    assert [as_category(row["a"]) for row in rows] == ["1", "1.000", "2.000"], "nothing says what the point is"
 
 
 @pytest.mark.parametrize(

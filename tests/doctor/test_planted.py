@@ -451,6 +451,15 @@ def test_channels_that_take_each_other_away_are_told_from_silence() -> None:
     assert found.said.endswith("; channels of 1 of them take each other away")
 
 
+def test_decoded_sound_is_heard_whichever_way_its_channels_lie() -> None:
+    tone = np.sin(2 * np.pi * 50 * np.arange(16_000) / 16_000)
+    clipped, half = np.clip(1.5 * tone, -0.9, 0.9), np.stack([tone, -tone])
+    for sounds in ([clipped, np.stack([clipped, clipped]), np.stack([clipped, clipped], axis=1)], [half, half.T]):
+        (found,) = examine_sounds({"train": heard("train", sounds)}, "sound")
+        assert [row.row for row in found.rows] == list(range(1, len(sounds) + 1))
+    assert found.said.endswith("; channels of 2 of them take each other away")
+
+
 @pytest.mark.parametrize(("rate", "hertz"), [(8_000, 60), (16_000, 50), (44_100, 100), (96_000, 60)])
 def test_low_tones_are_clean(rate: int, hertz: int, tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * hertz * np.arange(rate) / rate)

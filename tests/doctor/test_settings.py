@@ -24,6 +24,17 @@ def test_the_target_and_the_task_may_be_settings(tmp_path: Path) -> None:
     assert [(one["column"], one["kind"]) for one in found["columns"]] == [("text", "text"), ("score", "regression")]
 
 
+def test_pre_training_leaves_the_target_alone(tmp_path: Path) -> None:
+    source = table(tmp_path, [{"text": f"word {n}", "size": n / 3, "label": n % 2} for n in range(40)])
+    found, _ = check(source, "label", False, (), {"task.name": "pretraining"})
+    assert {one["column"]: one["kind"] for one in found["columns"]} == {
+        "text": "text",
+        "size": "table",
+        "label": "ignore",
+    }
+    assert found["bad_rows"] == 0
+
+
 @pytest.mark.parametrize(("name", "longest", "said"), [("matching", 9, 0), ("matching", 20, 1), (None, 9, 1)])
 def test_texts_that_are_cut_are_said_and_sides_are_cut_apart(
     name: str | None, longest: int, said: int, tmp_path: Path

@@ -20,7 +20,7 @@ from fusebert.tasks.recommendation.config import Config as EventConfig
 from fusebert.types import TEXT, Sample
 
 PROBLEMS_LISTED = 1000
-RECOMMENDATION = "recommendation"
+RECOMMENDATION, PRETRAINING = "recommendation", "pretraining"
 EVENT_COLUMNS = {EventConfig().user, EventConfig().item}
 
 
@@ -70,9 +70,12 @@ def check(
     task = without_target(recipe)
     if target is not None:
         pick_target(target, samples)
+    kinds = dict(recipe.data.columns)
+    if target is not None and recipe.task.get("name") == PRETRAINING:  # which leaves it alone
+        kinds[target], target = IGNORE, None
     guesses, settled = [], []
     try:
-        guesses = guess_columns(samples, target, recipe.data.columns)
+        guesses = guess_columns(samples, target, kinds)
         if target is not None:
             guess, task = fit_task(recipe, target, samples)
             settled = [guess]

@@ -17,7 +17,7 @@ from PIL import Image
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.doctor.similar import most_similar
 from fusebert.errors import InputError
-from fusebert.modalities.audio.signal import MAX_FILE_BYTES, fractions, from_array, library, log_mel
+from fusebert.modalities.audio.signal import MAX_FILE_BYTES, channels, from_array, library, log_mel
 from fusebert.modalities.audio.signal import decode as decode_sound
 from fusebert.modalities.base import media_path
 from fusebert.modalities.files import media_of
@@ -132,7 +132,7 @@ def _listen(sample: Sample, column: str) -> Recording | None:
     try:
         if isinstance(value, dict) and value.get("bytes") is None and value.get("array") is not None:
             mono = from_array(value["array"], value.get("sampling_rate"), MOST_SECONDS)
-            samples, rate = np.atleast_2d(fractions(value["array"])).T, value["sampling_rate"]
+            samples, rate = channels(value["array"]).T, value["sampling_rate"]
         elif (data := _bytes(value, sample)) is not None:
             mono = decode_sound(data, MOST_SECONDS)
             sound = io.BytesIO(data)  # bounded by the line above

@@ -10,7 +10,7 @@ from typing import Any
 from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
 from fusebert.corpus.sentences import HAN
 from fusebert.doctor.finding import Finding, Splits
-from fusebert.modalities.values import as_list, content_key, is_missing
+from fusebert.modalities.values import as_list, content_key, is_missing, without_fraction
 from fusebert.tasks.fit import readable
 from fusebert.tasks.regression.task import Task as Regression
 from fusebert.types import Sample, is_given
@@ -32,7 +32,7 @@ MOSTLY_DIFFERENT = 0.9
 """Of rows of names and numbers, the share above which those that coincide are taken for copies."""
 MOST_LABELS = 1000
 """Of more, each text would have to be searched for too many."""
-WHOLE, MOST_GAPS = re.compile(r"-?\d+(\.0+)?"), 2
+WHOLE, MOST_GAPS = re.compile(r"-?\d+", re.ASCII), 2
 """Numbers that count the rows: whole ones, all different, in a range at most so many times their count, as some rows
 may have been held out."""
 PEOPLE = re.compile(
@@ -111,8 +111,8 @@ def running_numbers(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]
     """Columns that count the rows."""
     train = next(iter(splits.values()))
     for column in columns:
-        values = [str(row.values.get(column)) for row in train]
-        numbers = {int(float(value)) for value in values if WHOLE.fullmatch(value)}
+        values = [without_fraction(row.values.get(column)) for row in train]
+        numbers = {int(value) for value in values if WHOLE.fullmatch(value)}
         are_own = len(train) >= LEAST_ROWS and len(numbers) == len(train)
         if are_own and max(numbers) - min(numbers) < MOST_GAPS * len(numbers):
             said = "each row has a number of its own, nearly without gaps; if it counts the rows, leave it out"

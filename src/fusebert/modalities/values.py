@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -104,7 +105,7 @@ def as_date(raw: Any) -> datetime | None:
     """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone; also with
     the year first as in 2024/5/31 10:30, 2024.5.31, 2024年5月31日, and in 14 digits. None for anything else."""
     try:
-        text = raw.isoformat() if isinstance(raw, date) else _digits(raw)
+        text = raw.isoformat() if isinstance(raw, date) else without_fraction(raw)
         if len(text) > LONGEST_NUMBER:
             return None
         try:
@@ -119,13 +120,7 @@ def as_date(raw: Any) -> datetime | None:
 def is_moment(raw: Any) -> bool:
     """Whether 14 digits say a second between 1900 and 2100, such as 20240531103000, which is no number then."""
     is_scalar = isinstance(raw, str | int | float) and not isinstance(raw, bool)
-    return is_scalar and FOURTEEN_DIGITS.fullmatch(_digits(raw)) is not None and as_date(raw) is not None
-
-
-def _digits(raw: Any) -> str:
-    """As text, a whole number without its fraction."""
-    text = str(raw).strip()
-    return whole[1] if (whole := WHOLE.fullmatch(text)) else text
+    return is_scalar and FOURTEEN_DIGITS.fullmatch(without_fraction(raw)) is not None and as_date(raw) is not None
 
 
 def _year_first(text: str) -> datetime:
@@ -140,12 +135,27 @@ def _year_first(text: str) -> datetime:
 
 def as_category(raw: Any) -> str:
     """A name: text without outer spaces, true and false, whole numbers without a fraction, also where text spells them
-    with one (`2.0`). Raises InputError."""
+    with one (`2.0`), or a spreadsheet with thousands (`data/decimals.py`). Raises InputError."""
     if isinstance(raw, list | dict):
         raise InputError(f"one value expected, found {type(raw).__name__}")
-    name = str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
+    name = without_fraction(raw)
     if len(name) > LONGEST_CATEGORY:
         raise InputError(f"a category of {len(name):,} characters; is this column text?")
     if name in ("True", "False", "TRUE", "FALSE"):
         return name.lower()
-    return whole[1] if (whole := WHOLE.fullmatch(name)) else name
+    return name
+
+
+def without_fraction(raw: Any) -> str:
+    """As text without outer spaces, a whole number without its fraction."""
+    text = str(raw).strip()
+    if isinstance(raw, float) or is_spreadsheet_number(raw):
+        with suppress(ValueError):
+            text = str(int(float(raw))) if float(raw).is_integer() else text
+        return text
+    return whole[1] if (whole := WHOLE.fullmatch(text)) else text
+
+
+def is_spreadsheet_number(raw: Any) -> bool:
+    """Whether it is a cell that says by itself what number it is (`data/decimals.py`), or that this is unclear."""
+    return isinstance(raw, str) and hasattr(raw, "__float__")

@@ -16,8 +16,7 @@ from fusebert.corpus.tokens import need_jieba
 from fusebert.data.columns import column_names
 from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError
-from fusebert.modalities.base import present
-from fusebert.modalities.text.processor import plain_text
+from fusebert.modalities.text.processor import texts_of
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.table_rows import TableRows
 from fusebert.tasks.pretraining.task import Task
@@ -130,7 +129,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
 def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dataset:
     """The rows that have a text; the others would be asked nothing."""
     columns = rows.preparer.processors[TEXT].columns
-    kept = np.array([bool(present(sample.values, columns)) for sample in rows.samples])
+    kept = np.array([bool(texts_of(sample.values, columns)) for sample in rows.samples])
     if not kept.any():
         raise DataError(f"{table}: no row of the {part} part has text")
     if kept.all():
@@ -142,8 +141,5 @@ def _with_text(rows: Dataset, part: str, table: Path, progress: Progress) -> Dat
 
 def _need_jieba_for(rows: Dataset) -> None:
     columns = rows.preparer.processors[TEXT].columns
-    chinese = any(
-        HAN.search(plain_text(value)) for sample in rows.samples for _, value in present(sample.values, columns)
-    )
-    if chinese:
+    if any(HAN.search(text) for sample in rows.samples for _, text in texts_of(sample.values, columns)):
         need_jieba()

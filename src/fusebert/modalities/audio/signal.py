@@ -87,18 +87,23 @@ def from_array(values: Any, rate: Any, max_seconds: float) -> np.ndarray:
         InputError: it is no sound within bounds.
     """
     try:
-        samples, hertz = np.atleast_2d(fractions(values)), int(rate)
+        samples, hertz = channels(values), int(rate)
     except (TypeError, ValueError, OverflowError):
         raise InputError("decoded sound needs numbers in `array` and a whole number in `sampling_rate`") from None
     if samples.ndim != 2 or samples.size == 0:
         raise InputError("the recording has no samples")
-    if samples.shape[1] <= MAX_CHANNELS < samples.shape[0]:  # [N, channels], as soundfile and scipy have it
-        samples = samples.T
     _check(hertz, samples.shape[0], samples.shape[1], max_seconds)
     return to_rate(samples.mean(axis=0), hertz)
 
 
-def fractions(values: Any) -> np.ndarray:
+def channels(values: Any) -> np.ndarray:
+    """float32[channels, N] of such decoded sound. Raises TypeError or ValueError for what are no numbers."""
+    samples = np.atleast_2d(_fractions(values))
+    is_turned = samples.ndim == 2 and samples.shape[1] <= MAX_CHANNELS < samples.shape[0]  # as soundfile and scipy have
+    return samples.T if is_turned else samples
+
+
+def _fractions(values: Any) -> np.ndarray:
     """Samples in float32; an array of whole numbers (scipy reads a wav so) as fractions of the loudest, as files are
     read, where its width says what that is. Raises TypeError or ValueError for what are no numbers."""
     samples = np.asarray(values, dtype=np.float32)

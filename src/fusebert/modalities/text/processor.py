@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -90,8 +90,7 @@ class Processor:
 
     def load(self, sample: Sample) -> Features | None:
         """`input_ids`, `token_type_ids`, `position_ids`: int64[T] each; positions start at 1, after [CLS]."""
-        texts = [(place, plain_text(value)) for place, value in present(sample.values, self.columns)]
-        parts = [(place, text) for place, text in texts if text.strip()]  # a list may hold nothing
+        parts = texts_of(sample.values, self.columns)
         if not parts:
             return None
         ids = [self._encode(text) for _, text in parts]
@@ -199,13 +198,19 @@ def _unknown(found: Encoding, text: str, unknown: int) -> list[str]:
 
 def plain_text(value: Any) -> str:
     """A text, or texts such as the turns of a dialogue, also in JSON, one after another. Raises InputError."""
-    parts = value if isinstance(value, list) else [value]
-    if isinstance(value, str) and (listed := as_list(value)) and all(isinstance(one, str) for one in listed):
-        parts = listed
+    parts = as_list(value)
+    if parts is None or (isinstance(value, str) and not all(isinstance(part, str) for part in parts)):
+        parts = [value]
     for part in parts:
         if not isinstance(part, str | int | float | bool):
             raise InputError(f"text expected, found {type(part).__name__}")
     return "\n".join(map(str, parts))
+
+
+def texts_of(values: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[int, str]]:
+    """(place among `columns`, text) of those columns that hold words; a list may hold none. Raises InputError."""
+    texts = [(place, plain_text(value)) for place, value in present(values, columns)]
+    return [(place, text) for place, text in texts if text.strip()]
 
 
 def _readable(values: Iterable[Any]) -> Iterator[str]:

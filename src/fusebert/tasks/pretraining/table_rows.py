@@ -12,8 +12,7 @@ from fusebert.corpus.pairs import IS_NEXT, NOT_NEXT, RANDOM_SHARE
 from fusebert.corpus.sentences import HAN
 from fusebert.corpus.tokens import continuations, inside_chinese
 from fusebert.data.dataset import Dataset
-from fusebert.modalities.base import present
-from fusebert.modalities.text.processor import Processor, plain_text
+from fusebert.modalities.text.processor import Processor, texts_of
 from fusebert.modalities.text.tokenizer import cut
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.task import IGNORED, Target
@@ -132,8 +131,8 @@ class TableRows:
         if self.masking.whole_words:
             start = 0
             ends = np.flatnonzero(ids == self.text.special["[SEP]"])
-            for end, (_, value) in zip(ends.tolist(), present(sample.values, self.text.columns), strict=True):
-                text = cut(plain_text(value), self.text.config.max_tokens)
+            for end, (_, text) in zip(ends.tolist(), texts_of(sample.values, self.text.columns), strict=True):
+                text = cut(text, self.text.config.max_tokens)
                 if HAN.search(text):
                     inside[start:end] |= inside_chinese(self.text.tokenizer, text)[: end - start]
                 start = end + 1
