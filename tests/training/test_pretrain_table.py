@@ -98,6 +98,7 @@ def test_what_the_modalities_learnt_is_taken_over(
     assert learnt["embedders.image.projection.weight"].std() > 0
     (line,) = [line for line in said if "pretrained in" in line]
     assert "image is taken over" in line
+    assert model.taken_over == ("image",)
     assert line.endswith("the fusion is taken over") == (fusion != "one_stream")
 
 
