@@ -21,6 +21,8 @@ NEW_TIMES = 5
 """By which pictures or sound that begin from nothing learn faster than a pretrained trunk that they join."""
 PUBLISHED_RATE = 3e-4
 """At most, where a published encoder of pictures or sound learns at the rate of a trunk from nothing."""
+SCHEDULE = ("epochs", "tokens_per_batch", "learning_rate", "new_learning_rate")
+"""Settings that may be chosen here."""
 
 
 def with_defaults(settings: TrainingSettings, prepared: Prepared, model: FusebertModel) -> TrainingSettings:

@@ -30,7 +30,7 @@ from fusebert.storage import LOGS, MANIFEST, METRICS, read_json, refuse_in_finis
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
-from fusebert.training.defaults import in_words, with_defaults
+from fusebert.training.defaults import SCHEDULE, in_words, with_defaults
 from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.prepare_histories import PreparedHistories, prepare_histories, start_at_histories
@@ -125,9 +125,7 @@ def train(
         calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if PartialState().is_main_process:
-        settings = recipe.training
-        chosen = {"tokens_per_batch": settings.tokens_per_batch, "learning_rate": settings.learning_rate}
-        totals = state.totals() | chosen | {"sources": recipe.sources()}
+        totals = state.totals() | {"sources": recipe.sources()}
         publish(predictor, splits, prepared.files, recipe.flat(), totals, prepared.warnings)
     return predictor
 
@@ -225,7 +223,8 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
         torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     spent, validation = time.monotonic() - run.started, prepared.splits["validation"]
-    state = State(steps=0, precision=precision, data_hash=prepared.data_hash, seconds_before=spent)
+    schedule = {name: getattr(settings, name) for name in SCHEDULE}
+    state = State(0, precision, prepared.data_hash, seconds_before=spent, schedule=schedule)
     clock = Clock(settings.time_limit, spent, tokens_after)
     trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state, clock)
     try:
