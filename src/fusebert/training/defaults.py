@@ -43,14 +43,18 @@ def with_defaults(settings: TrainingSettings, prepared: Prepared, model: Fuseber
         chosen["epochs"] = _within(EPOCHS, round(steps * batch / tokens))
     if "learning_rate" not in given:
         rate = (TUNED_RATE_TIMES_WIDTH if pretrained else RATE_TIMES_WIDTH) / model.config.trunk["hidden_size"]
-        if any(encoder is not None for encoder in encoders.values()):
-            rate = min(rate, PUBLISHED_RATE)
-        chosen["learning_rate"] = rate
+        chosen["learning_rate"] = rate = bearable(rate, model)
         if joined and "new_learning_rate" not in given:
             chosen["new_learning_rate"] = NEW_TIMES * rate
     completed = settings.model_copy(update=chosen)
     completed.model_fields_set.difference_update(chosen)
     return completed
+
+
+def bearable(rate: float, model: FusebertModel) -> float:
+    """`rate`, or what a published encoder in `model` bears."""
+    published = any(getattr(embedder, "published", None) is not None for embedder in model.embedders.values())
+    return min(rate, PUBLISHED_RATE) if published else rate
 
 
 def in_words(settings: TrainingSettings, rows: int) -> str:
