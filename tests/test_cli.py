@@ -130,8 +130,11 @@ def test_names_and_labels_command_no_terminal(capsys: pytest.CaptureFixture[str]
     assert "a\\u001b]0;title\\u0007\\u009b31m\\u202eb\n\tc\n" in printed.err
 
 
-def test_a_doubt_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table, output = tmp_path / "rows.csv", tmp_path / "model"
+def test_a_doubt_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table, output = Path("rows.csv"), tmp_path / "model"
     table.write_text("words,answer\n" + "".join(f"it is number {n},{'no' if n % 3 else 'yes'}\n" for n in range(40)))
     asked = ["train", str(table), "--target", "answer", "--output", str(output), f"data.test={table}"]
     asked += ["model.trunk=tiny", "training.epochs=1", "training.device=cpu", "--resume"]

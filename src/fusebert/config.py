@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from fusebert import plugins
 from fusebert.errors import DataError, RecipeError, UsageError
 from fusebert.recipe_yaml import as_yaml, read_settings
-from fusebert.storage import CORPUS_REPORT, file_hash, listing_hash
+from fusebert.storage import CORPUS_REPORT, MANIFEST, file_hash, listing_hash
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 FITTED: dict[str, Any] = {"fitted": True}
@@ -28,6 +28,8 @@ RECIPE = "recipe.yaml"
 """Of a run, in its folder: as it was given, and `without_places` once it is finished."""
 MAY_CHANGE_ON_RESUME = ("training.workers", "training.trackers")
 """A run may be resumed with others: they change nothing of what is learnt."""
+NAME_MODELS = ("model.trunk", "task.content")
+"""What may name the folder of a trained model to go on from, or to read with."""
 
 
 def seconds(value: Any) -> Any:
@@ -286,6 +288,12 @@ class Recipe(Section):
         files = {name: report if (report := file / CORPUS_REPORT).is_file() else file for name, file in files.items()}
         folders = {name: listing_hash(folder) for name, folder in files.items() if folder.is_dir()}
         return folders | {name: file_hash(file) for name, file in files.items() if file.is_file()}
+
+    def model_hashes(self) -> dict[str, str]:
+        """By setting that names one: of each folder with a trained model that of its manifest."""
+        named = {key: value for key, value in self.flat().items() if key in NAME_MODELS and value is not None}
+        manifests = {key: Path(value).expanduser() / MANIFEST for key, value in named.items()}
+        return {key: file_hash(manifest) for key, manifest in manifests.items() if manifest.is_file()}
 
     def sources(self) -> dict[str, str]:
         """What tells a finished run from another whose recipe is the same `without_places`: `table_hashes`, and of what

@@ -27,7 +27,8 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 CORPUS_REPORT = "corpus.json"
 CHECKPOINTS = "checkpoints"
-WORKING_FOLDERS = (CHECKPOINTS, "logs")
+LOGS = "logs"
+WORKING_FOLDERS = (CHECKPOINTS, LOGS)
 """Of a training, in its model's folder; no part of the model."""
 CARD = "README.md"
 """Of a model; for people, who may go on writing in it."""

@@ -144,6 +144,7 @@ def card(**changes: Any) -> dict[str, Any]:
             "steps": 60,
             "tokens_per_batch": 1024,
             "learning_rate": 0.0005,
+            "new_learning_rate": None,
             "seconds": 75.2,
             "tokens_per_second": 51234.5,
             "hardware": "2 cores",
@@ -174,6 +175,15 @@ def test_a_card_commands_no_terminal(tmp_path: Path) -> None:
     text = (tmp_path / "README.md").read_text()
     assert not set("\x1b\x07\u202e") & set(text)
     assert text.count("a\\u001b]0;title\\u0007\\u202eb") >= 2  # on the line of JSON, which means the same
+
+
+def test_the_card_tells_the_rate_of_new_parts(tmp_path: Path) -> None:
+    for rate, words in (
+        (None, "learning rate 0.0005, 1 min"),
+        (0.0025, "learning rate 0.0005 (0.0025 of new parts), 1"),
+    ):
+        write_model_card(tmp_path / "README.md", card(training=card()["training"] | {"new_learning_rate": rate}))
+        assert words in (tmp_path / "README.md").read_text()
 
 
 def test_the_card_holds_metadata_and_every_section(tmp_path: Path) -> None:

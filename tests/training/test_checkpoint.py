@@ -23,6 +23,7 @@ from fusebert.cli import main
 from fusebert.config import TrainingSettings
 from fusebert.errors import DivergedError, ModelError, UsageError
 from fusebert.evaluation.loading import load
+from fusebert.evaluation.predictor import Predictor
 from fusebert.storage import finish, seal, verify, write_folder, write_json
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
@@ -319,17 +320,27 @@ def test_resume_needs_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_a_run_goes_on_with_its_own_data_only(tiny: dict[str, Any], world: Path, tmp_path: Path) -> None:
-    shutil.copytree(world, tmp_path / "world")
-    settings = tiny | {"data.root": str(tmp_path / "world"), "training.checkpoint_steps": 1}
+def test_a_run_goes_on_with_its_own_data_and_schedule_only(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = tiny | {"training.checkpoint_steps": 1}
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "run", progress=Interrupted())
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        state = json.loads((path / "state.json").read_text())
-        write_json(path / "state.json", state | {"data_hash": "of other data"})
-        seal(path)
+
+    def resume(**others: Any) -> Predictor:
+        for path in (tmp_path / "run" / "checkpoints").iterdir():
+            write_json(path / "state.json", json.loads((path / "state.json").read_text()) | others)
+            seal(path)
+        return train(settings, tmp_path / "run", resume=True)
+
+    (state, *_) = (tmp_path / "run" / "checkpoints").rglob("state.json")
+    kept = json.loads(state.read_text())
+    schedule = {"epochs": 2, "tokens_per_batch": 2048, "learning_rate": 1e-3, "new_learning_rate": None}
+    assert kept["schedule"] == schedule
     with pytest.raises(UsageError, match="data have changed"):
-        train(settings, tmp_path / "run", resume=True)
+        resume(data_hash="of other data")
+    with pytest.raises(UsageError, match=r"begun with training\.learning_rate=0\.0005, and would now have 0\.001"):
+        resume(data_hash=kept["data_hash"], schedule=schedule | {"learning_rate": 5e-4})
+    trained = resume(schedule={}).metrics["training"]  # of a version that did not keep it
+    assert (trained["tokens_per_batch"], trained["learning_rate"]) == (2048, 1e-3)
 
 
 @pytest.mark.parametrize(("part", "refused"), [("train", True), ("val", True), ("test", False)])

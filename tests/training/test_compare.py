@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from fusebert.cli import main
-from fusebert.config import Recipe
+from fusebert.config import Recipe, read_recipe
 from fusebert.errors import UsageError
+from fusebert.recipe_yaml import parse_overrides
 from fusebert.training.compare import FUSIONS, compare
 from tests.conftest import ended
 
@@ -50,7 +51,8 @@ def test_fusions_side_by_side(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(command) == 0  # again: finished runs are read, not trained
     assert json.loads(capsys.readouterr().out)["fusions"] == found
     assert (folder / "one_stream-0" / "manifest.json").stat().st_mtime_ns == written
-    other = compare(recipe, command[-2:], folder, ["one_stream"], 1, print, metric="auroc")
+    how = ["training.epochs=1", "training.trackers=[tensorboard]", "training.workers=1"]  # changes nothing of a model
+    other = compare(recipe, how, folder, ["one_stream"], 1, print, metric="auroc")
     assert (
         other["one_stream"]["mean"]
         == json.loads((folder / "one_stream-0" / "metrics.json").read_text())["evaluations"]["test"]["metrics"]["auroc"]
@@ -81,6 +83,21 @@ def test_a_changed_catalogue_is_another_training(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text('{"item": "b"}\n')
     assert before.keys() == recipe.table_hashes().keys() == {"catalogue"}
     assert before != recipe.table_hashes()
+
+
+def test_a_trunk_made_anew_is_another_training(recipe: Path, tmp_path: Path) -> None:
+    trunk, folder = tmp_path / "bert", tmp_path / "compared"
+    for path in (trunk, folder):
+        path.mkdir()
+    (trunk / "manifest.json").write_text("of one")
+    named = [f"model.trunk={trunk}"]
+    kept = read_recipe(recipe, parse_overrides([*named, "model.fusion=concat", "training.seed=0"]))
+    trained = kept.flat() | {f"the {name} table": found for name, found in kept.table_hashes().items()}
+    trained |= {f"the folder of {name}": found for name, found in kept.model_hashes().items()}
+    (folder / "concat-0.json").write_text(json.dumps({"trained": trained, "peak_mebibytes": 0}))
+    (trunk / "manifest.json").write_text("of another")
+    with pytest.raises(UsageError, match=r"was trained in another way \(the folder of model\.trunk\)"):
+        compare(recipe, named, folder, ["concat"], 1, print)
 
 
 def test_a_recommender_has_nothing_to_fuse(tmp_path: Path) -> None:

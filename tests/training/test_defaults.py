@@ -25,12 +25,13 @@ def prepared(tokens: int, pretrained: bool = False, **task: Any) -> Any:
     )
 
 
-def model(width: int = 256, **encoders: nn.Module | None) -> Any:
-    """One that reads text, and pictures or sound through these encoders; None is one from nothing."""
+def model(width: int = 256, taken_over: tuple[str, ...] = (), **encoders: nn.Module | None) -> Any:
+    """One that reads text, and pictures or sound through these encoders; None is one that is not published."""
     embedders = {"text": SimpleNamespace()} | {
         name: SimpleNamespace(published=encoder) for name, encoder in encoders.items()
     }
-    return SimpleNamespace(config=SimpleNamespace(trunk={"hidden_size": width}), embedders=embedders)
+    trunk = SimpleNamespace(trunk={"hidden_size": width})
+    return SimpleNamespace(config=trunk, embedders=embedders, taken_over=taken_over)
 
 
 @pytest.mark.parametrize(
@@ -76,21 +77,18 @@ def test_the_rate_falls_with_the_width() -> None:
     assert with_defaults(TrainingSettings(), rows, published).learning_rate == 3e-4
 
 
-def test_pictures_from_nothing_join_a_pretrained_trunk_at_their_own_rate(tmp_path: Path, trained: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+def test_pictures_from_nothing_join_a_pretrained_trunk_at_their_own_rate() -> None:
     rows = prepared(200_000, pretrained=True)
-    rows.trunk_folder = tmp_path
     joined = with_defaults(TrainingSettings(), rows, model(384, image=None))
     assert (joined.learning_rate, joined.new_learning_rate) == (pytest.approx(2e-4), pytest.approx(1e-3))
     assert joined.epochs == with_defaults(TrainingSettings(), prepared(200_000), model()).epochs
-    for other in (model(384), model(384, image=nn.Linear(1, 1))):
+    for other in (model(384), model(384, image=nn.Linear(1, 1)), model(384, ("image",), image=None)):
         alone = with_defaults(TrainingSettings(), rows, other)
         assert (alone.new_learning_rate, alone.epochs) == (None, 5)
     given = TrainingSettings(learning_rate=1e-5)
     assert with_defaults(given, rows, model(384, image=None)).new_learning_rate is None
-    rows.trunk_folder = trained  # a model that has learnt from pictures goes on
-    goes_on = with_defaults(TrainingSettings(), rows, model(384, image=None))
-    assert (goes_on.new_learning_rate, goes_on.epochs) == (None, 5)
+    of_two = model(384, ("image",), image=None, audio=None)
+    assert with_defaults(TrainingSettings(), rows, of_two).new_learning_rate == pytest.approx(1e-3)
 
 
 def test_matching_keeps_large_batches() -> None:

@@ -223,15 +223,17 @@ def test_a_second_training_may_take_another_device() -> None:
     assert PartialState().device.type == "cpu"
 
 
+@pytest.mark.parametrize("trackers", [["wandb"], ["tensorboard", "wandb"]])
 def test_a_tracker_that_cannot_begin_is_one_sentence_and_writes_no_run(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trackers: list[str], tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """wandb where nobody has logged in."""
+    """wandb where nobody has logged in, also after another has begun."""
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    with pytest.raises(UsageError, match=r"\['wandb'\]: one of them cannot begin in .* \(.*; log in to it"):
-        train(tiny | {"training.trackers": ["wandb"]}, tmp_path / "model")
+    for resume in (False, True, False):
+        with pytest.raises(UsageError, match=r"'wandb'\]: one of them cannot begin in .* \(.*; log in to it"):
+            train(tiny | {"training.trackers": trackers}, tmp_path / "model", resume=resume)
     assert not (tmp_path / "model" / "recipe.yaml").exists()
     train(tiny | {"training.epochs": 1}, tmp_path / "model")

@@ -44,6 +44,8 @@ def test_everything_but_the_head_goes_on(fusion: str, tiny: dict[str, Any], tmp_
     assert goes_on >= {name for name in learnt if not name.startswith("head.")}
     assert "head.classifier.weight" not in goes_on
     assert any("image is taken over" in line for line in said)
+    assert model.taken_over == ("image",)
+    assert begun(settings | {"image.width": 16}, tmp_path / "first", tmp_path)[0].taken_over == ()
 
 
 def test_a_model_without_text_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertForPreTraining
+from transformers import BertForPreTraining, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from fusebert.cli import main
 from fusebert.config import Recipe
@@ -98,6 +98,7 @@ def test_what_the_modalities_learnt_is_taken_over(
     assert learnt["embedders.image.projection.weight"].std() > 0
     (line,) = [line for line in said if "pretrained in" in line]
     assert "image is taken over" in line
+    assert model.taken_over == ("image",)
     assert line.endswith("the fusion is taken over") == (fusion != "one_stream")
 
 
@@ -197,6 +198,21 @@ class Stop(Silence):
     def step(self, state: Any, _: float) -> None:
         if state.step >= 20:
             raise KeyboardInterrupt
+
+
+def test_a_published_encoder_learns_no_faster_than_it_bears(settings: dict[str, Any], tmp_path: Path) -> None:
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    for of_vit in (
+        ViTModel(ViTConfig(image_size=16, patch_size=8, **size)),
+        ViTImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3),
+    ):
+        of_vit.save_pretrained(tmp_path / "vit")
+    short = settings | {"image.encoder": str(tmp_path / "vit"), "task.passes": 1, "task.rounds": 1}
+    left_open = {key: value for key, value in short.items() if key not in ("training.learning_rate", "image.width")}
+    for number, (rate, given) in enumerate(((3e-4, {}), (2e-3, {"training.learning_rate": 2e-3}))):
+        folder = tmp_path / str(number)
+        assert pretrain_table(left_open | given, folder)["training"]["learning_rate"] == rate
+        assert ("training.learning_rate" in (folder / "recipe.yaml").read_text()) == bool(given)
 
 
 def test_broken_off_and_resumed_the_weights_are_the_same(

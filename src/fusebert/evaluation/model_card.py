@@ -152,10 +152,11 @@ def _training(card: Mapping[str, Any]) -> str:
     training = card["training"]
     seconds = round(training["seconds"])
     minutes = f"{seconds // 60:,} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+    new = f" ({training['new_learning_rate']:.2g} of new parts)" if training["new_learning_rate"] else ""
     recipe = as_yaml(card["recipe"]).rstrip()
     return (
         f"{training['epochs']:,} epochs, {training['steps']:,} steps, batches of about "
-        f"{training['tokens_per_batch']:,} tokens, learning rate {training['learning_rate']:.2g}, {minutes} on "
+        f"{training['tokens_per_batch']:,} tokens, learning rate {training['learning_rate']:.2g}{new}, {minutes} on "
         f"{_escaped(training['hardware'])}, {training['tokens_per_second']:,.0f} tokens a second. The recipe, where it "
         "differs from the defaults:\n\n" + _fenced("yaml", recipe)
     )

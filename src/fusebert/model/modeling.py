@@ -58,6 +58,8 @@ class FusebertModel(PreTrainedModel):
     base_model_prefix = "fusebert"
     main_input_name = "order"
     accepts_loss_kwargs = False  # the loss is a mean over the batch; transformers' Trainer divides by its accumulation
+    taken_over: tuple[str, ...] = ()
+    """Modalities that begin with what they learnt in the folder of the trunk."""
 
     def __init__(self, config: FusebertConfig) -> None:
         super().__init__(config)

@@ -38,7 +38,7 @@ def save_modalities(folder: Path, model: Any, processors: Mapping[str, Any]) -> 
     write_json(folder / INDEX, {"fusion": model.config.fusion, "modalities": names})
 
 
-def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[list[str], str | None]:
+def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[tuple[str, ...], str | None]:
     """Copy into `model` a folder's weights of those modalities that both have, with the same settings.
 
     Returns:
@@ -48,7 +48,7 @@ def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[
     names = [name for name in model.config.modalities if name != TEXT]
     saved = _read(folder) if names else None
     if saved is None:
-        return [], None
+        return (), None
     index, weights = saved
     taken, said = [], []
     own = _weights(model)
@@ -66,7 +66,7 @@ def take_over(model: Any, processors: Mapping[str, Any], folder: Path) -> tuple[
         if same:
             _copy(fusion, weights, folder)
         said.append(f"the fusion {'is taken over' if same else 'begins anew'}")
-    return taken, f"pretrained in {folder}: " + "; ".join(said)
+    return tuple(taken), f"pretrained in {folder}: " + "; ".join(said)
 
 
 def _read(folder: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]] | None:

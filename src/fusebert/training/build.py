@@ -45,14 +45,13 @@ def build_model(recipe: Recipe, prepared: Prepared, progress: Progress) -> Fuseb
                 "training.freeze=trunk would also freeze the pooler, which the pretrained trunk does not bring: set "
                 "task.pooling=mean, or let the trunk learn"
             )
-    taken: list[str] = []
     if prepared.trunk_folder is not None:
-        taken, said = take_over(model, prepared.processors, prepared.trunk_folder)
+        model.taken_over, said = take_over(model, prepared.processors, prepared.trunk_folder)
         if said:
             progress.note(said)
     embedders: Any = model.embedders.items()
     for name, embedder in embedders:
-        if name not in taken and hasattr(embedder, "load_pretrained"):
+        if name not in model.taken_over and hasattr(embedder, "load_pretrained"):
             embedder.load_pretrained()
     return model
 

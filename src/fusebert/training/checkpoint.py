@@ -41,6 +41,8 @@ class State:
         history: one entry an epoch.
         precision: fp32 or bf16, as chosen at the start.
         data_hash: of what the run reads.
+        schedule: the settings that tell how long and how fast it learns, also those that were chosen for it; empty in
+            checkpoints of versions that did not keep them.
     """
 
     steps: int
@@ -62,6 +64,7 @@ class State:
     worse_epochs: int = 0
     stopped: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    schedule: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -88,7 +91,7 @@ class State:
 
     def totals(self) -> dict[str, Any]:
         """What a finished run reports of itself, as JSON values."""
-        return {
+        return self.schedule | {
             "epochs": len(self.history),
             "steps": self.step,
             "planned_steps": self.planned_steps,

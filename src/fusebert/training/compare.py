@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from fusebert.config import ModelSettings, read_recipe
+from fusebert.config import MAY_CHANGE_ON_RESUME, ModelSettings, read_recipe
 from fusebert.errors import FusebertError, UsageError
 from fusebert.recipe_yaml import parse_overrides
 from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished, write_json
@@ -57,7 +57,8 @@ def compare(
     if metric is not None and metric not in known:
         raise UsageError(f"--metric: {metric!r} is not one of {', '.join(known)}")
     refuse_in_finished(output)
-    tables = {f"the {name} table": found for name, found in recipe.table_hashes().items()}
+    read = {f"the {name} table": found for name, found in recipe.table_hashes().items()}
+    read |= {f"the folder of {name}": found for name, found in recipe.model_hashes().items()}
     rows = {}
     for fusion in fusions:
         runs = []
@@ -65,7 +66,7 @@ def compare(
             folder = output / f"{fusion}-{seed}"
             say(f"{fusion}, seed {seed}: {folder}")
             settings = [*overrides, f"model.fusion={fusion}", f"training.seed={seed}"]
-            trained = read_recipe(source, parse_overrides(settings)).flat() | tables
+            trained = read_recipe(source, parse_overrides(settings)).flat() | read
             runs.append(_run(folder, [str(source.absolute()), *settings], trained, metric))
         scores, validation = ([run[part] for run in runs] for part in ("score", "validation"))
         rows[fusion] = {name: runs[0][name] for name in ("metric", "split", "parameters")} | {
@@ -85,12 +86,13 @@ def _run(folder: Path, arguments: list[str], trained: dict[str, Any], metric: st
     """Train one, unless it is there; a run that was killed goes on.
 
     Args:
-        trained: all that decides what it learns: its settings, and its tables' hashes.
+        trained: all that decides what it learns: its settings, and the hashes of the tables and models that it reads.
     """
     said = folder.with_name(f"{folder.name}.json")
     kept: dict[str, Any] = read_json(said) if said.is_file() else {"trained": trained, "peak_mebibytes": 0}
     before = kept.get("trained", {})
-    if differing := sorted(name for name in before.keys() | trained.keys() if before.get(name) != trained.get(name)):
+    named = (before.keys() | trained.keys()) - {*MAY_CHANGE_ON_RESUME}
+    if differing := sorted(name for name in named if before.get(name) != trained.get(name)):
         raise UsageError(f"{folder} was trained in another way ({', '.join(differing)}); choose another --output")
     if not (folder / MANIFEST).is_file():
         write_json(said, kept)

@@ -7,7 +7,6 @@ from typing import Any
 
 from fusebert.config import TrainingSettings
 from fusebert.model.modeling import FusebertModel
-from fusebert.model.pretrained import is_own_model, read_json_config
 from fusebert.training.prepare import Prepared
 
 FROM_NOTHING, TO_TUNE = (2000, 10), (1000, 5)
@@ -19,20 +18,21 @@ RATE_TIMES_WIDTH = 0.128
 TUNED_RATE_TIMES_WIDTH = 0.0768
 """Of a pretrained trunk: 2e-4 for 384 numbers, 1e-4 for base."""
 NEW_TIMES = 5
-"""By which pictures or sound that begin from nothing learn faster than a BERT that they join. A model that goes on
-brings its own."""
+"""By which pictures or sound that begin from nothing learn faster than a pretrained trunk that they join."""
 PUBLISHED_RATE = 3e-4
 """At most, where a published encoder of pictures or sound learns at the rate of a trunk from nothing."""
+SCHEDULE = ("epochs", "tokens_per_batch", "learning_rate", "new_learning_rate")
+"""Settings that may be chosen here."""
 
 
 def with_defaults(settings: TrainingSettings, prepared: Prepared, model: FusebertModel) -> TrainingSettings:
     """`settings`, and what they leave open; what is chosen does not count as set."""
     given, tokens = settings.model_fields_set, max(1, int(prepared.splits["train"].lengths.sum()))
-    trunk = prepared.trunk_folder
+    pretrained = prepared.trunk_folder is not None
     chosen: dict[str, Any] = {}
-    encoders = [embedder.published for embedder in model.embedders.values() if hasattr(embedder, "published")]
-    joined = trunk is not None and None in encoders and not is_own_model(read_json_config(trunk))
-    steps, passes = FROM_NOTHING if trunk is None or joined else TO_TUNE
+    encoders = {name: one.published for name, one in model.embedders.items() if hasattr(one, "published")}
+    joined = pretrained and any(encoders[name] is None for name in encoders.keys() - model.taken_over)
+    steps, passes = TO_TUNE if pretrained and not joined else FROM_NOTHING
     steps *= settings.gradient_accumulation
     batch = settings.tokens_per_batch
     if "tokens_per_batch" not in given and not hasattr(prepared.task, "sides"):  # matching learns from large ones
@@ -42,15 +42,19 @@ def with_defaults(settings: TrainingSettings, prepared: Prepared, model: Fuseber
     if "epochs" not in given:
         chosen["epochs"] = _within(EPOCHS, round(steps * batch / tokens))
     if "learning_rate" not in given:
-        rate = (RATE_TIMES_WIDTH if trunk is None else TUNED_RATE_TIMES_WIDTH) / model.config.trunk["hidden_size"]
-        if any(encoder is not None for encoder in encoders):
-            rate = min(rate, PUBLISHED_RATE)
-        chosen["learning_rate"] = rate
+        rate = (TUNED_RATE_TIMES_WIDTH if pretrained else RATE_TIMES_WIDTH) / model.config.trunk["hidden_size"]
+        chosen["learning_rate"] = rate = bearable(rate, model)
         if joined and "new_learning_rate" not in given:
             chosen["new_learning_rate"] = NEW_TIMES * rate
     completed = settings.model_copy(update=chosen)
     completed.model_fields_set.difference_update(chosen)
     return completed
+
+
+def bearable(rate: float, model: FusebertModel) -> float:
+    """`rate`, or what a published encoder in `model` bears."""
+    published = any(getattr(embedder, "published", None) is not None for embedder in model.embedders.values())
+    return min(rate, PUBLISHED_RATE) if published else rate
 
 
 def in_words(settings: TrainingSettings, rows: int) -> str:

@@ -126,7 +126,7 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     warnings += [
         f"{name} is the table of the training rows; scores on it say nothing of others"
         for name in ("validation", "test")
-        if isinstance(table := getattr(data, name), Path) and table == data.train
+        if isinstance(table := getattr(data, name), Path) and _place(recipe, table) == _place(recipe, data.train)
     ]
     asked = by_side(samples, getattr(task, "sides", ()))
     if target_column is not None and hasattr(task, "doubts"):
@@ -173,6 +173,11 @@ def _adjust(settled: Settled, samples: Sequence[Sample]) -> None:
     if settled.target_column is not None and hasattr(task, "adjust"):
         with naming_column(samples, settled.target_column):
             task.adjust(readable(task, given_targets(samples, settled.target_column)))
+
+
+def _place(recipe: Recipe, table: Any) -> Path:
+    """The file itself, whichever way a setting names it."""
+    return recipe.table(table).resolve()
 
 
 def table_name(table: Any) -> str:

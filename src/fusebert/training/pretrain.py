@@ -24,6 +24,7 @@ from fusebert.storage import METRICS, read_json
 from fusebert.tasks.pretraining.publish import load_head, publish_pretrained
 from fusebert.training.budget import Budget, Plan, Planner, beginning
 from fusebert.training.build import build_model
+from fusebert.training.defaults import bearable
 from fusebert.training.lock import lock, unlocking
 from fusebert.training.loss_law import REUSE
 from fusebert.training.plan_file import find_begun, keep_plan
@@ -113,6 +114,10 @@ def learn(run: Run, counts: np.ndarray, noted: Mapping[str, Any]) -> dict[str, A
     recipe, prepared = run.recipe, run.prepared
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe, prepared, run.progress)
+    if "learning_rate" not in recipe.training.model_fields_set:
+        training = recipe.training.model_copy(update={"learning_rate": bearable(recipe.training.learning_rate, model)})
+        training.model_fields_set.discard("learning_rate")
+        run = replace(run, recipe=recipe.model_copy(update={"training": training}))
     start(model, counts, prepared.trunk_folder)
     collator = Collator(prepared.processors, prepared.task.collate, text_alone=recipe.model.fusion != "one_stream")
     state = fit(run, model, collator, tokens_after=0)

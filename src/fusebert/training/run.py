@@ -26,11 +26,11 @@ from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.modeling import FusebertModel
-from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished, write_atomically
+from fusebert.storage import LOGS, MANIFEST, METRICS, read_json, refuse_in_finished, write_atomically
 from fusebert.training.build import build_model, pick_device, pick_precision, pick_trackers
 from fusebert.training.checkpoint import State
 from fusebert.training.clock import Clock
-from fusebert.training.defaults import in_words, with_defaults
+from fusebert.training.defaults import SCHEDULE, in_words, with_defaults
 from fusebert.training.lock import lock, unlocking
 from fusebert.training.prepare import BAD_ROWS, Prepared, prepare
 from fusebert.training.prepare_histories import PreparedHistories, prepare_histories, start_at_histories
@@ -39,6 +39,8 @@ from fusebert.training.ranks import MOST_WAIT, naming_lost_ranks
 from fusebert.training.trainer import Trainer
 
 PLAN = "plan.json"
+LEFT_BEFORE = (BAD_ROWS, PLAN, LOGS)
+"""By a run that ended before it began, such as over bad rows or a tracker."""
 RANK_SEED = 1_000_003
 FEW_ROWS = 16
 NAMED = 5
@@ -123,9 +125,7 @@ def train(
         calibrate(*infer_all(model, iter(validation), collator, state.precision))
     predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if PartialState().is_main_process:
-        settings = recipe.training
-        chosen = {"tokens_per_batch": settings.tokens_per_batch, "learning_rate": settings.learning_rate}
-        totals = state.totals() | chosen | {"sources": recipe.sources()}
+        totals = state.totals() | {"sources": recipe.sources()}
         publish(predictor, splits, prepared.files, recipe.flat(), totals, prepared.warnings)
     return predictor
 
@@ -204,7 +204,7 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
     recipe, prepared, folder, progress = run.recipe, run.prepared, run.folder, run.progress
     settings = recipe.training
     device, trackers = pick_device(settings.device), pick_trackers(settings.trackers, progress)
-    accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / "logs"))
+    accelerator = Accelerator(cpu=device == "cpu", log_with=trackers or None, project_dir=str(folder / LOGS))
     shown = without_places(recipe.flat())
     accelerator.wait_for_everyone()  # all processes have looked into the folder
     try:
@@ -213,7 +213,7 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
         if isinstance(error, OSError) and error.filename:  # those of a network name no file
             raise UsageError(f"{error.filename} cannot be written: {error.strerror}") from None
         raise UsageError(
-            f"training.trackers={trackers}: one of them cannot begin in {folder / 'logs'} "
+            f"training.trackers={trackers}: one of them cannot begin in {folder / LOGS} "
             f"({' '.join(str(error).split())[:200]}); log in to it, choose another --output, or leave it out"
         ) from None
     if accelerator.is_main_process:
@@ -223,7 +223,8 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
         torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     spent, validation = time.monotonic() - run.started, prepared.splits["validation"]
-    state = State(steps=0, precision=precision, data_hash=prepared.data_hash, seconds_before=spent)
+    schedule = {name: getattr(settings, name) for name in SCHEDULE}
+    state = State(0, precision, prepared.data_hash, seconds_before=spent, schedule=schedule)
     clock = Clock(settings.time_limit, spent, tokens_after)
     trainer = Trainer(model, prepared.task, collator, settings, folder, progress, accelerator, state, clock)
     try:
@@ -259,9 +260,7 @@ def look_into(folder: Path, recipe: Recipe, resume: bool) -> None:
             raise UsageError(
                 f"{folder} was started with other settings ({named}; see {written}); resume with the same ones"
             )
-    elif folder.exists() and any(
-        path.name not in (BAD_ROWS, PLAN) and path.suffix != ".part" for path in folder.iterdir()
-    ):
+    elif folder.exists() and any(path.name not in LEFT_BEFORE and path.suffix != ".part" for path in folder.iterdir()):
         other = "it holds no run to resume" if resume else "give --resume to go on with its run"
         raise UsageError(f"{folder} is not empty; {other}, or choose another --output")
     if folder.is_dir() and PartialState().is_main_process:

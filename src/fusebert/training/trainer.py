@@ -275,8 +275,16 @@ class Trainer:
                 f"this run was begun with processes: {saved.processes}, and is resumed with {self.ranks.world_size}; "
                 "resume it with as many, or start again elsewhere"
             )
-        here = self.state.seconds_before
+        here, schedule = self.state.seconds_before, self.state.schedule
+        changed = [name for name in saved.schedule if saved.schedule[name] != schedule.get(name)]
+        if changed:
+            name = changed[0]
+            raise UsageError(
+                f"this run was begun with training.{name}={saved.schedule[name]}, and would now have "
+                f"{schedule.get(name)}: its trunk or fusebert is another one; put that back, or start again elsewhere"
+            )
         self.state = checkpoint.restore(found, self.learner, self.optimizer, self.ranks.rank)
+        self.state.schedule = schedule
         self.clock.spend(self.state.seconds_before, self.state.seconds)
         self.state.seconds_before += here
         self.progress.note(f"resuming after step {self.state.step} of {self.state.steps}")
