@@ -31,6 +31,7 @@ class Task:
         trained: how many of them the training events have.
         own_vectors: how many of them have more than a description; None for all.
         reader_hash: of the model that described them, where it can be told from others of its name.
+        content_columns: the columns of the catalogue that it read, in that order.
     """
 
     name = "recommendation"
@@ -48,8 +49,10 @@ class Task:
         trained: int = 0,
         own_vectors: int | None = None,
         reader_hash: str | None = None,
+        content_columns: Sequence[str] = (),
     ) -> None:
-        self.config, self.items, self.trained, self.reader_hash = config, tuple(items), trained, reader_hash
+        self.config, self.items, self.trained = config, tuple(items), trained
+        self.reader_hash, self.content_columns = reader_hash, tuple(content_columns)
         self.own_vectors = len(self.items) if own_vectors is None else own_vectors
         self._codes = {name: 1 + place for place, name in enumerate(self.items)}
 
@@ -196,7 +199,8 @@ class Task:
 
     def save(self, folder: Path) -> None:
         saved = {"config": self.config.model_dump(mode="json"), "trained": self.trained}
-        saved |= {"own_vectors": self.own_vectors, "reader_hash": self.reader_hash, "items": self.items}
+        saved |= {"own_vectors": self.own_vectors, "reader_hash": self.reader_hash}
+        saved |= {"content_columns": self.content_columns, "items": self.items}
         write_json(folder / "task.json", saved)
 
     @classmethod
