@@ -420,6 +420,16 @@ def test_prices_with_a_comma_are_numbers(matching: Predictor, tmp_path: Path) ->
     assert [one["values"]["price"] for one in index.find({"caption": "a star"}, where="price>10")] == [1234.5]
 
 
+def test_prices_that_may_be_fractions_or_thousands_are_not_compared(matching: Predictor, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    (tmp_path / "shop.csv").write_text("id;caption;price\na;a red circle;1.234\nb;a blue star;2.500\n")
+    index = matching.write_index(tmp_path / "index", tmp_path / "shop.csv", "right", key="id")
+    index.update(remove="a")
+    with pytest.raises(UsageError, match=r"'price<50': nobody knows whether numbers in 'price' such as 1\.234"):
+        index.find({"caption": "a star"}, where="price<50")
+    assert [one["key"] for one in index.find({"caption": "a star"}, where="price=2.500")] == ["b"]
+
+
 @pytest.mark.parametrize("queries", [1, 7])
 @pytest.mark.parametrize("top", [1, 5, 300])
 @pytest.mark.parametrize("some", [True, False])

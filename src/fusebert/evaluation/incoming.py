@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fusebert.data.decimals import UnclearNumber
 from fusebert.data.tables import Rows
 from fusebert.errors import InputError, RowError
 from fusebert.evaluation.index_rows import IndexRows, schema
@@ -35,6 +36,7 @@ class Incoming:
     def __init__(self, key: str | None, gone: Set[str] = frozenset(), held: IndexRows | None = None) -> None:
         self.key, self._gone, self._held = key, gone, held
         self.columns: set[str] = set(held.columns) if held else set()
+        self.unclear: set[str] = set(held.unclear) if held else set()
         self.met: dict[str, int] = {}
         self.written: set[str] = set()
         self.embedded = 0
@@ -66,6 +68,7 @@ class Incoming:
             samples, contents = [row for row, _ in some], [content for _, content in some]
             for sample in samples:
                 self.columns.update(sample.values)
+                self.unclear.update(name for name, one in sample.values.items() if isinstance(one, UnclearNumber))
             keys = [None if self.key is None else key_of(sample.values[self.key]) for sample in samples]
             self.written.update(key for key in keys if key is not None)
             self.embedded += sum(self._held is None or self._held.known(digest) is None for _, digest in contents)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,18 +74,28 @@ class Condition:
             return False
 
 
-def read_conditions(where: str | Sequence[str], columns: Iterable[str]) -> list[Condition]:
+def read_conditions(
+    where: str | Sequence[str], columns: Iterable[str], unclear: Collection[str] = ()
+) -> list[Condition]:
     """The conditions.
 
     Args:
         where: one, or a list of them.
         columns: that rows have.
+        unclear: those with numbers that cannot be compared, as `decimals.UnclearNumber` is none.
 
     Raises:
-        UsageError: it is none, or names a column that no row has.
+        UsageError: it is none, names a column that no row has, or compares an unclear one.
     """
     given = list(where) if isinstance(where, list | tuple) else [where]
-    return [_condition(words, sorted(columns, key=len, reverse=True)) for words in given]
+    found = [_condition(words, sorted(columns, key=len, reverse=True)) for words in given]
+    for one in found:
+        if one.sign in ORDERS and one.column in unclear:
+            raise UsageError(
+                f"{one.words!r}: nobody knows whether numbers in {one.column!r} such as 1.234 are fractions or "
+                "thousands; write them as 1234.5 and index the table again"
+            )
+    return found
 
 
 def _condition(words: Any, columns: Sequence[str]) -> Condition:
