@@ -20,7 +20,7 @@ from fusebert.errors import DataError, ModelError, RowError, UsageError
 from fusebert.evaluation import index as module
 from fusebert.evaluation import nearest as product
 from fusebert.evaluation import vectors
-from fusebert.evaluation.incoming import keys_of
+from fusebert.evaluation.incoming import key_of, keys_of
 from fusebert.evaluation.index import Index, write_index
 from fusebert.evaluation.loading import load
 from fusebert.evaluation.nearest import nearest
@@ -308,6 +308,11 @@ def test_what_is_to_be_removed_may_be_named_twice(tmp_path: Path) -> None:
     bad: list[RowError] = []
     assert list(keys_of(read_table(tmp_path / "gone.csv"), "id", bad.append)) == ["a", "a"]
     assert [error.row for error in bad] == [2]
+
+
+def test_a_whole_number_is_one_key_however_it_is_written() -> None:
+    assert {key_of(raw) for raw in (7, 7.0, "7", " 7.0 ", np.float64(7))} == {"7"}
+    assert [key_of(raw) for raw in ("7.5", "7.0.0", "x" * 300)] == ["7.5", "7.0.0", "x" * 300]
 
 
 def test_an_index_without_keys_does_not_change(matching: Predictor, tmp_path: Path) -> None:
