@@ -365,6 +365,8 @@ def test_an_index_that_is_replaced_while_it_is_read_is_read_again(shop: Index, m
         ("price!=", "abc"),
         ("tags=sale", "ad"),
         ("tags!=sale", "bc"),
+        ("tags=", "bc"),
+        ("tags!=", "ad"),
         ("since>2024-01-01", "ab"),
         ("since>=2024年6月1日", "b"),
         ("kind=O'Neill; --", "d"),
@@ -407,6 +409,8 @@ def test_a_column_s_name_may_hold_a_sign_and_numbers_may_be_text() -> None:
     assert allowed(condition, ["5", " 7.5 ", "4", "12 €", True, None, {"a": 9}]) == [True, True] + [False] * 5
     (code,) = read_conditions("code=007", ["code"])
     assert allowed(code, ["007", "7", 7, "7.0"]) == [True, False, True, False]
+    (empty,) = read_conditions("tags=", ["tags"])
+    assert allowed(empty, [[], "[]", None, "", ["a"], [""]]) == [True] * 4 + [False] * 2
     (whole,) = read_conditions("new=true", ["new"])
     assert allowed(whole, [True, "True", False, 1]) == [True, True, False, False]
 

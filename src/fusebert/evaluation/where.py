@@ -60,9 +60,11 @@ class Condition:
         return self._is_equal(value) == (self.sign == "=")
 
     def _is_equal(self, value: Any) -> bool:
-        if not self.limit or not is_given(value):
-            return not self.limit and not is_given(value)
-        return any(map(self._is_name, as_list(value) or [value]))
+        values = as_list(value)
+        is_none = not values if values is not None else not is_given(value)
+        if not self.limit or is_none:
+            return not self.limit and is_none
+        return any(map(self._is_name, values or [value]))
 
     def _is_name(self, value: Any) -> bool:
         try:
