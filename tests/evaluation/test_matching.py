@@ -472,6 +472,16 @@ def test_values_beside_a_vector_are_json() -> None:
     assert told == {"image": {"bytes": None, "path": "a.png"}, "price": None, "tags": ["a", None]}
 
 
+def test_media_beside_a_vector_are_left_out_however_a_program_holds_them() -> None:
+    sound = {"array": [0.1] * 5, "sampling_rate": 8000, "path": "a.wav"}
+    pictures = [Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)]
+    values = {"scans": pictures, "sound": sound, "count": np.int64(3), "grid": {"array": [1, 2]}}
+    (row,) = rows_from_memory([values])
+    assert isinstance(row, Sample)
+    told = {"scans": [None, None], "sound": sound | {"array": None}, "count": 3, "grid": {"array": [1, 2]}}
+    assert json.loads(values_as_json(row)) == told
+
+
 def test_numbers_with_a_comma_beside_a_vector_are_numbers() -> None:
     cells = [CommaNumber("1.234,5"), CommaNumber("1,234.5"), PointNumber("1,234.5"), UnclearNumber("1.234")]
     assert vectors._plain(cells) == [1234.5, "1,234.5", 1234.5, "1.234"]

@@ -147,7 +147,11 @@ def vector_array(vectors: np.ndarray) -> pa.FixedSizeListArray:
 
 def _plain(value: Any) -> Any:
     """What JSON can say of a value: no bytes of media, no numbers that are none."""
+    if hasattr(value, "tobytes") and not isinstance(value, np.generic):  # an array, or Pillow's picture
+        return None
     if isinstance(value, Mapping):
+        if {"array", "sampling_rate"} <= value.keys():
+            value = {**value, "array": None}
         return {_plain(str(name)): _plain(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_plain(one) for one in value]
