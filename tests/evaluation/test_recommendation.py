@@ -523,6 +523,14 @@ def test_a_bert_of_ours_describes_items(tmp_path: Path) -> None:
     assert (found[1] == 0).all()
 
 
+def test_a_task_does_not_say_where_its_catalogue_lies(tmp_path: Path) -> None:
+    """But what `extend` needs: the model that described it."""
+    config = Config(user="/user", catalogue=tmp_path / "items.jsonl", content=str(tmp_path / "bert"))
+    Task(config, ["a"]).save(tmp_path)
+    found = Task.load_from(tmp_path).config
+    assert found == config.model_copy(update={"catalogue": Path("items.jsonl")})
+
+
 def test_a_later_catalogue_is_read_as_that_of_training_was(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

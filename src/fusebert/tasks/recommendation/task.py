@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from fusebert.config import without_places
 from fusebert.data.tables import Rows
 from fusebert.errors import InputError, RowError, UsageError
 from fusebert.modalities.events.history import read_history
@@ -198,7 +199,9 @@ class Task:
         return baselines(self, histories, asked, events)
 
     def save(self, folder: Path) -> None:
-        saved = {"config": self.config.model_dump(mode="json"), "trained": self.trained}
+        config = self.config.model_dump(mode="json")
+        config |= without_places({"catalogue": config["catalogue"]})
+        saved = {"config": config, "trained": self.trained}
         saved |= {"own_vectors": self.own_vectors, "reader_hash": self.reader_hash}
         saved |= {"content_columns": self.content_columns, "items": self.items}
         write_json(folder / "task.json", saved)
