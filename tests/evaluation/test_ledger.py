@@ -20,6 +20,7 @@ from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
 from fusebert.evaluation.ledger import beaten, guessing, ledger, variants, warnings
 from fusebert.evaluation.loading import load
+from fusebert.evaluation.publish import _things
 from fusebert.recipe_yaml import read_settings
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
@@ -109,6 +110,25 @@ def test_rows_about_one_picture_are_not_independent() -> None:
         naive.append(ledger(model, None, whole, targets)["image shuffled"]["standard_error"])
     assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.25)
     assert np.mean(naive) < 0.5 * np.std(differences)
+
+
+def test_rows_are_about_their_group_or_else_their_files() -> None:
+    picture, other = ({"bytes": data, "path": None} for data in (b"a", b"b"))
+    values = [
+        {"scan": picture, "who": 1.0},
+        {"scan": {"bytes": b"a"}, "who": 2.0},
+        {"scan": other, "who": 1.0},
+        {"scan": {"bytes": None, "path": None}, "who": math.nan},
+        {"scan": None, "who": None},
+    ]
+    samples = [Sample(Path("rows.parquet"), row, one, None) for row, one in enumerate(values, 1)]
+
+    def dealt(group: str | None) -> list[int]:
+        found = _things(samples, {"scan": "image", "said": "text"}, group)
+        return [found.index(thing) for thing in found]
+
+    assert dealt(None) == dealt("not in this table") == [0, 0, 2, 3, 4]
+    assert dealt("who") == [0, 1, 0, 3, 4]
 
 
 def test_of_many_logits_a_part_tells(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fusebert.data.rows import rows_from_memory
 from fusebert.data.tables import read_table
 from fusebert.errors import FusebertError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
+from fusebert.evaluation.catalogue import columns_to_read, read_with
 from fusebert.evaluation.loading import load
 from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.vectors import embed, values_as_json, write_vectors
@@ -235,6 +237,20 @@ def test_it_loads_and_answers_with_a_similarity(matching: Predictor, world: Path
     ours, theirs = (one.predict(values) for one in (matching, load(matching.folder)))
     assert ours.value == pytest.approx(theirs.value, abs=1e-5)
     assert -1 <= ours.value <= 1
+
+
+def test_a_matching_model_reads_the_side_that_it_read_in_training(matching: Predictor, world: Path) -> None:
+    rows = [json.loads(line) for line in (world / "train.jsonl").read_text().splitlines()[:3]]
+    samples = [Sample(world / "x.jsonl", n, row, world) for n, row in enumerate(rows)]
+    captions = [replace(sample, values={"item": "a", "caption": sample.values["caption"]}) for sample in samples]
+    reader = str(matching.folder)
+    assert list(columns_to_read(reader, "item", samples)) == ["image"]
+    columns = columns_to_read(reader, "item", captions)
+    assert list(columns) == ["caption"]
+    found = read_with(reader, columns, samples)
+    np.testing.assert_allclose(found, read_with(reader, columns, captions), atol=1e-6)
+    with pytest.raises(UsageError, match=r"reads image or caption, which .* does not have"):
+        columns_to_read(reader, "item", [replace(captions[0], values={"item": "a", "title": "x"})])
 
 
 def test_vectors_are_written_whole(matching: Predictor, world: Path, tmp_path: Path) -> None:
@@ -454,6 +470,16 @@ def test_values_beside_a_vector_are_json() -> None:
     values = {"image": {"bytes": b"\x89PNG", "path": "a.png"}, "price": float("nan"), "tags": ["a", math.inf]}
     told = json.loads(values_as_json(Sample(Path("t"), 1, values, None)), parse_constant=pytest.fail)
     assert told == {"image": {"bytes": None, "path": "a.png"}, "price": None, "tags": ["a", None]}
+
+
+def test_media_beside_a_vector_are_left_out_however_a_program_holds_them() -> None:
+    sound = {"array": [0.1] * 5, "sampling_rate": 8000, "path": "a.wav"}
+    pictures = [Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)]
+    values = {"scans": pictures, "sound": sound, "count": np.int64(3), "grid": {"array": [1, 2]}}
+    (row,) = rows_from_memory([values])
+    assert isinstance(row, Sample)
+    told = {"scans": [None, None], "sound": sound | {"array": None}, "count": 3, "grid": {"array": [1, 2]}}
+    assert json.loads(values_as_json(row)) == told
 
 
 def test_numbers_with_a_comma_beside_a_vector_are_numbers() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fusebert.data.decimals import CommaNumber, PointNumber, UnclearNumber
 from fusebert.evaluation.model_card import example_row
 from fusebert.evaluation.publish import _shown
 from fusebert.training.run import train
@@ -48,6 +49,14 @@ def test_an_example_is_the_fullest_row_in_short() -> None:
         "age": 0,
         "day": "2024-05-31",
     }
+
+
+def test_an_example_says_numbers_of_spreadsheets_as_json_does() -> None:
+    cells = {"a": CommaNumber("2.697,50"), "b": CommaNumber("1.234"), "c": PointNumber("1,234.5")}
+    cells |= {"d": UnclearNumber("1.234"), "e": CommaNumber("1,234.5"), "said": CommaNumber("2.697,50")}
+    columns = dict.fromkeys(cells, "table") | {"said": "text"}
+    found = example_row(columns, [Sample(Path("rows.csv"), 1, cells, None)])
+    assert found == {"a": 2697.5, "b": 1234.0, "c": 1234.5, "d": "1.234", "e": "1,234.5", "said": "2.697,50"}
 
 
 def test_the_example_of_a_card_runs_and_the_page_shows_what_is_zero(tmp_path: Path) -> None:

@@ -523,6 +523,36 @@ def test_a_bert_of_ours_describes_items(tmp_path: Path) -> None:
     assert (found[1] == 0).all()
 
 
+def test_a_task_does_not_say_where_its_catalogue_lies(tmp_path: Path) -> None:
+    """But what `extend` needs: the model that described it."""
+    config = Config(user="/user", catalogue=tmp_path / "items.jsonl", content=str(tmp_path / "bert"))
+    Task(config, ["a"]).save(tmp_path)
+    found = Task.load_from(tmp_path).config
+    assert found == config.model_copy(update={"catalogue": Path("items.jsonl")})
+
+
+def test_a_later_catalogue_is_read_as_that_of_training_was(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hearing(Reader):
+        def encode(self, texts: list[str]) -> np.ndarray:
+            heard[:] = texts
+            return self.vectors[: len(texts)]
+
+    heard: list[str] = []
+    monkeypatch.setattr("fusebert.evaluation.catalogue.Encoder", Hearing)
+    rows = [{"item": f"i{n}", "title": f"Shoe {n}", "price": n} for n in range(ITEMS)]
+    settings = {"task.catalogue": str(write(tmp_path / "items.jsonl", rows)), "task.content": "any"}
+    train(recipe(world, **settings, **{"training.epochs": 1}), tmp_path / "model")
+    model = fusebert.load(tmp_path / "model")
+    model.with_items([{"price": 3, "stock": 7, "item": "new", "title": "Shoe"}, {"item": "newer", "title": "Boot"}])
+    assert heard == ["Shoe. 3", "Boot"]
+    with pytest.raises(UsageError, match="has no column price, which described the items"):
+        model.with_items([{"item": "new", "title": "Shoe"}])
+    with pytest.raises(RowError, match="it has no title or price"):
+        model.with_items([{"item": "new", "title": None, "price": None, "stock": 7}])
+
+
 def test_other_items_are_other_data(world: Path, tmp_path: Path) -> None:
     hashes = []
     for names in (("n1", "n2"), ("n2", "n1")):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
 
 NEARLY_ALL = 0.95
 """Share of a column's cells that have to be numbers, for it to say how those of other columns are written."""
@@ -69,6 +71,14 @@ def number_kinds(records: Iterable[list[str]], columns: int) -> list[type[str]]:
     kinds: dict[tuple[bool, ...], type[str]] = {(True, False): CommaNumber, (False, True): PointNumber}
     own = [(bool(comma), bool(point)) for comma, point in zip(commas, points, strict=True)]
     return [kinds.get(one if any(one) else others, UnclearNumber) for one in own]
+
+
+def as_plain(value: Any) -> Any:
+    """The number of a cell that is marked as one; other values, and a cell that nobody can read, as they are."""
+    if isinstance(value, CommaNumber | PointNumber):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def as_kind(cell: str, kind: type[str]) -> str:

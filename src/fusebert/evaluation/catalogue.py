@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ EVENTS = "events"
 @dataclass(frozen=True, slots=True)
 class Description:
     """What describes items: vectors float32[items, C], made of those of a reader, less their `centre` float32[C], by
-    their `scale`; zeros for an item that nothing describes."""
+    their `scale`; zeros for an item that nothing describes. It reads `columns` of the catalogue, in that order."""
 
     vectors: np.ndarray
     centre: np.ndarray
     scale: float
+    columns: Sequence[str]
 
 
 def read_catalogue(rows: Rows, item: str) -> dict[str, Sample]:
@@ -64,9 +65,9 @@ def _named(rows: Rows, item: str) -> Iterator[tuple[str, Sample]]:
             raise row.error(str(error), item) from None
 
 
-def is_described(row: Sample, item: str) -> bool:
-    """Whether a row of a catalogue says more than the name of its item."""
-    return any(name != item and is_given(value) and not is_missing(value) for name, value in row.values.items())
+def is_described(row: Sample, columns: Iterable[str]) -> bool:
+    """Whether a row of a catalogue says something in one of the columns."""
+    return any(is_given(value := row.values.get(column)) and not is_missing(value) for column in columns)
 
 
 def describe(reader: str, item: str, rows: Sequence[Sample | None]) -> Description:
@@ -76,26 +77,39 @@ def describe(reader: str, item: str, rows: Sequence[Sample | None]) -> Descripti
         reader: as `read_with` takes it.
     """
     places = [place for place, row in enumerate(rows) if row is not None]
-    vectors = read_with(reader, item, [row for row in rows if row is not None])
+    described = [row for row in rows if row is not None]
+    columns = columns_to_read(reader, item, described)
+    vectors = read_with(reader, columns, described)
     centre = vectors.mean(axis=0)
     vectors = vectors - centre
     scale = max(float(np.sqrt((vectors**2).sum(axis=1).mean())), 1e-6)
     content = np.zeros((len(rows), vectors.shape[1]), dtype=np.float32)
     content[places] = vectors / scale
-    return Description(content, centre, scale)
+    return Description(content, centre, scale, columns)
 
 
-def read_with(reader: str, item: str, rows: Sequence[Sample]) -> np.ndarray:
-    """float32[rows, C]: what a model makes of each row.
+def columns_to_read(reader: str, item: str, rows: Sequence[Sample]) -> Sequence[str]:
+    """The columns of a catalogue that a model reads: all but `item`, or those of the side of a matching model that is
+    there. Raises UsageError where neither is."""
+    there = dict.fromkeys(column for row in rows for column in row.values)
+    if not (Path(reader) / PREDICTOR).is_file():
+        return [column for column in there if column != item]
+    sides = side_columns(load(Path(reader))).values()
+    if (side := next((columns for columns in sides if {*columns} <= there.keys()), None)) is None:
+        needed = " or ".join(map(", ".join, sides))
+        raise UsageError(f"task.content={reader} reads {needed}, which {rows[0].table} does not have")
+    return side
+
+
+def read_with(reader: str, columns: Sequence[str], rows: Sequence[Sample]) -> np.ndarray:
+    """float32[rows, C]: what a model makes of those columns of each row.
 
     Args:
-        reader: a BERT, which reads all columns but `item` as one text; or the folder of a matching model, which reads
-            the columns of one of its sides, such as a picture.
+        reader: a BERT, which reads them as one text; or the folder of a matching model, which has a side of them.
     """
     if (Path(reader) / PREDICTOR).is_file():
-        return _matched(Path(reader), rows)
-    texts = [_text({name: value for name, value in row.values.items() if name != item}) for row in rows]
-    return Encoder(reader).encode(texts)
+        return _matched(Path(reader), columns, rows)
+    return Encoder(reader).encode([_text(row.values.get(column) for column in columns) for row in rows])
 
 
 def reader_hash(reader: str) -> str | None:
@@ -108,7 +122,7 @@ def with_items(predictor: Predictor, rows: Rows) -> Predictor:
     """A recommender that also knows the new items of a catalogue, by their description.
 
     Raises:
-        UsageError: it is no recommender, or nothing describes its items.
+        UsageError: it is no recommender, nothing describes its items, or the catalogue lacks a column of what does.
         ModelError: the model that described them is another one now.
         DataError: a row names no item, or one that another names, too.
     """
@@ -126,15 +140,20 @@ def with_items(predictor: Predictor, rows: Rows) -> Predictor:
     if task.reader_hash is not None and reader_hash(reader) != task.reader_hash:
         raise ModelError(f"{reader} is not the model that described the items when {predictor.folder} was trained")
     known = set(task.items)
-    new = {name: row for name, row in read_catalogue(rows, task.config.item).items() if name not in known}
+    catalogue = read_catalogue(rows, task.config.item)
+    new = {name: row for name, row in catalogue.items() if name not in known}
     if not new:
         return predictor
+    columns = task.content_columns or columns_to_read(reader, task.config.item, list(new.values()))
+    if lost := [column for column in columns if not any(column in row.values for row in catalogue.values())]:
+        table = next(iter(new.values())).table
+        raise UsageError(f"{table} has no column {', '.join(lost)}, which described the items in training")
     for row in new.values():
-        if not is_described(row, task.config.item):
-            raise row.error("nothing describes this item: its other columns are empty")
+        if not is_described(row, columns):
+            raise row.error(f"nothing describes this item: it has no {' or '.join(columns)}")
     state = predictor.model.state_dict()
     centre, scale = (state[f"embedders.{EVENTS}.content_{part}"].cpu().numpy() for part in ("centre", "scale"))
-    described = torch.from_numpy((read_with(reader, task.config.item, list(new.values())) - centre) / scale)
+    described = torch.from_numpy((read_with(reader, columns, list(new.values())) - centre) / scale)
     place = f"embedders.{EVENTS}.content"
     state[place] = torch.cat([state[place], described.to(state[place])])
     if task.own_vectors == len(task.items):  # none has learned the bias of those that have a description only
@@ -149,7 +168,7 @@ def _with(predictor: Predictor, new: Sequence[str], state: dict[str, torch.Tenso
     items = [*before.items, *new]
     processor = type(before)(before.config, before.columns, items, before.types, before.mean, before.deviation)
     old: Any = predictor.task
-    task = Task(old.config, items, old.trained, old.own_vectors, old.reader_hash)
+    task = Task(old.config, items, old.trained, old.own_vectors, old.reader_hash, old.content_columns)
     config = copy.deepcopy(predictor.model.config)
     config.modalities[EVENTS]["config"] = processor.config.model_dump(mode="json")
     config.task = task.head_config
@@ -159,14 +178,9 @@ def _with(predictor: Predictor, new: Sequence[str], state: dict[str, torch.Tenso
     return Predictor(predictor.folder, model, {EVENTS: processor}, task, predictor.target, predictor.precision)
 
 
-def _matched(folder: Path, rows: Sequence[Sample]) -> np.ndarray:
+def _matched(folder: Path, columns: Sequence[str], rows: Sequence[Sample]) -> np.ndarray:
     predictor = load(folder)
-    sides = side_columns(predictor)
-    there = {column for row in rows for column in row.values}
-    side = next((name for name, columns in sides.items() if there.issuperset(columns)), None)
-    if side is None:
-        needed = " or ".join(", ".join(columns) for columns in sides.values())
-        raise UsageError(f"task.content={folder} reads {needed}, which {rows[0].table} does not have")
+    side = next(name for name, its in side_columns(predictor).items() if {*its} == {*columns})
     vectors = []
     for _, vector in embed(predictor, iter(rows), side):
         if isinstance(vector, RowError):
@@ -175,8 +189,8 @@ def _matched(folder: Path, rows: Sequence[Sample]) -> np.ndarray:
     return np.stack(vectors)
 
 
-def _text(values: dict[str, Any]) -> str:
+def _text(values: Iterable[Any]) -> str:
     """All that a row says, lists with commas, columns with full stops."""
-    given = [value for value in values.values() if not is_missing(value)]
+    given = [value for value in values if not is_missing(value)]
     said = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in given)
     return ". ".join(text for text in said if text)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fusebert.data.decimals import UnclearNumber
 from fusebert.data.tables import Rows
 from fusebert.errors import InputError, RowError
 from fusebert.evaluation.index_rows import IndexRows, schema
 from fusebert.evaluation.vectors import Content, chunks, values_as_json, vector_array
+from fusebert.modalities.values import WHOLE
 from fusebert.types import Sample, is_given
 
 OnBad = Callable[[RowError], None]
@@ -35,6 +37,7 @@ class Incoming:
     def __init__(self, key: str | None, gone: Set[str] = frozenset(), held: IndexRows | None = None) -> None:
         self.key, self._gone, self._held = key, gone, held
         self.columns: set[str] = set(held.columns) if held else set()
+        self.unclear: set[str] = set(held.unclear) if held else set()
         self.met: dict[str, int] = {}
         self.written: set[str] = set()
         self.embedded = 0
@@ -66,6 +69,7 @@ class Incoming:
             samples, contents = [row for row, _ in some], [content for _, content in some]
             for sample in samples:
                 self.columns.update(sample.values)
+                self.unclear.update(name for name, one in sample.values.items() if isinstance(one, UnclearNumber))
             keys = [None if self.key is None else key_of(sample.values[self.key]) for sample in samples]
             self.written.update(key for key in keys if key is not None)
             self.embedded += sum(self._held is None or self._held.known(digest) is None for _, digest in contents)
@@ -81,11 +85,12 @@ class Incoming:
 
 
 def key_of(raw: Any) -> str:
-    """A row's name: text without outer spaces, a whole number also where it is written as a fraction. Raises
-    InputError for what is none."""
+    """A row's name: text without outer spaces, a whole number also where it is written as a fraction (`2.0`), in text
+    too. Raises InputError for what is none."""
     if not is_given(raw) or isinstance(raw, bool | bytes | list | dict):
         raise InputError("a key names a row: text or a number expected")
-    return str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
+    name = str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
+    return whole[1] if (whole := WHOLE.fullmatch(name)) else name
 
 
 def keys_of(rows: Rows, column: str, on_bad: OnBad = refuse) -> Iterator[str]:

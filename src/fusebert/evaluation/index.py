@@ -259,7 +259,8 @@ def _write(predictor: Predictor, folder: Path, side: str, incoming: Incoming, ba
                 raise failed[0] from None
             # a full disk, for one
             raise DataError(f"{folder} cannot be written: {' '.join(str(error).split())[:200]}") from None
-        about = {"model": model_hash(predictor), "side": side, "key": incoming.key, "columns": sorted(incoming.columns)}
+        about: dict[str, Any] = {"model": model_hash(predictor), "side": side, "key": incoming.key}
+        about |= {"columns": sorted(incoming.columns), "unclear": sorted(incoming.unclear)}
         write_json(beside / ABOUT, about)
 
     write_folder(folder, fill)

@@ -46,6 +46,7 @@ class IndexRows:
         side: left or right.
         key: the column that names a row; None where rows have no names.
         columns: that rows have.
+        unclear: those of them with numbers of which nobody knows whether they are fractions or thousands.
         table: all but the vectors.
         vectors: float32[N, vector_size].
     """
@@ -54,6 +55,7 @@ class IndexRows:
     side: str
     key: str | None
     columns: Sequence[str]
+    unclear: Sequence[str]
     table: pa.Table
     vectors: np.ndarray
     _by_column: dict[str, tuple[list[Any], np.ndarray]] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class IndexRows:
 
     def matching(self, where: str | Sequence[str]) -> np.ndarray | None:
         """int64[M], places of the rows for which all conditions hold; None for all rows. Raises UsageError."""
-        conditions = read_conditions(where, self.columns)
+        conditions = read_conditions(where, self.columns, self.unclear)
         if not conditions:
             return None
         self._look_at({condition.column for condition in conditions} - self._by_column.keys())
@@ -176,7 +178,7 @@ def read_rows(folder: Path, predictor: Predictor, connect: Callable[[Path], Any]
     if not count or count < len(vectors) or not np.isfinite(vectors).all():
         raise _damaged(folder)
     held = pa.Table.from_batches(batches)
-    return IndexRows(folder, about["side"], about["key"], about["columns"], held, vectors)
+    return IndexRows(folder, about["side"], about["key"], about["columns"], about.get("unclear", []), held, vectors)
 
 
 def model_hash(predictor: Predictor) -> str:
@@ -187,9 +189,10 @@ def model_hash(predictor: Predictor) -> str:
 def _is_told(about: Any) -> bool:
     if not isinstance(about, dict) or not {"model", "side", "key", "columns"} <= about.keys():
         return False
-    names = about["columns"]
+    columns, unclear = about["columns"], about.get("unclear", [])  # which older indexes do not tell
+    is_names = isinstance(columns, list) and isinstance(unclear, list)
     is_key = about["key"] is None or isinstance(about["key"], str)
-    return about["side"] in SIDES and is_key and isinstance(names, list) and all(isinstance(one, str) for one in names)
+    return about["side"] in SIDES and is_key and is_names and all(isinstance(one, str) for one in columns + unclear)
 
 
 def _refuse(name: str) -> NoReturn:

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from fusebert.data.decimals import as_plain
 from fusebert.evaluation.metric_names import (
     STANDARD_ERROR,
     decision_in_words,
@@ -79,6 +80,8 @@ def _example_value(value: Any, modality: str) -> Any:
         return value if isinstance(value, str) and not Path(value).is_absolute() else EXAMPLE_FILES[modality]
     if modality == "events":
         return [_example_event(event) for event in read_history(value)[-EXAMPLE_EVENTS:]]
+    if modality != TEXT:
+        value = as_plain(value)
     if isinstance(value, bool | int | float) or (isinstance(value, list) and modality != TEXT):
         return value
     text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)

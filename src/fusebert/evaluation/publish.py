@@ -22,9 +22,10 @@ from fusebert.evaluation.metric_names import lower_is_better
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
+from fusebert.modalities.values import content_key
 from fusebert.recipe_yaml import as_yaml
 from fusebert.storage import METRICS, finish, write_atomically, write_json
-from fusebert.types import Sample
+from fusebert.types import Sample, is_given
 
 TIMED_ROWS = 60
 MEDIA = ("image", "audio")
@@ -124,13 +125,17 @@ def publish(
 
 
 def _things(samples: Sequence[Sample], columns: Mapping[str, str], group: str | None) -> list[Any]:
-    """What each row is about: the group that validation keeps together, where one is named, else its files."""
-    named = [group] if group else [column for column, name in columns.items() if name in MEDIA]
-    found = []
-    for number, sample in enumerate(samples):
-        values = tuple(value for column in named if isinstance(value := sample.values.get(column), str | int))
-        found.append(values or number)
-    return found
+    """What each row is about: the group that validation keeps together, where it has one, else its files, else nothing
+    but itself."""
+    media = [column for column, name in columns.items() if name in MEDIA]
+
+    def keys(sample: Sample, named: Sequence[str]) -> tuple[str, ...]:
+        given = (value for column in named if is_given(value := sample.values.get(column)))
+        return tuple(filter(None, map(content_key, given)))
+
+    return [
+        keys(sample, [group] if group else []) or keys(sample, media) or number for number, sample in enumerate(samples)
+    ]
 
 
 def measure_speed(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from fusebert.data.dataset import Preparer
-from fusebert.data.decimals import CommaNumber, PointNumber
+from fusebert.data.decimals import as_plain
 from fusebert.data.tables import Rows
 from fusebert.errors import RowError, UsageError
 from fusebert.evaluation.inference import in_order, infer
@@ -148,13 +147,15 @@ def vector_array(vectors: np.ndarray) -> pa.FixedSizeListArray:
 
 def _plain(value: Any) -> Any:
     """What JSON can say of a value: no bytes of media, no numbers that are none."""
+    if hasattr(value, "tobytes") and not isinstance(value, np.generic):  # an array, or Pillow's picture
+        return None
     if isinstance(value, Mapping):
+        if {"array", "sampling_rate"} <= value.keys():
+            value = {**value, "array": None}
         return {_plain(str(name)): _plain(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_plain(one) for one in value]
-    if isinstance(value, CommaNumber | PointNumber):
-        with suppress(ValueError):
-            return float(value)  # else nobody knows any more what its comma means
+    value = as_plain(value)
     if isinstance(value, str):
         return value.encode(errors="replace").decode()  # half a character, in what no modality reads
     return None if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,11 @@ class Condition:
         return self._is_equal(value) == (self.sign == "=")
 
     def _is_equal(self, value: Any) -> bool:
-        if not self.limit or not is_given(value):
-            return not self.limit and not is_given(value)
-        return any(map(self._is_name, as_list(value) or [value]))
+        values = as_list(value)
+        is_none = not values if values is not None else not is_given(value)
+        if not self.limit or is_none:
+            return not self.limit and is_none
+        return any(map(self._is_name, values or [value]))
 
     def _is_name(self, value: Any) -> bool:
         try:
@@ -74,18 +76,28 @@ class Condition:
             return False
 
 
-def read_conditions(where: str | Sequence[str], columns: Iterable[str]) -> list[Condition]:
+def read_conditions(
+    where: str | Sequence[str], columns: Iterable[str], unclear: Collection[str] = ()
+) -> list[Condition]:
     """The conditions.
 
     Args:
         where: one, or a list of them.
         columns: that rows have.
+        unclear: those with numbers that cannot be compared, as `decimals.UnclearNumber` is none.
 
     Raises:
-        UsageError: it is none, or names a column that no row has.
+        UsageError: it is none, names a column that no row has, or compares an unclear one.
     """
     given = list(where) if isinstance(where, list | tuple) else [where]
-    return [_condition(words, sorted(columns, key=len, reverse=True)) for words in given]
+    found = [_condition(words, sorted(columns, key=len, reverse=True)) for words in given]
+    for one in found:
+        if one.sign in ORDERS and one.column in unclear:
+            raise UsageError(
+                f"{one.words!r}: nobody knows whether numbers in {one.column!r} such as 1.234 are fractions or "
+                "thousands; write them as 1234.5 and index the table again"
+            )
+    return found
 
 
 def _condition(words: Any, columns: Sequence[str]) -> Condition:

@@ -155,7 +155,9 @@ def _with_catalogue(
         items = list(dict.fromkeys([*items, *rows]))[: fitted.config.max_items]
         known |= rows.keys()
         if config.content is not None:
-            described = {name: row for name, row in rows.items() if is_described(row, config.item)}
+            described = {
+                name: row for name, row in rows.items() if is_described(row, row.values.keys() - {config.item})
+            }
             if not described:
                 raise DataError(f"task.content is set, but no row of {table} says more than the name of its item")
             counts = Counter(one.event.item for one in done)
@@ -177,7 +179,7 @@ def _with_catalogue(
         fitted.mean,
         fitted.deviation,
     )
-    return processor, Task(config, items, trained, own, hashed), description
+    return processor, Task(config, items, trained, own, hashed, description.columns if description else ()), description
 
 
 def _hash(parts: dict[str, list[UserEvent]], processor: Processor, catalogue: Path | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from fusebert.config import without_places
 from fusebert.data.tables import Rows
 from fusebert.errors import InputError, RowError, UsageError
 from fusebert.modalities.events.history import read_history
@@ -31,6 +32,7 @@ class Task:
         trained: how many of them the training events have.
         own_vectors: how many of them have more than a description; None for all.
         reader_hash: of the model that described them, where it can be told from others of its name.
+        content_columns: the columns of the catalogue that it read, in that order.
     """
 
     name = "recommendation"
@@ -48,8 +50,10 @@ class Task:
         trained: int = 0,
         own_vectors: int | None = None,
         reader_hash: str | None = None,
+        content_columns: Sequence[str] = (),
     ) -> None:
-        self.config, self.items, self.trained, self.reader_hash = config, tuple(items), trained, reader_hash
+        self.config, self.items, self.trained = config, tuple(items), trained
+        self.reader_hash, self.content_columns = reader_hash, tuple(content_columns)
         self.own_vectors = len(self.items) if own_vectors is None else own_vectors
         self._codes = {name: 1 + place for place, name in enumerate(self.items)}
 
@@ -195,8 +199,11 @@ class Task:
         return baselines(self, histories, asked, events)
 
     def save(self, folder: Path) -> None:
-        saved = {"config": self.config.model_dump(mode="json"), "trained": self.trained}
-        saved |= {"own_vectors": self.own_vectors, "reader_hash": self.reader_hash, "items": self.items}
+        config = self.config.model_dump(mode="json")
+        config |= without_places({"catalogue": config["catalogue"]})
+        saved = {"config": config, "trained": self.trained}
+        saved |= {"own_vectors": self.own_vectors, "reader_hash": self.reader_hash}
+        saved |= {"content_columns": self.content_columns, "items": self.items}
         write_json(folder / "task.json", saved)
 
     @classmethod
