@@ -38,7 +38,7 @@ FAINTEST = 1e-6
 PACES = (0.8, 1.25)
 """Recordings to learn from are played slower or faster, between these."""
 MOST_SILENCE = FRAMES_PER_SECOND // 2
-"""Frames before or behind a recording to learn from; half of them have none there."""
+"""Frames before or behind a recording to learn from; three of four have none there."""
 SHORTEST_SAMPLES = RATE_HZ // 10
 """What a speech encoder reads at least; shorter recordings are followed by silence."""
 
@@ -159,7 +159,7 @@ class Processor:
         slowest, quickest = np.log(PACES)
         paces = np.exp(random.uniform(slowest, quickest, len(recorded)))
         played = np.rint(recorded / paces).astype(np.int64).clip(1, most)
-        silence = random.integers(-MOST_SILENCE, MOST_SILENCE, (len(recorded), 2), endpoint=True).clip(0)
+        silence = random.integers(-3 * MOST_SILENCE, MOST_SILENCE, (len(recorded), 2), endpoint=True).clip(0)
         silence = np.where(played + silence.sum(1) <= most, silence.T, 0).T
         return {**features, "frames": played + silence.sum(1), "silence": silence}
 
