@@ -17,6 +17,7 @@ from fusebert.data.dataset import report_bad_rows
 from fusebert.data.decimals import CommaNumber, PointNumber, as_kind
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RowError
+from fusebert.evaluation.incoming import key_of as name_of_row
 from fusebert.modalities.values import as_category, as_number
 from fusebert.tasks.classification.labels import key_of, spelling_of
 from fusebert.types import Sample
@@ -84,9 +85,11 @@ def test_a_name_with_thousands_is_that_number(tmp_path: Path) -> None:
     rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
     assert [as_category(row["a"]) for row in rows] == ["1", "1000", "2,5", "1000000", "2"]
     assert [spelling_of(key_of(row["a"])) for row in rows] == ["1", "1000", "2,5", "1000000", "2"]
+    assert [name_of_row(row["a"]) for row in rows] == ["1", "1000", "2,5", "1000000", "2"]
     path.write_text("a;b\n1;x\n1.000;y\n2.000;z\n")
     rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
     assert [as_category(row["a"]) for row in rows] == ["1", "1.000", "2.000"], "nothing says what the point is"
+    assert [as_category(str(row["a"])) for row in rows] == ["1", "1.000", "2.000"]
 
 
 @pytest.mark.parametrize(

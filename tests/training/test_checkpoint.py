@@ -202,6 +202,14 @@ def test_what_is_saved_is_restored(saved: Path) -> None:
         checkpoint.restore_weights(saved / "step-000000003", nn.Linear(4, 2))
 
 
+def test_moments_of_other_weights_are_refused(saved: Path) -> None:
+    """As where the optimizer takes the weights in another order: fused AdamW would make NaN of them."""
+    model = nn.Linear(3, 2)
+    turned = torch.optim.AdamW([model.bias, model.weight])
+    with pytest.raises(ModelError, match="its optimizer does not fit"):
+        checkpoint.restore(saved / "step-000000003", model, turned)
+
+
 def test_a_folder_that_fails_to_fill_leaves_nothing(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         (folder / "half").write_text("x")

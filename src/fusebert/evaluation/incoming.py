@@ -13,7 +13,7 @@ from fusebert.data.tables import Rows
 from fusebert.errors import InputError, RowError
 from fusebert.evaluation.index_rows import IndexRows, schema
 from fusebert.evaluation.vectors import Content, chunks, values_as_json, vector_array
-from fusebert.modalities.values import WHOLE
+from fusebert.modalities.values import without_fraction
 from fusebert.types import Sample, is_given
 
 OnBad = Callable[[RowError], None]
@@ -89,8 +89,7 @@ def key_of(raw: Any) -> str:
     too. Raises InputError for what is none."""
     if not is_given(raw) or isinstance(raw, bool | bytes | list | dict):
         raise InputError("a key names a row: text or a number expected")
-    name = str(int(raw)) if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
-    return whole[1] if (whole := WHOLE.fullmatch(name)) else name
+    return without_fraction(raw)
 
 
 def keys_of(rows: Rows, column: str, on_bad: OnBad = refuse) -> Iterator[str]:

@@ -20,8 +20,8 @@ MAX_MAGNITUDE = 1e100
 LONGEST_CATEGORY = 200
 FEW_SHARE = 0.05
 LIST = re.compile(r"\s*\[.*\]\s*", re.S)
-WHOLE = re.compile(r"([+-]?\d+)\.0+")
-"""As pandas writes whole numbers into a csv where some are missing."""
+WHOLE = re.compile(r"([+-]?\d+)\.(?!000\Z)0+")
+"""As pandas writes whole numbers into a csv where some are missing; 1.000 may be a thousand."""
 LONGEST_NUMBER = 64
 """Characters of text that says a number or a date."""
 UNITS = (

@@ -166,6 +166,11 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, pr
         prefix = f"{number}."
         found = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
         if found:
+            if any(value.shape not in ((), parameter.shape) for value in found.values()):
+                raise ModelError(
+                    f"{folder} was written by another version of fusebert, or for another trunk: its optimizer does "
+                    "not fit; start again elsewhere"
+                )
             on_device = {name: value.to(parameter.device) for name, value in found.items()}
             optimizer.state[parameter] = {name: placed(value, parameter) for name, value in on_device.items()}
     random = f"random.{process}"
