@@ -56,6 +56,10 @@ class UnclearNumber(str):
         raise ValueError(f"{self} may be a fraction or thousands")
 
 
+SheetNumber = CommaNumber | PointNumber | UnclearNumber
+"""A cell that says by itself which number it is, or that this is unclear."""
+
+
 def number_kinds(records: Iterable[list[str]], columns: int) -> list[type[str]]:
     """How each column's numbers are to be read, by some of its rows."""
     commas, points, numbers, given = ([0] * columns for _ in range(4))
@@ -75,7 +79,7 @@ def number_kinds(records: Iterable[list[str]], columns: int) -> list[type[str]]:
 
 def as_plain(value: Any) -> Any:
     """The number of a cell that is marked as one; other values, and a cell that nobody can read, as they are."""
-    if isinstance(value, CommaNumber | PointNumber):
+    if isinstance(value, SheetNumber):
         with suppress(ValueError):
             return float(value)
     return value

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fusebert.data.decimals import SheetNumber
 from fusebert.errors import InputError
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?")
@@ -149,13 +150,8 @@ def as_category(raw: Any) -> str:
 def without_fraction(raw: Any) -> str:
     """As text without outer spaces, a whole number without its fraction."""
     text = str(raw).strip()
-    if isinstance(raw, float) or is_spreadsheet_number(raw):
+    if isinstance(raw, float | SheetNumber):
         with suppress(ValueError):
             text = str(int(float(raw))) if float(raw).is_integer() else text
         return text
     return whole[1] if (whole := WHOLE.fullmatch(text)) else text
-
-
-def is_spreadsheet_number(raw: Any) -> bool:
-    """Whether it is a cell that says by itself what number it is (`data/decimals.py`), or that this is unclear."""
-    return isinstance(raw, str) and hasattr(raw, "__float__")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from fusebert.data.decimals import SheetNumber
 from fusebert.errors import DataError, InputError
-from fusebert.modalities.values import WHOLE, is_spreadsheet_number, without_fraction
+from fusebert.modalities.values import WHOLE, without_fraction
 
 Label = str | int | bool
 Key = tuple[str, Label]
@@ -24,7 +25,7 @@ def key_of(label: Any) -> Key:
     if isinstance(label, int):
         return ("numbers", label)
     if isinstance(label, str) and label.strip():
-        return ("text", without_fraction(label) if is_spreadsheet_number(label) else label.strip())
+        return ("text", without_fraction(label) if isinstance(label, SheetNumber) else label.strip())
     raise InputError(f"{label!r} is not a label; use text, a whole number, or true/false")
 
 
