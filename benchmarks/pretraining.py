@@ -30,12 +30,13 @@ class Unmasked(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 
 def operations(trunk: Any, lengths: Sequence[int], masked: int) -> float:
-    """Of a training step on rows of these lengths: the language model's head on the masked pieces only, and what comes
-    after attention in the last layer on these and each row's first."""
+    """Of a training step on rows of these lengths: the language model's head on the masked pieces only; the last layer
+    on these and each row's first, but for the keys and values of all."""
     tokens = np.asarray(lengths, dtype=np.float64)
     layers, hidden = trunk.num_hidden_layers, trunk.hidden_size
-    after = hidden**2 + 2 * hidden * trunk.intermediate_size
-    found = 6.0 * layers * (3 * hidden**2 + after) * tokens.sum()
-    found -= 6.0 * after * (tokens.sum() - masked - len(tokens))
-    found += 12.0 * layers * hidden * (tokens**2).sum()
+    read = 1 + masked * tokens / tokens.sum()
+    queries_and_after = 2 * hidden**2 + 2 * hidden * trunk.intermediate_size
+    found = 6.0 * (2 * hidden**2 * layers + queries_and_after * (layers - 1)) * tokens.sum()
+    found += 6.0 * queries_and_after * read.sum()
+    found += 12.0 * hidden * ((layers - 1) * tokens**2 + read * tokens).sum()
     return float(found + 6.0 * (hidden**2 + hidden * trunk.vocab_size) * masked)

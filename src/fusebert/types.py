@@ -124,6 +124,19 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class Reads:
+    """Tokens of a packed sequence whose last states are read.
+
+    Args:
+        places: int64[M], in the order of the sequence; filler may follow the last row's.
+        cu_seqlens: int32[B + 1], where each row's begin among them; each row has one at least.
+    """
+
+    places: Tensor
+    cu_seqlens: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """What the trunk makes of a batch.
 

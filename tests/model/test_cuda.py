@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
 from fusebert.model.cpu import linear
 from fusebert.model.modeling import FusebertConfig, FusebertModel
-from fusebert.model.packed import attention, padded_attention
+from fusebert.model.packed import attention, attention_of_reads, padded_attention
 from fusebert.model.pretrained import read_config, read_weights
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.training.pretrain import pretrain
 from fusebert.training.run import train
 from fusebert.training.trainer import Trainer
-from fusebert.types import Encoded, Layout, Sample
+from fusebert.types import Encoded, Layout, Reads, Sample
 from tests.contracts.conftest import samples  # noqa: F401
 from tests.contracts.test_modalities import logits
 from tests.contracts.test_subsets import processors, rows_of_every_subset  # noqa: F401
@@ -55,6 +56,25 @@ def test_packed_attention_and_its_gradient_equal_the_padded_twin(dtype: torch.dt
     exact = 1e-5 if dtype == torch.float32 else 3e-2
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=exact * max(1.0, float(theirs.abs().max())))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_of_some_tokens_and_its_gradient_equal_those_of_all(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    counts = torch.tensor([1 + length // 5 for length in LENGTHS])
+    places = torch.cat([start + torch.arange(k) * 5 for start, k in zip(layout().cu_seqlens.tolist(), counts)])  # noqa: B905
+    places = places.clamp(max=sum(LENGTHS) - 1).to("cuda")
+    reads = Reads(places, F.pad(counts.cumsum(0), (1, 0)).to("cuda", torch.int32))
+    source = torch.randn(sum(LENGTHS), 3, 4, 64, device="cuda")
+    weights = torch.randn(len(places), 256, device="cuda")
+    ours, theirs = source.clone().requires_grad_(), source.clone().requires_grad_()
+    packed = ours.to(dtype)
+    found = attention_of_reads(packed[places, 0], packed[:, 1:], reads, layout()).float()
+    wanted = padded_attention(theirs, layout())[places]
+    for one in (found, wanted):
+        (one * weights).sum().backward()
+    for answer, expected in ((found, wanted), (ours.grad, theirs.grad)):
+        torch.testing.assert_close(answer, expected, rtol=0, atol=3e-2 * max(1.0, float(expected.abs().max())))
 
 
 @pytest.mark.parametrize("fusion", ["one_stream", "two_stream", "concat"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusebert.model.grouped import GroupedAttention, groups
+from fusebert.model.cpu import dropout_scales
+from fusebert.model.grouped import GroupedAttention, GroupedReads, groups
 
 
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.booleans())
@@ -35,20 +36,40 @@ def test_full_rows_are_not_copied_for_the_sake_of_a_few_others() -> None:
     assert (others.rows, others.width) == (7, 128)
 
 
-def test_the_gradient_passes_the_weights_that_were_kept() -> None:
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 4e-2), (torch.float32, 1e-5)], ids=str)
+def test_the_gradient_passes_the_weights_that_were_kept(dtype: torch.dtype, near: float) -> None:
     torch.manual_seed(0)
     rows, width, heads, size, dropout = 3, 32, 2, 16, 0.3
-    qkv = torch.randn(rows * width, 3, heads, size, dtype=torch.bfloat16, requires_grad=True)
+    qkv = torch.randn(rows * width, 3, heads, size, dtype=dtype, requires_grad=True)
     wanted = qkv.detach().float().requires_grad_()
     torch.manual_seed(1)
     found = GroupedAttention.apply(qkv, (width,) * rows, dropout, False)
     torch.manual_seed(1)
-    kept = F.dropout(torch.ones(rows * heads, width, width, dtype=torch.bfloat16), dropout).float()
+    kept = dropout_scales(torch.ones(rows * heads, width, width, dtype=dtype), dropout).float()
+    assert float((kept == 0).float().mean()) == pytest.approx(dropout, abs=0.02)
     query, key, value = wanted.unflatten(0, (rows, width)).permute(2, 0, 3, 1, 4).flatten(1, 2)
     weights = torch.softmax(query @ key.transpose(1, 2) * size**-0.5, dim=-1) * kept
     expected = (weights @ value).unflatten(0, (rows, heads)).transpose(1, 2).reshape(rows * width, -1)
-    torch.testing.assert_close(found.float(), expected, rtol=0, atol=4e-2)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=near)
     direction = torch.randn_like(expected)
     (found.float() * direction).sum().backward()
     (expected * direction).sum().backward()
     assert (qkv.grad.float() - wanted.grad).norm() < 2e-2 * wanted.grad.norm()  # type: ignore[union-attr]
+
+
+def test_tokens_that_are_read_drop_weights_of_their_own() -> None:
+    torch.manual_seed(0)
+    lengths, counts, heads, size, dropout = (40, 40), (16, 16), 2, 16, 0.3
+    query, key_value = torch.randn(32, heads, size, requires_grad=True), torch.randn(80, 2, heads, size)
+    torch.manual_seed(1)
+    found = GroupedReads.apply(query, key_value, lengths, counts, dropout)
+    torch.manual_seed(1)
+    kept = dropout_scales(torch.ones(4, 16, 48), dropout)[:, :, :40]  # rows are padded to a multiple of 16
+    asking, key, value = (
+        tokens.unflatten(0, (2, -1)).transpose(1, 2).flatten(0, 1) for tokens in (query, *key_value.unbind(1))
+    )
+    weights = torch.softmax(asking @ key.transpose(1, 2) * size**-0.5, dim=-1) * kept
+    expected = (weights @ value).unflatten(0, (2, heads)).transpose(1, 2).reshape(32, -1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    direction = torch.randn_like(expected)
+    torch.testing.assert_close(*(torch.autograd.grad((one * direction).sum(), query)[0] for one in (found, expected)))

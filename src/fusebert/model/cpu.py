@@ -49,20 +49,26 @@ def prepare_to_train() -> None:
 
 
 class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al. 2014) that spends 16 random bits on each value of a CPU tensor.
-
-    torch's CPU generator is sequential and gives 64 bits a draw, so this needs a quarter of its draws. The probability
-    is rounded to 1/65536, and the scale is that of the rounded one, so the mean stays, in bf16 to three digits.
-    """
+    """Dropout (Srivastava et al. 2014), with few random bits on a CPU."""
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or self.p == 0 or values.device.type != "cpu":
             return F.dropout(values, self.p, self.training)
-        dropped = min(round(self.p * DROPOUT_LEVELS), DROPOUT_LEVELS - 1)
-        count = values.numel()
-        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-        keep = bits.view(torch.int16)[:count].view(values.shape) >= dropped - DROPOUT_LEVELS // 2
-        return values * keep.to(values.dtype).mul_(DROPOUT_LEVELS / (DROPOUT_LEVELS - dropped))
+        return values * dropout_scales(values, self.p)
+
+
+def dropout_scales(values: Tensor, probability: float) -> Tensor:
+    """What dropout multiplies each value of a CPU tensor with: 0, or what keeps the mean.
+
+    It spends 16 random bits on each. torch's CPU generator is sequential and gives 64 bits a draw, so this needs a
+    quarter of its draws. The probability is rounded to 1/65536, and the scale is that of the rounded one, so the mean
+    stays, in bf16 to three digits.
+    """
+    dropped = min(round(probability * DROPOUT_LEVELS), DROPOUT_LEVELS - 1)
+    count = values.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    keep = bits.view(torch.int16)[:count].view(values.shape) >= dropped - DROPOUT_LEVELS // 2
+    return keep.to(values.dtype).mul_(DROPOUT_LEVELS / (DROPOUT_LEVELS - dropped))
 
 
 class Linear(nn.Linear):

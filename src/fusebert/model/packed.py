@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusebert.model.cpu import is_half, product_dtype
-from fusebert.model.grouped import GroupedAttention
-from fusebert.types import Layout
+from fusebert.model.grouped import GroupedAttention, GroupedReads
+from fusebert.types import Layout, Reads
 
 
 def attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
@@ -26,42 +26,74 @@ def attention(qkv: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
     Returns:
         float[N, D].
     """
-    if qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16) and dropout == 0:
-        return _flash_attention(qkv, layout)
+    if has_flash_attention(qkv, dropout):
+        query, key, value = qkv.unbind(1)
+        return _flash_attention(query, key, value, layout.cu_seqlens, layout)
     if qkv.device.type == "cpu":
         return _grouped_attention(qkv, layout, dropout)
     return padded_attention(qkv, layout, dropout)
 
 
-def _flash_attention(qkv: Tensor, layout: Layout) -> Tensor:
+def attention_of_reads(query: Tensor, key_value: Tensor, reads: Reads, layout: Layout, dropout: float = 0.0) -> Tensor:
+    """The same for the tokens that are read, where `packs_reads`.
+
+    Args:
+        query: float[M, heads, D / heads], of the tokens at `reads.places`.
+        key_value: float[N, 2, heads, D / heads], of all tokens.
+
+    Returns:
+        float[M, D].
+    """
+    if query.is_cuda:
+        key, value = key_value.unbind(1)
+        return _flash_attention(query, key, value, reads.cu_seqlens, layout)
+    return _grouped_reads(query, key_value, reads, layout, dropout)
+
+
+def packs_reads(hidden: Tensor, layout: Layout, dropout: float) -> bool:
+    """Whether only the tokens that are read need ask, given the trunk's float[N, D]."""
+    return not layout.causal and (hidden.device.type == "cpu" or has_flash_attention(hidden, dropout))
+
+
+def has_flash_attention(values: Tensor, dropout: float) -> bool:
+    """Whether a packed kernel of the GPU takes such values."""
+    return values.is_cuda and values.dtype in (torch.bfloat16, torch.float16) and dropout == 0
+
+
+def _flash_attention(query: Tensor, key: Tensor, value: Tensor, query_starts: Tensor, layout: Layout) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = qkv.unbind(1)
-    starts, longest = layout.cu_seqlens, layout.longest
+    starts, longest = layout.cu_seqlens, layout.longest  # of a row's tokens, those that ask are at most as many
     window = (-1, 0) if layout.causal else (-1, -1)
-    found = varlen_attn(query, key, value, starts, starts, longest, longest, window_size=window)
+    found = varlen_attn(query, key, value, query_starts, starts, longest, longest, window_size=window)
     return found.flatten(1)  # type: ignore[union-attr]
 
 
 # compiled, it would be recompiled for the lengths of each batch
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _grouped_attention(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
-    """One call for each run of rows of equal length; in bf16 and fp16, of about equal length."""
-    if is_half(qkv):
+    """One call for each run of rows of equal length; in bf16 and fp16, and with dropout, of about equal length."""
+    if is_half(qkv) or dropout:
         return GroupedAttention.apply(qkv.to(product_dtype(qkv)), layout.lengths, dropout, layout.causal)
     groups = layout.groups()
     sizes = [sum(lengths) for lengths in groups]
     *parts, padding = qkv.split([*sizes, len(qkv) - sum(sizes)])
-    contexts = [_equal_rows(part, lengths, dropout, layout.causal) for part, lengths in zip(parts, groups, strict=True)]
+    contexts = [_equal_rows(part, lengths, layout.causal) for part, lengths in zip(parts, groups, strict=True)]
     if len(padding):
         contexts.append(torch.zeros_like(padding[:, 0].flatten(1)))
     return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
 
-def _equal_rows(qkv: Tensor, lengths: list[int], dropout: float, causal: bool) -> Tensor:
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _grouped_reads(query: Tensor, key_value: Tensor, reads: Reads, layout: Layout, dropout: float) -> Tensor:
+    dtype, counts = product_dtype(query), tuple(reads.cu_seqlens.diff().tolist())
+    return GroupedReads.apply(query.to(dtype), key_value.to(dtype), layout.lengths, counts, dropout)
+
+
+def _equal_rows(qkv: Tensor, lengths: list[int], causal: bool) -> Tensor:
     """Rows of equal length: views of the packed tensor, no input is copied."""
     query, key, value = qkv.unflatten(0, (len(lengths), lengths[0])).permute(2, 0, 3, 1, 4).unbind(0)
-    context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
+    context = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return context.transpose(1, 2).reshape(len(qkv), -1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from transformers.activations import ACT2FN
 from fusebert.errors import ModelError
 from fusebert.model.cpu import Dropout, Linear, linear, pad_rows, round_up, uses_onednn
 from fusebert.model.layer_norm import LayerNorm
-from fusebert.model.packed import attention
-from fusebert.types import Encoded, Layout
+from fusebert.model.packed import attention, attention_of_reads, packs_reads
+from fusebert.types import Encoded, Layout, Reads
 
 SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)}
 """Layers and hidden size by name (Turc et al. 2019); heads are hidden size / 64."""
@@ -123,7 +124,7 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; query, key and value come of one product."""
+    """Multi-head self-attention; query, key and value come of one product, but where few tokens are read."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
@@ -135,14 +136,25 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
         """float[N, D] -> float[N, D]; each token attends to the tokens of its row."""
-        projections = (self.query, self.key, self.value)
+        qkv = self._project(hidden, self.query, self.key, self.value)
+        return attention(qkv, layout, self.dropout if self.training else 0.0)
+
+    def of_reads(self, read: Tensor, hidden: Tensor, layout: Layout, reads: Reads) -> Tensor:
+        """The same for the tokens that are read, float[M, D] of float[N, D] -> float[M, D]."""
+        dropout = self.dropout if self.training else 0.0
+        if not packs_reads(hidden, layout, dropout):
+            return self(hidden, layout).index_select(0, reads.places)
+        query = self.query(read).unflatten(1, (self.heads, -1))
+        return attention_of_reads(query, self._project(hidden, self.key, self.value), reads, layout, dropout)
+
+    def _project(self, hidden: Tensor, *projections: Linear) -> Tensor:
+        """float[N, D] -> float[N, K, heads, D / heads], by K projections in one product."""
         if all(type(one) is Linear for one in projections):
             weight, bias = torch.cat([one.weight for one in projections]), torch.cat([one.bias for one in projections])
-            qkv = linear(hidden, weight, bias)
+            found = linear(hidden, weight, bias)
         else:  # adapters, such as LoRA's, wrap the projections
-            qkv = torch.cat([one(hidden) for one in projections], dim=1)
-        qkv = qkv.unflatten(1, (3, self.heads, -1))
-        return attention(qkv, layout, self.dropout if self.training else 0.0)
+            found = torch.cat([one(hidden) for one in projections], dim=1)
+        return found.unflatten(1, (len(projections), self.heads, -1))
 
 
 class Output(nn.Module):
@@ -172,12 +184,12 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = Output(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
-        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places` only."""
-        context = self.self(hidden, layout)
-        if places is not None:
-            context, hidden = context.index_select(0, places), hidden.index_select(0, places)
-        return self.output(context, hidden)
+    def forward(self, hidden: Tensor, layout: Layout, reads: Reads | None = None) -> Tensor:
+        """float[N, D] -> float[N, D], or float[M, D] of the tokens that are read."""
+        if reads is None:
+            return self.output(self.self(hidden, layout), hidden)
+        read = hidden.index_select(0, reads.places)
+        return self.output(self.self.of_reads(read, hidden, layout, reads), read)
 
 
 class Intermediate(nn.Module):
@@ -202,9 +214,9 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Output(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
-        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places` only."""
-        hidden = self.attention(hidden, layout, places)
+    def forward(self, hidden: Tensor, layout: Layout, reads: Reads | None = None) -> Tensor:
+        """float[N, D] -> float[N, D], or float[M, D] of the tokens that are read."""
+        hidden = self.attention(hidden, layout, reads)
         return self.output(self.intermediate(hidden), hidden)
 
 
@@ -220,11 +232,11 @@ class Encoder(nn.Module):
         hidden: Tensor,
         layout: Layout,
         between: Sequence[Callable[[Tensor], Tensor]] = (),
-        places: Tensor | None = None,
+        reads: Reads | None = None,
     ) -> Tensor:
-        """float[N, D] -> float[N, D], or float[M, D] of the tokens at int64[M] `places` only.
+        """float[N, D] -> float[N, D], or float[M, D] of the tokens that are read.
 
-        Without `between`, the last layer's output projection and feed-forward network run on those tokens only.
+        Without `between`, the last layer runs for those tokens only: the others are but its keys and values.
 
         Args:
             between: nothing, or for each layer a function float[N, D] -> float[N, D] applied to its output.
@@ -238,14 +250,14 @@ class Encoder(nn.Module):
         if between:
             for layer, then in zip(self.layer, between, strict=True):
                 hidden = then(layer(hidden, layout))
-            return hidden if places is None else hidden.index_select(0, places)
-        count = len(hidden) if places is None else len(places)
-        if places is not None and uses_onednn(hidden):
-            places = F.pad(places, (0, round_up(count) - count))
+            return hidden if reads is None else hidden.index_select(0, reads.places)
+        count = len(hidden) if reads is None else len(reads.places)
+        if reads is not None and uses_onednn(hidden):
+            reads = replace(reads, places=F.pad(reads.places, (0, round_up(count) - count)))
         hidden = pad_rows(hidden)
         for layer in below:
             hidden = layer(hidden, layout)
-        return last(hidden, layout, places)[:count]
+        return last(hidden, layout, reads)[:count]
 
 
 class Pooler(nn.Module):
@@ -287,5 +299,7 @@ class Trunk(nn.Module):
         if places is None:
             hidden = self.encoder(tokens, layout, between)
             return Encoded(hidden, self.pooler(hidden.index_select(0, first)), layout)
-        hidden = self.encoder(tokens, layout, between, torch.cat([first, places]))
+        read, order = torch.cat([first, places]).sort()
+        starts = torch.searchsorted(read, layout.cu_seqlens, out_int32=True)
+        hidden = self.encoder(tokens, layout, between, Reads(read, starts)).index_select(0, order.argsort())
         return Encoded(hidden[len(first) :], self.pooler(hidden[: len(first)]), layout)
