@@ -145,6 +145,8 @@ PICTURES = [
     Case("on the web", picture("https://example.com/a.png"), 1, (BAD, "'image'", "on the web", "fetch")),
     Case("truncated png", picture("cut.png", png()[:70]), 1, (BAD, "'image'", "damaged")),
     Case("truncated jpeg", picture("cut.jpg", png(kind="JPEG")[:400]), 1, (BAD, "'image'", "damaged")),
+    Case("truncated tiff", picture("cut.tif", png(kind="TIFF")[:400]), 1, (BAD, "'image'", "damaged")),
+    Case("a kind that is not read", picture("a.heic", b"\0\0\0\x18ftypheic"), 1, (BAD, "'image'", "no", "TIFF")),
     Case("truncated webp", picture("cut.webp", png(kind="WEBP")[:40]), 1, (BAD, "'image'", "damaged")),
     Case("0 bytes", picture("empty.png", b""), 1, (BAD, "'image'", "empty")),
     Case("text named .png", picture("text.png", b"hello\n" * 50), 1, (BAD, "'image'", "not a picture")),

@@ -174,16 +174,16 @@ def test_hidden_pictures_are_no_rows(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_in_a_folder_of_pictures_is_a_bad_row(tmp_path: Path) -> None:
-    for name in ("bird/a.PNG", "cat/a.png", "cat/b.tiff", "cat/more/z.png", "dog/a.tif", "stray.png", "notes.txt"):
+    for name in ("bird/a.PNG", "cat/a.png", "cat/b.psd", "cat/more/z.png", "dog/a.svg", "stray.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"")
     rows = list(read_table(tmp_path))
     assert [row.row for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row.values["label"] for row in rows if isinstance(row, Sample)] == ["bird", "cat"]
     bad = [row.problem for row in rows if isinstance(row, RowError)]
-    assert bad[0].startswith("cat/b.tiff is no picture of a known kind (bmp, ")
+    assert bad[0].startswith("cat/b.psd is no picture of a known kind (bmp, ")
     assert bad[1] == "cat/more is a folder within that of a class; only pictures may lie there"
-    assert bad[2].startswith("dog/a.tif is no picture")
+    assert bad[2].startswith("dog/a.svg is no picture")
     assert bad[3] == "the picture stray.png lies in no folder of a class"
 
 
@@ -195,7 +195,7 @@ def test_a_folder_of_sounds_for_each_class_is_a_table(tmp_path: Path) -> None:
     good = [(row.values["audio"], row.values["label"]) for row in rows if isinstance(row, Sample)]
     assert good == [("crow/a.wav", "crow"), ("crow/b.WAV", "crow"), ("owl/a.flac", "owl")]
     bad = [row.problem for row in rows if isinstance(row, RowError)]
-    assert bad[0].startswith("crow/c.txt is no sound of a known kind (aac, ")
+    assert bad[0].startswith("crow/c.txt is no sound of a known kind (aif, ")
     assert bad[1] == "the sound stray.wav lies in no folder of a class"
 
 

@@ -21,7 +21,7 @@ from fusebert.data.decimals import as_kind, number_kinds
 from fusebert.data.lines import MAX_LINE_BYTES, decode_line, next_line
 from fusebert.data.parquet import parquet_rows
 from fusebert.errors import DataError, InputError, RowError, row_in_words
-from fusebert.modalities.files import PICTURE_SUFFIXES, SOUND_SUFFIXES
+from fusebert.modalities.files import PICTURE_SUFFIXES, READ_PICTURES, READ_SOUNDS, SOUND_SUFFIXES
 from fusebert.types import Sample
 
 MAX_CELL_CHARACTERS = 200_000
@@ -32,8 +32,9 @@ ROWS_LOOKED_AT = 1000
 """To see how a spreadsheet writes its numbers."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures or sounds"
-FOLDERS_OF = {"image": ("picture", PICTURE_SUFFIXES), "audio": ("sound", SOUND_SUFFIXES)}
-"""What lies in a folder for each class: the column that it becomes, its name in words, and its files' suffixes."""
+FOLDERS_OF = {"image": ("picture", PICTURE_SUFFIXES, READ_PICTURES), "audio": ("sound", SOUND_SUFFIXES, READ_SOUNDS)}
+"""What lies in a folder for each class: the column that it becomes, its name in words, its files' suffixes, and
+those of them that are read."""
 
 Rows = Iterator[Sample | RowError]
 
@@ -286,7 +287,7 @@ def class_folders(folder: Path) -> tuple[str, list[Path]]:
 
 
 def _media(folder: Path, column: str) -> list[Path]:
-    _, suffixes = FOLDERS_OF[column]
+    _, suffixes, _ = FOLDERS_OF[column]
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and not _is_hidden(path))
 
 
@@ -300,7 +301,7 @@ def _read_folder(folder: Path) -> Rows:
     column, found = class_folders(folder)
     if not found:
         raise DataError(f"{folder} has no folders with pictures or sounds in them; each class needs one")
-    what, suffixes = FOLDERS_OF[column]
+    what, suffixes, read = FOLDERS_OF[column]
     classes = [path for path in sorted(folder.iterdir()) if path.is_dir() and not _is_hidden(path)]
     inside = [path for kind in classes for path in sorted(kind.iterdir()) if not _is_hidden(path)]
     for row, path in enumerate([*inside, *_media(folder, column)], 1):
@@ -310,7 +311,7 @@ def _read_folder(folder: Path) -> Rows:
         elif path.is_dir():
             yield RowError(f"{name} is a folder within that of a class; only {what}s may lie there", folder, row)
         elif path.suffix.lower() not in suffixes:
-            known = ", ".join(sorted(suffix.removeprefix(".") for suffix in suffixes))
+            known = ", ".join(sorted(suffix.removeprefix(".") for suffix in read))
             yield RowError(f"{name} is no {what} of a known kind ({known})", folder, row)
         else:
             yield _sample(folder, row, {column: f"{kind.name}/{path.name}", "label": kind.name})

@@ -53,7 +53,7 @@ def _in_folder(folder: Path) -> tuple[dict[str, Path], list[str]]:
             f"sounds, one for each class{other}"
         )
     unread = f"; its tables are left alone ({there})" if tables else ""
-    what, _ = FOLDERS_OF[column]
+    what, _, _ = FOLDERS_OF[column]
     return {folder.name: folder}, [
         f"{folder} has no table named train, so it is read as {what}s of {len(classes)} classes, a folder each "
         f"({_first(classes)}){unread}"

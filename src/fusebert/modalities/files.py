@@ -14,13 +14,12 @@ import numpy as np
 from fusebert.errors import InputError
 from fusebert.modalities.base import media_path
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-SOUND_SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"),
-    *(".m4a", ".aac", ".amr", ".wma", ".caf", ".au"),
-)
-"""The second ones are not read, which is said of each row: better than to pass over the column."""
-MEDIA_SUFFIXES = (*PICTURE_SUFFIXES, ".tif", ".tiff", *SOUND_SUFFIXES, ".mp4")
+READ_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+READ_SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+PICTURE_SUFFIXES = (*READ_PICTURES, ".heic", ".heif", ".avif", ".jxl")
+SOUND_SUFFIXES = (*READ_SOUNDS, ".m4a", ".aac", ".amr", ".wma", ".caf", ".au")
+"""Those that are not read are said of each row: better than to pass over the column."""
+MEDIA_SUFFIXES = (*PICTURE_SUFFIXES, *SOUND_SUFFIXES, ".mp4")
 """Of names that are no texts, whether such files are read or not."""
 SOUND_STARTS = re.compile(rb"RIFF....WAVE|FORM....AIF|fLaC|OggS|ID3|\xff[\xe2-\xfb]", re.DOTALL)
 """Of the kinds of sound files that are read."""

@@ -19,7 +19,7 @@ from fusebert.modalities.files import PICTURE_SUFFIXES, DecodedFiles, are_sounds
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100
