@@ -119,6 +119,12 @@ def test_odd_picture_works(name: str, data: bytes, colours: tuple[tuple[int, ...
         assert np.abs(pixels[:, row, 8].astype(int) - colour).max() < 12
 
 
+def test_a_row_may_have_several_pictures(place: Place) -> None:
+    table = place.jsonl(rows({"image": ["good.png", "good.png"]}, {"image": []}))
+    assert run(*place.predict(table, "--output", "answers.jsonl")) == 0
+    assert len(answered(place)) == 12
+
+
 TABLES = {
     "byte order mark, csv": ("rows.csv", b"\xef\xbb\xbf" + delimited(), 12),
     "byte order mark, jsonl": ("rows.jsonl", b"\xef\xbb\xbf" + lines('{"question": "hi"}'), 12),

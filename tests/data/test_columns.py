@@ -263,6 +263,23 @@ def test_encoded_sound_is_no_picture(wrapped: bool) -> None:
         assert (guess.kind, guess.ambiguous) == (kind, False)
 
 
+@pytest.mark.parametrize(
+    ("cell", "kind"),
+    [
+        (["a.png", "b.tif"], "image"),
+        ('["a.wav", "b.mp3"]', "audio"),
+        ([{"bytes": sound_bytes("FLAC"), "path": None}] * 2, "audio"),
+        ([Image.new("RGB", (8, 8))], "image"),
+        ([], None),
+    ],
+    ids=["paths", "json", "encoded", "decoded", "empty"],
+)
+def test_lists_of_files_are_what_the_files_are(cell: Any, kind: str | None) -> None:
+    cells = [cell, cell, []] if kind else [["a.png"], []]
+    (guess,) = guess_columns([sample(n, media=value) for n, value in enumerate(cells)], None, {})
+    assert (guess.kind, guess.ambiguous) == (kind or "image", False)
+
+
 def test_a_column_that_is_ignored_need_not_be_there() -> None:
     rows = [sample(n, question="what is it then") for n in range(9)]
     question, other = guess_columns(rows, None, {"id": "ignore"})

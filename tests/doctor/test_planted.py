@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -202,6 +203,17 @@ def test_planted_rows_are_named_and_no_others(
     found = [finding for finding in clean.examine() if finding.fault == fault]
     named = {(row.table.stem, row.row - 1) for finding in found for row in finding.rows}
     assert named == planted
+
+
+@pytest.mark.parametrize(
+    ("fault", "plant"), [("near-duplicate picture", copy_pictures), ("silent sound", silence)], ids=str
+)
+def test_files_in_lists_are_looked_at(clean: World, fault: str, plant: Callable[[World], set[tuple[str, int]]]) -> None:
+    planted = plant(clean)
+    for row in chain.from_iterable(clean.tables.values()):
+        row |= {name: [row[name], row[name]] for name in ("image", "audio") if name in row}
+    named = [(row.table.stem, row.row - 1) for one in clean.examine() if one.fault == fault for row in one.rows]
+    assert sorted(named) == sorted(planted)
 
 
 def test_columns_are_named(clean: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fusebert.errors import InputError
 from fusebert.modalities import files
-from fusebert.modalities.files import DecodedFiles
+from fusebert.modalities.files import MOST_IN_A_CELL, DecodedFiles, files_in
 
 
 def test_a_file_is_decoded_once_until_it_changes(tmp_path: Path) -> None:
@@ -57,3 +57,19 @@ def test_files_that_are_read_to_be_answered_leave_no_trace_of_each(tmp_path: Pat
     (tmp_path / "a").write_bytes(b"one")
     kept.read("a", tmp_path, 10, lambda _: np.zeros(1))
     assert not kept.contents
+
+
+def test_a_cell_may_have_a_list_of_files() -> None:
+    row = {
+        "one": "a.png",
+        "several": ["b.png", None, "", b"c"],
+        "csv": ' ["d.png", "[1].png"]',
+        "none": [],
+        "odd": "[1].png",
+    }
+    assert files_in(row, list(row)) == [
+        *((0, "a.png"), (1, "b.png"), (1, b"c")),
+        *((2, "d.png"), (2, "[1].png"), (4, "[1].png")),
+    ]
+    with pytest.raises(InputError, match=f"33 files in one cell; at most {MOST_IN_A_CELL} are read"):
+        files_in({"several": ["a.png"] * 33}, ["several"])

@@ -351,11 +351,18 @@ def test_a_run_goes_on_with_its_own_data_and_schedule_only(tiny: dict[str, Any],
     assert (trained["tokens_per_batch"], trained["learning_rate"]) == (2048, 1e-3)
 
 
-@pytest.mark.parametrize(("part", "refused"), [("train", True), ("val", True), ("test", False)])
+@pytest.mark.parametrize(
+    ("part", "refused", "listed"),
+    [("train", True, False), ("train", True, True), ("val", True, False), ("test", False, False)],
+)
 def test_a_picture_that_was_exchanged_is_noticed(
-    part: str, refused: bool, tiny: dict[str, Any], world: Path, tmp_path: Path
+    part: str, refused: bool, listed: bool, tiny: dict[str, Any], world: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(world, tmp_path / "world")
+    if listed:
+        for table in (tmp_path / "world").glob("*.jsonl"):
+            rows = [json.loads(line) for line in table.read_text().splitlines()]
+            table.write_text("".join(json.dumps(row | {"image": [row["image"]]}) + "\n" for row in rows))
     settings = tiny | {"data.root": str(tmp_path / "world")}
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "run", progress=Interrupted())

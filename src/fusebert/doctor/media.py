@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,9 +20,9 @@ from fusebert.errors import InputError
 from fusebert.modalities.audio.signal import MAX_FILE_BYTES, channels, from_array, library, log_mel
 from fusebert.modalities.audio.signal import decode as decode_sound
 from fusebert.modalities.base import media_path
-from fusebert.modalities.files import media_of
+from fusebert.modalities.files import files_of, media_of
 from fusebert.modalities.image.processor import decode as decode_picture
-from fusebert.types import Sample, is_given
+from fusebert.types import Sample
 
 SILENT_PEAK = 1e-3
 """-60 dB of full scale."""
@@ -66,22 +66,25 @@ class Picture:
     colours: np.ndarray
 
 
+Seen = TypeVar("Seen")
+
+
 def examine_sounds(splits: Splits, column: str) -> Iterator[Finding]:
     """Silent and clipped recordings, rarer sampling rates, and copies across splits."""
-    heard = {name: [one for row in rows if (one := _listen(row, column)) is not None] for name, rows in splits.items()}
+    heard = {name: list(_each(_listen, rows, column)) for name, rows in splits.items()}
     every = [one for found in heard.values() for one in found]
-    silent = tuple(one.sample for one in every if one.peak < SILENT_PEAK)
+    silent = [one for one in every if one.peak < SILENT_PEAK]
     if silent:
         undone = sum(one.peak < SILENT_PEAK <= one.channel_peak for one in every)
         why = f"; channels of {undone} of them take each other away" if undone else ""
-        yield Finding("silent sound", column, f"{len(silent)} recordings hold nothing above -60 dB{why}", silent)
-    clipped = tuple(one.sample for one in every if one.clipped > CLIPPED_SHARE and one.peak >= SILENT_PEAK)
+        yield Finding("silent sound", column, f"{len(silent)} recordings hold nothing above -60 dB{why}", _rows(silent))
+    clipped = [one for one in every if one.clipped > CLIPPED_SHARE and one.peak >= SILENT_PEAK]
     if clipped:
-        yield Finding("clipped sound", column, f"{len(clipped)} recordings are cut off at their peaks", clipped)
+        yield Finding("clipped sound", column, f"{len(clipped)} recordings are cut off at their peaks", _rows(clipped))
     rates = Counter(one.rate for one in every)
     if len(rates) > 1:
         usual = rates.most_common(1)[0][0]
-        rarer = tuple(one.sample for one in every if one.rate != usual)
+        rarer = _rows(one for one in every if one.rate != usual)
         listed = ", ".join(f"{rate:,} Hz ({count:,})" for rate, count in rates.most_common())
         yield Finding("mixed rates", column, f"recordings are of {listed}; what a rate tells may be learnt", rarer)
     loud = {name: [one for one in found if one.peak >= SILENT_PEAK] for name, found in heard.items()}
@@ -96,7 +99,7 @@ def examine_pictures(splits: Splits, column: str) -> Iterator[Finding]:
     """Pictures of one split that are nearly one of the training rows."""
     if len(splits) == 1:
         return
-    seen = {name: [one for row in rows if (one := _look(row, column)) is not None] for name, rows in splits.items()}
+    seen = {name: list(_each(_look, rows, column)) for name, rows in splits.items()}
     (_, trained), *others = seen.items()
     for name, found in others:
         twins = most_similar(
@@ -120,15 +123,28 @@ def _copies(name: str, column: str, kind: str, pairs: list[tuple[Sample, Sample]
     if not pairs:
         return
     row, twin = pairs[0]
+    rows = tuple({id(row): row for row, _ in pairs}.values())
     said = (
-        f"{len(pairs)} rows of {name} have a {kind} that is nearly one of the training rows, such as row "
+        f"{len(rows)} rows of {name} have a {kind} that is nearly one of the training rows, such as row "
         f"{row.row} that of training row {twin.row}; scores on them say too much"
     )
-    yield Finding(f"near-duplicate {kind}", column, said, tuple(row for row, _ in pairs))
+    yield Finding(f"near-duplicate {kind}", column, said, rows)
 
 
-def _listen(sample: Sample, column: str) -> Recording | None:
-    value = sample.values.get(column)
+def _rows(found: Iterable[Recording]) -> tuple[Sample, ...]:
+    """Each once; a cell may hold several recordings."""
+    return tuple({id(one.sample): one.sample for one in found}.values())
+
+
+def _each(examine: Callable[[Sample, Any], Seen | None], rows: Iterable[Sample], column: str) -> Iterator[Seen]:
+    """What is seen, or heard, of each file in a column."""
+    for row in rows:
+        for file in files_of(row.values.get(column)):
+            if (found := examine(row, file)) is not None:
+                yield found
+
+
+def _listen(sample: Sample, value: Any) -> Recording | None:
     try:
         if isinstance(value, dict) and value.get("bytes") is None and value.get("array") is not None:
             mono = from_array(value["array"], value.get("sampling_rate"), MOST_SECONDS)
@@ -173,13 +189,11 @@ def _changes(samples: np.ndarray) -> np.ndarray:
     return np.asarray(changes / max(float(np.linalg.norm(changes)), 1e-6), dtype=np.float16)
 
 
-def _look(sample: Sample, column: str) -> Picture | None:
+def _look(sample: Sample, value: Any) -> Picture | None:
     """None where there is no picture, or a plain one."""
     import imagehash
 
-    value = media_of(sample.values.get(column))
-    if not is_given(value):
-        return None
+    value = media_of(value)
     try:
         data = _bytes(value, sample) if isinstance(value, str) else value
         pixels = decode_picture(data, PICTURE_PIXELS)

@@ -22,6 +22,7 @@ from fusebert.evaluation.metric_names import lower_is_better
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
+from fusebert.modalities.files import files_in
 from fusebert.modalities.values import content_key
 from fusebert.recipe_yaml import as_yaml
 from fusebert.storage import METRICS, finish, write_atomically, write_json
@@ -175,9 +176,8 @@ def _examples(predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str,
         if isinstance(answer, RowError):  # its file has gone since it was checked
             continue
         values = sample.values
-        picture = next(
-            (values.get(c) for c, name in predictor.columns.items() if name == "image" and values.get(c)), None
-        )
+        pictures = [c for c, name in predictor.columns.items() if name == "image"]
+        picture = next((file for _, file in files_in(values, pictures)), None)
         fields = {c: _shown(values.get(c)) for c, name in predictor.columns.items() if name != "image"}
         found.append(
             {

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from fusebert.errors import InputError
-from fusebert.modalities.base import media_path
+from fusebert.modalities.base import media_path, present
+from fusebert.modalities.values import as_list
+from fusebert.types import is_given
 
 READ_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 READ_SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
@@ -24,6 +26,24 @@ MEDIA_SUFFIXES = (*PICTURE_SUFFIXES, *SOUND_SUFFIXES, ".mp4")
 SOUND_STARTS = re.compile(rb"RIFF....WAVE|FORM....AIF|fLaC|OggS|ID3|\xff[\xe2-\xfb]", re.DOTALL)
 """Of the kinds of sound files that are read."""
 CACHE_BYTES = 512 * 2**20
+MOST_IN_A_CELL = 32
+
+
+def files_in(values: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[int, Any]]:
+    """(place among `columns`, file) of each file that a row names or holds. Raises InputError."""
+    found = []
+    for place, value in present(values, columns):
+        files = files_of(value)
+        if len(files) > MOST_IN_A_CELL:
+            raise InputError(f"{len(files)} files in one cell; at most {MOST_IN_A_CELL} are read")
+        found += [(place, file) for file in files]
+    return found
+
+
+def files_of(cell: Any) -> list[Any]:
+    """One, or those that a list has, also one in JSON, as a csv holds it."""
+    several = as_list(cell)
+    return [file for file in ([cell] if several is None else several) if is_given(file)]
 
 
 def media_of(value: Any) -> Any:

@@ -17,7 +17,7 @@ from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.predictor import no_such_columns
-from fusebert.modalities.files import DecodedFiles, media_of
+from fusebert.modalities.files import DecodedFiles, files_of, media_of
 from fusebert.modalities.values import content_key
 from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.base import Task
@@ -209,7 +209,8 @@ def _hash(datasets: Mapping[str, Dataset], contents: Mapping[str, bytes]) -> str
             found.update(repr(values).encode(errors="backslashreplace"))
             if contents:
                 for _, value in sorted(sample.values.items()):
-                    found.update(contents.get(_path(media_of(value), sample.root), b""))
+                    for file in files_of(value):
+                        found.update(contents.get(_path(media_of(file), sample.root), b""))
     return found.hexdigest()
 
 
@@ -219,7 +220,9 @@ def _path(value: Any, root: Path | None) -> str:
 
 
 def _told(value: Any) -> Any:
-    """The value, or a digest of a file within a row, which is long."""
+    """The value, or a digest of each file within a row, which is long."""
+    if isinstance(value, list):
+        return [_told(one) for one in value]
     data = value.get("bytes") if isinstance(value, dict) else value
     return content_key(data) if isinstance(data, bytes) else value
 

@@ -21,8 +21,16 @@ from fusebert.modalities.audio.signal import (
     log_mel,
     whisper_mel,
 )
-from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import SOUND_SUFFIXES, DecodedFiles, are_sounds, encoded_media, media_of
+from fusebert.modalities.base import Collated
+from fusebert.modalities.files import (
+    SOUND_SUFFIXES,
+    DecodedFiles,
+    are_sounds,
+    encoded_media,
+    files_in,
+    files_of,
+    media_of,
+)
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -107,7 +115,7 @@ class Processor:
         """`input_features` float32[F, bins], recordings one after another, one bin where the encoder reads samples;
         `recorded`, how many of each, `frames`, how many are heard, `silence`, how many of these come before the
         recording and behind it, and `place`, all int64[K] but silence int64[K, 2]."""
-        parts = present(sample.values, self.columns)
+        parts = files_in(sample.values, self.columns)
         if not parts:
             return None
         found = [self._read(value, sample.root) for _, value in parts]
@@ -188,7 +196,8 @@ def evened(samples: np.ndarray) -> np.ndarray:
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
-    """A column of paths of sound files, or of encoded sound as in datasets."""
+    """A column of paths of sound files, or of encoded sound as in datasets; or of lists of them."""
+    values = [file for value in values for file in files_of(value)]
     paths = [value for value in values if isinstance(value, str) and value.lower().endswith(SOUND_SUFFIXES)]
     if len(paths) > len(values) / 2:
         return Evidence(f"{len(paths)} of {len(values)} values end in a sound suffix", 0.99 * len(paths) / len(values))

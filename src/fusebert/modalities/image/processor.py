@@ -14,8 +14,16 @@ from pydantic import Field
 
 from fusebert.config import FITTED, Section
 from fusebert.errors import InputError
-from fusebert.modalities.base import Collated, present
-from fusebert.modalities.files import PICTURE_SUFFIXES, DecodedFiles, are_sounds, encoded_media, media_of
+from fusebert.modalities.base import Collated
+from fusebert.modalities.files import (
+    PICTURE_SUFFIXES,
+    DecodedFiles,
+    are_sounds,
+    encoded_media,
+    files_in,
+    files_of,
+    media_of,
+)
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -85,8 +93,8 @@ class Processor:
         return cls(config, columns)
 
     def load(self, sample: Sample) -> Features | None:
-        """`pixel_values`: object[K] of uint8[3, H, W], one for each column that has a picture; `place`: int64[K]."""
-        parts = present(sample.values, self.columns)
+        """`pixel_values`: object[K] of uint8[3, H, W], one for each picture of each column; `place`: int64[K]."""
+        parts = files_in(sample.values, self.columns)
         if not parts:
             return None
         pictures = np.empty(len(parts), dtype=object)
@@ -128,7 +136,8 @@ class Processor:
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
-    """A column of picture paths, of encoded pictures, or of Pillow images."""
+    """A column of picture paths, of encoded pictures, or of Pillow images; or of lists of them."""
+    values = [file for value in values for file in files_of(value)]
     paths = [value for value in values if isinstance(value, str) and value.lower().endswith(PICTURE_SUFFIXES)]
     if len(paths) > len(values) / 2:
         return Evidence(
