@@ -128,7 +128,7 @@ class Reads:
     """Tokens of a packed sequence whose last states are read.
 
     Args:
-        places: int64[M], in the order of the sequence; filler may follow the last row's.
+        places: int64[M], each once and in the order of the sequence; filler may follow the last row's.
         cu_seqlens: int32[B + 1], where each row's begin among them; each row has one at least.
     """
 

@@ -66,6 +66,15 @@ def test_half_of_the_rows_show_another_picture_with_another_caption(samples: lis
     assert (labels == np.where(swapped, NOT_NEXT, IS_NEXT)).all()
 
 
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_of_few_rows_too_half_keep_their_words_to_be_guessed(samples: list[Sample], count: int) -> None:
+    apart = samples[: 10 * count : 10]  # each with a picture of its own
+    for seed in range(20):
+        rows = make(apart, seed=seed)
+        assert (rows.own != rows.shown).sum() <= round(count / 2)
+        assert sum(len(row.target.pieces) > 0 for row in rows) >= count // 2
+
+
 def test_each_row_is_prepared_once_whatever_it_is_shown_with(
     samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

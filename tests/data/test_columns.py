@@ -69,6 +69,13 @@ def test_unseen_labels_of_a_list_count_as_missed() -> None:
     assert not task.is_right(["c"], [])
 
 
+def test_where_no_label_is_known_there_is_no_loss() -> None:
+    task = Task.fit(TaskConfig(unseen_labels="wrong"), ["a", "b"] * 3)
+    found = task.evaluate(np.zeros((2, 2)), np.array([task.target("c"), task.target("d")]))
+    assert (found["unseen_labels"], found["metrics"]["accuracy"]) == (2, 0.0)
+    assert "loss" not in found["metrics"]
+
+
 def test_texts_of_one_column_are_read_one_after_another() -> None:
     config, rows = TextConfig(vocabulary_size=200), [sample(1, turns=["where is it", "here"], plain="where is it here")]
     processor = TextProcessor.fit(config, ["turns"], rows, None)
@@ -270,14 +277,14 @@ def test_encoded_sound_is_no_picture(wrapped: bool) -> None:
         ('["a.wav", "b.mp3"]', "audio"),
         ([{"bytes": sound_bytes("FLAC"), "path": None}] * 2, "audio"),
         ([Image.new("RGB", (8, 8))], "image"),
-        ([], None),
+        ([], "ignore"),
     ],
     ids=["paths", "json", "encoded", "decoded", "empty"],
 )
-def test_lists_of_files_are_what_the_files_are(cell: Any, kind: str | None) -> None:
-    cells = [cell, cell, []] if kind else [["a.png"], []]
-    (guess,) = guess_columns([sample(n, media=value) for n, value in enumerate(cells)], None, {})
-    assert (guess.kind, guess.ambiguous) == (kind or "image", False)
+def test_lists_of_files_are_what_the_files_are(cell: Any, kind: str) -> None:
+    rows = [sample(n, media=value, question="what is it then") for n, value in enumerate([cell, cell, []])]
+    (guess, _) = guess_columns(rows, None, {})
+    assert (guess.kind, guess.ambiguous) == (kind, False)
 
 
 def test_a_column_that_is_ignored_need_not_be_there() -> None:

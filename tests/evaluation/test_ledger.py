@@ -120,6 +120,10 @@ def test_rows_are_about_their_group_or_else_their_files() -> None:
         {"scan": other, "who": 1.0},
         {"scan": {"bytes": None, "path": None}, "who": math.nan},
         {"scan": None, "who": None},
+        {"scan": [], "who": None},
+        {"scan": [], "who": None},
+        {"scan": [other, {"bytes": b"a"}], "who": None},
+        {"scan": [{"bytes": b"a"}], "who": None},
     ]
     samples = [Sample(Path("rows.parquet"), row, one, None) for row, one in enumerate(values, 1)]
 
@@ -127,8 +131,8 @@ def test_rows_are_about_their_group_or_else_their_files() -> None:
         found = _things(samples, {"scan": "image", "said": "text"}, group)
         return [found.index(thing) for thing in found]
 
-    assert dealt(None) == dealt("not in this table") == [0, 0, 2, 3, 4]
-    assert dealt("who") == [0, 1, 0, 3, 4]
+    assert dealt(None) == dealt("not in this table") == [0, 0, 2, 3, 4, 5, 6, 7, 0]
+    assert dealt("who") == [0, 1, 0, 3, 4, 5, 6, 7, 8]
 
 
 def test_of_many_logits_a_part_tells(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ from fusebert.modalities.image.encoders import VGG16_CHANNELS, hidden_states, pr
 from fusebert.modalities.image.processor import Config
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig
+from fusebert.training.optimization import hold_frozen_statistics
 from fusebert.training.run import train
 
 TRANSFORMER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -162,6 +164,16 @@ def test_training_on_a_published_vision_model(
     rows = [{"image": Image.new("RGB", (9, 9), colour), "question": "which shape?"} for colour in ("red", "blue")]
     answers = load(tmp_path / "model").predict(rows)
     assert [answer.value for answer in answers] == [answer.value for answer in trained.predict(rows)]
+
+
+@pytest.mark.parametrize(("norm", "shape"), [(nn.BatchNorm1d(3), (2, 3)), (nn.BatchNorm2d(3), (2, 3, 4, 4))], ids=str)
+def test_frozen_batch_norms_of_every_kind_stay(norm: Any, shape: tuple[int, ...]) -> None:
+    learning = copy.deepcopy(norm)
+    for one in (norm.requires_grad_(False), learning):
+        hold_frozen_statistics(one.train())
+        one(torch.ones(shape))
+    assert not norm.running_mean.any()
+    assert learning.running_mean.any()
 
 
 @pytest.mark.parametrize(

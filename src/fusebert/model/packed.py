@@ -1,4 +1,4 @@
-"""Attention over packed rows: each row attends to itself, and no padding exists outside `padded_attention`.
+"""Attention over packed rows: each row attends to itself; what is padded, on a CPU in part, is so in here alone.
 
 Where the layout is causal, a token attends to no later one.
 """

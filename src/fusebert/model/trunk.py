@@ -236,7 +236,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """float[N, D] -> float[N, D], or float[M, D] of the tokens that are read.
 
-        Without `between`, the last layer runs for those tokens only: the others are but its keys and values.
+        Without `between`, the last layer runs for those tokens only, as far as `packs_reads`: the others are but its
+        keys and values.
 
         Args:
             between: nothing, or for each layer a function float[N, D] -> float[N, D] applied to its output.
@@ -293,7 +294,7 @@ class Trunk(nn.Module):
 
         Args:
             between: see `Encoder`.
-            places: int64[M], the tokens whose last states are read; None for all.
+            places: int64[M], the tokens whose last states are read, each once and no row's first; None for all.
         """
         first = layout.cu_seqlens[:-1]
         if places is None:

@@ -139,8 +139,9 @@ class Head(Protocol):
     persistent: a loaded model has no others. `encoded.pooled()` is one vector a row, whatever the fusion.
 
     A head may also have
-        reads(labels) -> ALL, FIRST, or int64[M] tokens: those whose last states it looks at; the last layer computes no
-            others, which halves its work. `labels` are None in prediction. Without it, ALL;
+        reads(labels) -> ALL, FIRST, or int64[M] tokens, each once and no row's first, which is read anyway: those whose
+            last states it looks at; the last layer computes no others. `labels` are None in prediction. Without it,
+            ALL;
         causal = True: no token of a row sees a later one;
         reads_pooler = False: it never calls `encoded.pooled()`, or only of the mean of ALL tokens;
         tie(model) -> None: called once the model is whole, to borrow weights of others (see `model.borrowed`);

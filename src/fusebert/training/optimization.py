@@ -14,6 +14,8 @@ from fusebert.errors import UsageError
 from fusebert.model.zero import ZeroEmbedding
 from fusebert.types import TEXT
 
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d
+
 
 def build_optimizer(model: Any, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2017) with layer-wise decay of the learning rate (Howard & Ruder 2018).
@@ -59,7 +61,7 @@ def _freeze(model: Any, parts: tuple[str, ...]) -> None:
 def hold_frozen_statistics(model: nn.Module) -> None:
     """Frozen batch norms keep their running mean and variance, also in training."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.weight is not None and not module.weight.requires_grad:
+        if isinstance(module, BATCH_NORMS) and module.weight is not None and not module.weight.requires_grad:
             module.eval()
 
 

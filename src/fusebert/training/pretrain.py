@@ -84,7 +84,7 @@ def pretrain(
     is_first = PartialState().is_main_process
     plan = of_first(None if begun is None else begun.plan)
     trunk_folder = find_trunk(recipe.model.trunk)
-    _check_length(recipe, trunk_folder)
+    check_length(recipe, trunk_folder)
     corpus = _read_together(recipe, trunk_folder, is_first)
     _tell_of_corpus(corpus, recipe, trunk_folder, progress)
     if budget is not None and plan is None:
@@ -200,7 +200,8 @@ def _tell_of_plan(plan: Plan, corpus: Corpus, progress: Progress) -> None:
         progress.note(f"Warning: {what} a model learns little more than frequencies; give more")
 
 
-def _check_length(recipe: Recipe, trunk_folder: Path | None) -> None:
+def check_length(recipe: Recipe, trunk_folder: Path | None) -> None:
+    """Raises UsageError where a BERT to go on from has too few positions."""
     length = recipe.task_config().length
     if trunk_folder is not None and length > (most := read_config(trunk_folder).max_position_embeddings):
         raise UsageError(f"task.length={length} is too long for {recipe.model.trunk}, which reads {most} tokens")

@@ -17,12 +17,13 @@ from fusebert.data.columns import column_names
 from fusebert.data.dataset import Dataset
 from fusebert.errors import DataError, UsageError
 from fusebert.modalities.text.processor import texts_of
+from fusebert.model.pretrained import find_trunk
 from fusebert.tasks.pretraining.masking import Masking
 from fusebert.tasks.pretraining.table_rows import TableRows
 from fusebert.tasks.pretraining.task import Task
 from fusebert.training.lock import unlocking
 from fusebert.training.prepare import Prepared, prepare
-from fusebert.training.pretrain import finished_metrics, learn
+from fusebert.training.pretrain import check_length, finished_metrics, learn
 from fusebert.training.pretrain_corpus import HELD_OUT_MASK_RATE, HELD_OUT_SEED, piece_counts, unigram_entropy
 from fusebert.training.pretrain_recipe import pretraining_recipe
 from fusebert.training.progress import Progress
@@ -59,6 +60,8 @@ def pretrain_table(
     """
     started = time.monotonic() if started is None else started
     recipe = table_recipe(settings)
+    if "text.max_tokens" not in settings:
+        check_length(recipe, find_trunk(recipe.model.trunk))
     folder = Path(output)
     if resume and is_finished(folder, recipe):
         return finished_metrics(folder, recipe, progress)

@@ -24,7 +24,10 @@ def prepare(config: Config) -> Config:
     """Fill in what a speech encoder of transformers says of itself: architecture, width, how samples are scaled."""
     if config.encoder == "conv":
         if config.frozen:
-            raise UsageError("audio.frozen=true, but the conv encoder has nothing that was learnt before")
+            raise UsageError(
+                "audio.frozen=true, but the conv encoder has nothing that was published before; "
+                "training.freeze=audio holds what a trunk of yours has learnt"
+            )
         return config
     if config.augment:
         raise UsageError("audio.augment=true is for the conv encoder; leave it out with a speech encoder")

@@ -135,7 +135,10 @@ def prepare(config: Config) -> Config:
         raise UsageError(f"image.weights is read by vgg16; {config.encoder!r} has no use for it")
     if config.encoder in ("patch", "conv", "vgg16"):
         if config.frozen and (config.encoder != "vgg16" or config.weights is None):
-            raise UsageError(f"image.frozen=true, but the {config.encoder} encoder has nothing that was learnt before")
+            raise UsageError(
+                f"image.frozen=true, but the {config.encoder} encoder has nothing that was published before; "
+                "training.freeze=image holds what a trunk of yours has learnt"
+            )
         if config.size_pixels % config.cell_pixels:
             raise RecipeError(
                 f"image.size_pixels={config.size_pixels} is not a multiple of {config.cell_pixels}, "

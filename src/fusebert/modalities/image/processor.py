@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,11 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100
 """Of a JPEG; each of its scans paints all of the picture again."""
+MAX_STRIPS = 100_000
+"""Of a TIFF, whose header may say to decode the same bytes again and again."""
+BIG_TIFF = 43
+BYTES_IN_TIFF = 1, 2, 6, 7
+"""Kinds of entries that are read as bytes or text."""
 TWELVE_BITS = 4095.0
 
 Positive = Annotated[float, Field(gt=0)]
@@ -144,6 +150,8 @@ def matches(values: Sequence[Any]) -> Evidence | None:
             f"{len(paths)} of {len(values)} values end in a picture suffix", 0.99 * len(paths) / len(values)
         )
     others = [value for value in values if not isinstance(value, Image.Image)]
+    if not values:
+        return None
     encoded = encoded_media(others)
     if not others or (encoded and not are_sounds(encoded)):
         return Evidence("encoded pictures", 0.95)
@@ -207,7 +215,30 @@ def _open(data: Any) -> Image.Image:
     data = bytes(data)
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda\x00") > MAX_SCANS:
         raise InputError(f"the picture is a JPEG of more than {MAX_SCANS} scans")
+    if _strips(data) > MAX_STRIPS:
+        raise InputError(f"the picture is a TIFF of more than {MAX_STRIPS:,} strips")
     return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _strips(data: bytes) -> int:
+    """How many values the longest entry of a TIFF's first directory has; 0 for other files.
+
+    That is the list of its strips or tiles, or a lie that would cost as much: Pillow makes a Python number of each.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 16:
+        return 0
+    is_big = data[2] == BIG_TIFF  # as Pillow tells them apart
+    at, kinds = (8, ("Q", "Q", "HHQ8x")) if is_big else (4, ("L", "H", "HHL4x"))
+    place, count, entry = (struct.Struct(order + kind) for kind in kinds)
+    (start,) = place.unpack_from(data, at)
+    if start + count.size > len(data):
+        return 0
+    (entries,) = count.unpack_from(data, start)
+    first = start + count.size
+    last = min(first + entries * entry.size, len(data) - entry.size + 1)
+    found = (entry.unpack_from(data, offset) for offset in range(first, last, entry.size))
+    return int(max(entries, *(size for _, kind, size in found if kind not in BYTES_IN_TIFF), 0))
 
 
 def _square(picture: Image.Image, size_pixels: int) -> Image.Image:

@@ -327,7 +327,8 @@ class Task:
         found = report(probabilities, targets, self.labels, self.thresholds, few=len(self.labels) <= MOST_CURVES)
         if self.primary_metric in found["metrics"]:
             found["metrics"] = {self.primary_metric: 0.0} | found["metrics"]  # the first one stands for all
-        found["metrics"]["loss"] = float(np.concatenate(losses).mean()) if any(map(len, losses)) else 0.0
+        if any(map(len, losses)):  # else no row has a label that training had
+            found["metrics"]["loss"] = float(np.concatenate(losses).mean())
         unseen = targets[:, -1].sum() if self.multi_label else (targets == UNSEEN).sum()
         if unseen:
             found["unseen_labels"] = int(unseen)

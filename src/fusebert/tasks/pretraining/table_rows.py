@@ -84,7 +84,7 @@ class TableRows:
         own = random.permutation(len(self.text_lengths))
         shown = np.arange(len(own))
         if self.matching and len(self.complete):
-            asked = self.complete[random.random(len(self.complete)) < RANDOM_SHARE]
+            asked = random.permutation(self.complete)[: round(len(self.complete) * RANDOM_SHARE)]
             for _ in range(MOST_DRAWS):
                 drawn = random.choice(self.complete, len(asked))
                 fits = (self.texts[drawn] != self.texts[asked]) & (self.beside[drawn] != self.beside[asked])
