@@ -262,6 +262,7 @@ def test_a_score_of_chance_is_named(recall: float, said: int) -> None:
     found = {"rows": 200, "metrics": {"recall_at_10": recall, "chance_recall_at_10": 0.1}}
     assert len(guessing(found, "recall_at_10")) == said
     assert not guessing({"rows": 9, "metrics": {"accuracy": 0.1}}, "accuracy")
+    assert not guessing({"rows": 9, "metrics": {"accuracy": 0.1}}, "auroc")
 
 
 def test_a_simple_way_that_does_as_well_is_named() -> None:
@@ -270,6 +271,7 @@ def test_a_simple_way_that_does_as_well_is_named() -> None:
         "baselines": {"popularity": {"ndcg_at_10": 0.2}, "knn": {"ndcg_at_10": 0.5}},
     }
     assert beaten(found, "ndcg_at_10") == ["knn does as well as the model: ndcg at 10 is 0.500, the model's 0.500"]
+    assert not beaten(found | {"metrics": {"loss": 1.0}}, "ndcg_at_10")
 
 
 def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:

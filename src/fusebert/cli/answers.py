@@ -25,7 +25,7 @@ from fusebert.cli.common import (
     say,
 )
 from fusebert.errors import RowError, UsageError, row_in_words
-from fusebert.evaluation.metric_names import decision_in_words
+from fusebert.evaluation.metric_names import decision_in_words, untold
 from fusebert.storage import METRICS, read_json
 
 MANY_WITHOUT_HISTORY = 0.2
@@ -118,7 +118,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.table.resolve() in [table.resolve() for table in options.known]:
         raise UsageError(f"{options.table} is what is scored; leave it out of --known")
     listed_in = _list_of(options.table)
-    found: dict[str, Any] = _loaded(options).evaluate(
+    predictor = _loaded(options)
+    found: dict[str, Any] = predictor.evaluate(
         options.table,
         without=options.without,
         shuffle=options.shuffle,
@@ -127,6 +128,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         listed_in=listed_in,
     )
     print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
+    for line in untold(found["metrics"], predictor.task.primary_metric, options.table.name):
+        say(f"Warning: {line}")
     if decision := decision_in_words(found, options.table.name):
         say(f"Note: {decision}")
     if bad := found.get("bad_rows"):
