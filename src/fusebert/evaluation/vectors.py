@@ -137,7 +137,7 @@ def _batch(rows: Sequence[tuple[Sample, np.ndarray]]) -> pa.RecordBatch:
 
 def values_as_json(sample: Sample) -> str:
     """A row's values, without the bytes of media."""
-    return json.dumps(_plain(sample.values), ensure_ascii=False, default=str)
+    return json.dumps(_plain(sample.values), ensure_ascii=False, allow_nan=False, default=str)
 
 
 def vector_array(vectors: np.ndarray) -> pa.FixedSizeListArray:
@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
         if {"array", "sampling_rate"} <= value.keys():
             value = {**value, "array": None}
         return {_plain(str(name)): _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # a map of parquet is a list of pairs
         return [_plain(one) for one in value]
     value = as_plain(value)
     if isinstance(value, str):
