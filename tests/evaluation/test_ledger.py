@@ -291,17 +291,6 @@ def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
         model.evaluate([row | {"image": None, "question": ""} for row in rows])
 
 
-@pytest.fixture(scope="module")
-def two_sided(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that matches a picture and its question with its caption."""
-    sides = {"task.name": "matching", "task.left": ["image", "question"], "task.right": ["caption"]}
-    columns = tiny["data.columns"] | {"caption": "text"}
-    settings = {key: value for key, value in tiny.items() if key != "data.target"}
-    folder = tmp_path_factory.mktemp("two_sided") / "model"
-    train(settings | sides | {"data.columns": columns, "training.epochs": 1}, folder)
-    return folder
-
-
 @pytest.mark.parametrize(("room", "loads"), [(2**20, 0), (50_000, None), (0, 4)])
 @pytest.mark.parametrize("kind", ["trained", "two_sided"])
 def test_what_is_kept_is_not_prepared_for_each_variant(

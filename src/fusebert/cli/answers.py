@@ -23,6 +23,7 @@ from fusebert.cli.common import (
     print_table,
     row_of,
     say,
+    warn_of_columns,
 )
 from fusebert.errors import RowError, UsageError, row_in_words
 from fusebert.evaluation.metric_names import decision_in_words, untold
@@ -142,7 +143,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         say(f"Note: {asked:,} of {found['rows']:,} rows, drawn at random, sought their other side among all of them")
     if unseen := found.get("unseen_labels"):
         say(f"Warning: {unseen} labels do not occur in the training rows; answers to them count as wrong")
-    _warn_of_columns(found)
+    warn_of_columns(found)
     _say_baselines(options.folder / METRICS)
     return found
 
@@ -159,16 +160,6 @@ def _listed_table(path: Path) -> str | None:
             return str(json.loads(file.readline())["table"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _warn_of_columns(found: dict[str, Any]) -> None:
-    from fusebert.evaluation.predictor import no_such_columns
-    from fusebert.evaluation.unfamiliar import only_unknown
-
-    if unknown := found.get("unknown_columns"):
-        say(f"Warning: {only_unknown(unknown)}")
-    if absent := found.get("absent_columns"):
-        say(f"Warning: {no_such_columns(absent)}; it answered without")
 
 
 def _say_baselines(path: Path) -> None:
@@ -251,4 +242,4 @@ def _answers(
         of_users = "; the answer for a user has only the user" if hasattr(predictor.task, "histories") else ""
         say(f"Warning: no row has {', '.join(absent)} to keep{of_users}")
     counts |= unfamiliar.columns
-    _warn_of_columns(counts)
+    warn_of_columns(counts)
