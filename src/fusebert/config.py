@@ -47,8 +47,8 @@ def one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str | int | float) else value
 
 
-def column_name(value: Any) -> Any:
-    """A column's name, which YAML may take for a number."""
+def as_word(value: Any) -> Any:
+    """A word, such as a column's name, which YAML may take for a number."""
     if isinstance(value, bool):
         raise ValueError("YAML reads some words, such as no and on, as true or false; put it in quotes, as in '\"no\"'")
     return str(value) if isinstance(value, int | float) else value
@@ -68,7 +68,8 @@ def share_or_table(value: Any) -> Any:
     return value
 
 
-Column = Annotated[str, BeforeValidator(column_name)]
+Word = Annotated[str, BeforeValidator(as_word)]
+Column = Word
 
 
 OTHER_NAMES = {

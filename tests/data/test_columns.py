@@ -287,6 +287,23 @@ def test_lists_of_files_are_what_the_files_are(cell: Any, kind: str) -> None:
     assert (guess.kind, guess.ambiguous) == (kind, False)
 
 
+@pytest.mark.parametrize("written", ["['a{0}', 'b']", "[ 'a{0}' 'b' ]", "[{{'item': 'a{0}'}}]", "[['a{0}'], []]"])
+def test_lists_as_python_writes_them_are_called_so(written: str) -> None:
+    """As pandas writes lists, and arrays, into a csv; some rows may have none."""
+    cells = [*(written.format(number % 7) for number in range(40)), *["[]"] * 19]
+    for guess in (
+        guess_task("tags", cells),
+        guess_column("tags", [sample(n, tags=one) for n, one in enumerate(cells)]),
+    ):
+        assert guess.ambiguous
+        assert 'write them as JSON: ["a", "b"]' in guess.why
+    json = [one.replace("'", '"') for one in cells]
+    said = ["[Verse 1] it's late", "['tis late", "it's [late]"] * 20
+    for tags in (json, said):
+        assert "as JSON" not in guess_task("tags", tags).why
+        assert "as JSON" not in guess_column("tags", [sample(n, tags=one) for n, one in enumerate(tags)]).why
+
+
 def test_a_column_that_is_ignored_need_not_be_there() -> None:
     rows = [sample(n, question="what is it then") for n in range(9)]
     question, other = guess_columns(rows, None, {"id": "ignore"})

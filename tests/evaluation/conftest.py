@@ -1,7 +1,8 @@
-"""A model that matches pictures and captions, which several tests share."""
+"""Models that match pictures and captions, which several tests share."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,3 +22,14 @@ def matching_settings(tiny: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def matching(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return train(matching_settings(tiny), tmp_path_factory.mktemp("matching") / "model")
+
+
+@pytest.fixture(scope="session")
+def two_sided(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that matches a picture and its question with its caption."""
+    sides = {"task.name": "matching", "task.left": ["image", "question"], "task.right": ["caption"]}
+    columns = tiny["data.columns"] | {"caption": "text"}
+    settings = {key: value for key, value in tiny.items() if key != "data.target"}
+    folder = tmp_path_factory.mktemp("two_sided") / "model"
+    train(settings | sides | {"data.columns": columns, "training.epochs": 1}, folder)
+    return folder

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -470,6 +471,15 @@ def test_values_beside_a_vector_are_json() -> None:
     values = {"image": {"bytes": b"\x89PNG", "path": "a.png"}, "price": float("nan"), "tags": ["a", math.inf]}
     told = json.loads(values_as_json(Sample(Path("t"), 1, values, None)), parse_constant=pytest.fail)
     assert told == {"image": {"bytes": None, "path": "a.png"}, "price": None, "tags": ["a", None]}
+
+
+def test_a_map_of_parquet_beside_a_vector_is_json(tmp_path: Path) -> None:
+    sizes = pa.array([[("width", math.nan), ("height", 2.0)]], pa.map_(pa.string(), pa.float64()))
+    parquet.write_table(pa.table({"sizes": sizes}), tmp_path / "rows.parquet")
+    (row,) = read_table(tmp_path / "rows.parquet")
+    assert isinstance(row, Sample)
+    told = json.loads(values_as_json(row), parse_constant=pytest.fail)
+    assert told == {"sizes": [["width", None], ["height", 2.0]]}
 
 
 def test_media_beside_a_vector_are_left_out_however_a_program_holds_them() -> None:

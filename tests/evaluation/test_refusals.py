@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,43 @@ def test_values_of_numpy_are_those_of_a_file(trained: Path, world: Path) -> None
     assert model.predict(beside) == model.predict(beside | {"image": picture})
     with pytest.raises(RowError, match="nothing to read"):
         model.predict({"question": " \u00a0"})
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_columns_of_a_side_that_a_table_lacks_are_said(
+    there: bool, two_sided: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One side is asked for: nothing is said of the other one, nor of a column that is empty."""
+    pytest.importorskip("lancedb")
+    rows = [{"id": n, "question": f"how many {n}?"} | ({"image": None} if there else {}) for n in range(3)]
+    table, caption = tmp_path / "rows.jsonl", tmp_path / "captions.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    caption.write_text('{"id": 1, "caption": "a red circle"}\n')
+    model, index, captions = (str(one) for one in (two_sided, tmp_path / "index", tmp_path / "captions"))
+    said = "no row has 'image', which the model reads"
+
+    def told(*arguments: str, absent: bool = not there) -> None:
+        assert main([*arguments, "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out).get("absent_columns") == (["image"] if absent else None)
+        assert (said in err) == absent
+
+    told("embed", model, str(table), "--side", "left", "--output", str(tmp_path / "vectors.parquet"))
+    told("index", model, str(table), "--side", "left", "--key", "id", "--output", index)
+    told("index", model, str(table), "--update", index)
+    told("index", model, str(caption), "--side", "right", "--output", captions, absent=False)
+    told("find", model, captions, str(table))
+    told("find", model, index, str(caption), absent=False)
+    predictor = load(two_sided)
+    for ask in (
+        lambda: predictor.embed(table, "left"),
+        lambda: predictor.embed(pd.DataFrame(rows), "left"),
+        lambda: predictor.write_index(tmp_path / "again", table, "left"),
+        lambda: predictor.index(captions).find(table),
+    ):
+        with nullcontext() if there else pytest.warns(UserWarning, match=said):
+            ask()
+    predictor.embed(rows, "left")  # dicts need not have all
 
 
 def test_categories_that_training_did_not_have_are_warned_of(tmp_path: Path) -> None:

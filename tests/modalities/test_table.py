@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from pydantic import ValidationError
 
 from fusebert.data.columns import guess_columns
+from fusebert.data.decimals import CommaNumber
 from fusebert.data.rows import rows_from_memory
 from fusebert.data.tables import read_table
 from fusebert.errors import InputError, UsageError
@@ -232,6 +234,24 @@ def test_words_that_are_set_to_mean_nothing_leave_a_column_of_numbers(tmp_path: 
     assert told.load(rows[10]) is None
     assert told.load(rows[11]) is not None
     assert Config.model_validate({"missing": "暂无"}).missing == ("暂无",)
+
+
+@pytest.mark.parametrize("word", ["-999", "-999.0", "-999,0", -999, -999.0])
+def test_a_number_may_say_that_nothing_is_there_however_it_is_written(word: Any) -> None:
+    config = Config.model_validate({"missing": word})
+    assert Config.model_validate({"missing": [word, "x"]}).missing == (*config.missing, "x")
+    missing: list[Any] = ["-999,0", CommaNumber("-999,0")]
+    if word != "-999,0":  # which is a number only in a table that writes them so
+        missing = [-999, -999.0, "-999", " -999.0 ", CommaNumber("-999,0")]
+    table = Processor.fit(config, ["x"], samples(x=[1.5, 2.5, 3.5, *missing]), None)
+    assert (table.fitted[0].kind, table.fitted[0].edges[0]) == ("number", 1.5)
+    assert [table.load(row) for row in samples(x=missing)] == [None] * len(missing)
+    assert None not in [table.load(row) for row in samples(x=[-998, "-99", 999.0])]
+
+
+def test_a_word_that_yaml_takes_for_false_is_no_word() -> None:
+    with pytest.raises(ValidationError, match="put it in quotes"):
+        Config.model_validate({"missing": False})
 
 
 def test_names_and_few_numbers_are_not_doubted() -> None:

@@ -23,9 +23,10 @@ from fusebert.cli.common import (
     print_table,
     row_of,
     say,
+    warn_of_columns,
 )
 from fusebert.errors import RowError, UsageError, row_in_words
-from fusebert.evaluation.metric_names import decision_in_words
+from fusebert.evaluation.metric_names import decision_in_words, untold
 from fusebert.storage import METRICS, read_json
 
 MANY_WITHOUT_HISTORY = 0.2
@@ -118,7 +119,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.table.resolve() in [table.resolve() for table in options.known]:
         raise UsageError(f"{options.table} is what is scored; leave it out of --known")
     listed_in = _list_of(options.table)
-    found: dict[str, Any] = _loaded(options).evaluate(
+    predictor = _loaded(options)
+    found: dict[str, Any] = predictor.evaluate(
         options.table,
         without=options.without,
         shuffle=options.shuffle,
@@ -127,6 +129,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         listed_in=listed_in,
     )
     print_table(f"{found['rows']} rows", {str(options.table): found["metrics"]})
+    for line in untold(found["metrics"], predictor.task.primary_metric, options.table.name):
+        say(f"Warning: {line}")
     if decision := decision_in_words(found, options.table.name):
         say(f"Note: {decision}")
     if bad := found.get("bad_rows"):
@@ -139,7 +143,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         say(f"Note: {asked:,} of {found['rows']:,} rows, drawn at random, sought their other side among all of them")
     if unseen := found.get("unseen_labels"):
         say(f"Warning: {unseen} labels do not occur in the training rows; answers to them count as wrong")
-    _warn_of_columns(found)
+    warn_of_columns(found)
     _say_baselines(options.folder / METRICS)
     return found
 
@@ -156,16 +160,6 @@ def _listed_table(path: Path) -> str | None:
             return str(json.loads(file.readline())["table"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _warn_of_columns(found: dict[str, Any]) -> None:
-    from fusebert.evaluation.predictor import no_such_columns
-    from fusebert.evaluation.unfamiliar import only_unknown
-
-    if unknown := found.get("unknown_columns"):
-        say(f"Warning: {only_unknown(unknown)}")
-    if absent := found.get("absent_columns"):
-        say(f"Warning: {no_such_columns(absent)}; it answered without")
 
 
 def _say_baselines(path: Path) -> None:
@@ -248,4 +242,4 @@ def _answers(
         of_users = "; the answer for a user has only the user" if hasattr(predictor.task, "histories") else ""
         say(f"Warning: no row has {', '.join(absent)} to keep{of_users}")
     counts |= unfamiliar.columns
-    _warn_of_columns(counts)
+    warn_of_columns(counts)

@@ -147,6 +147,16 @@ def say(text: str) -> None:
         print(visible(text), file=sys.stderr, flush=True)
 
 
+def warn_of_columns(found: dict[str, Any]) -> None:
+    """Say which columns the rows lack, or hold what the model has never met, by `Unfamiliar.columns`."""
+    from fusebert.evaluation.unfamiliar import only_others, only_unknown
+
+    if unknown := found.get("unknown_columns"):
+        say(f"Warning: {only_unknown(unknown)}")
+    if absent := found.get("absent_columns"):
+        say(f"Warning: {only_others(absent)}")
+
+
 def plain(value: Any) -> Any:
     """As JSON has it; in words what JSON has not."""
     if isinstance(value, list):

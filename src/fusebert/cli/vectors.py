@@ -20,6 +20,7 @@ from fusebert.cli.common import (
     refuse_sealed,
     row_of,
     say,
+    warn_of_columns,
 )
 from fusebert.errors import RowError, UsageError
 
@@ -71,25 +72,29 @@ def add_commands(command: Command) -> None:
 
 def _embed(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
-    from fusebert.evaluation.vectors import write_vectors
+    from fusebert.evaluation.vectors import unfamiliar_to, write_vectors
 
     if options.output.resolve() == options.table.resolve():
         raise UsageError(f"--output {options.output} is the table itself; choose another file")
     refuse_sealed(options.output)
     if options.output.suffix in (".csv", ".tsv", ".json", ".jsonl"):
         raise UsageError(f"--output {options.output}: vectors are a parquet file; name one that ends in .parquet")
-    predictor, counts = load_model(options.folder), {"rows": 0, "bad_rows": 0}
-    counts["rows"] = write_vectors(options.output, _embedded(predictor, options, _on_bad(options, counts)))
-    say(f"{counts['rows']} vectors are in {options.output}")
-    return counts | {"output": str(options.output)}
-
-
-def _embedded(predictor: Any, options: argparse.Namespace, on_bad: Callable[[RowError], None]) -> Iterator[Any]:
-    """Rows with their vectors."""
     from fusebert.data.tables import read_table
+
+    predictor, counts = load_model(options.folder), {"rows": 0, "bad_rows": 0}
+    unfamiliar = unfamiliar_to(predictor, options.side)
+    rows = unfamiliar.watch(read_table(options.table))
+    counts["rows"] = write_vectors(options.output, _embedded(predictor, rows, options.side, _on_bad(options, counts)))
+    say(f"{counts['rows']} vectors are in {options.output}")
+    warn_of_columns(unfamiliar.columns)
+    return counts | unfamiliar.columns | {"output": str(options.output)}
+
+
+def _embedded(predictor: Any, rows: Iterator[Any], side: str, on_bad: Callable[[RowError], None]) -> Iterator[Any]:
+    """Rows with their vectors."""
     from fusebert.evaluation.vectors import embed
 
-    for row, vector in embed(predictor, read_table(options.table), options.side):
+    for row, vector in embed(predictor, rows, side):
         if isinstance(vector, RowError):
             on_bad(vector)
         else:
@@ -125,11 +130,14 @@ def _new_index(options: argparse.Namespace, table: Path | None) -> dict[str, Any
     predictor, counts = load_model(options.folder), {"rows": 0, "bad_rows": 0}
     from fusebert.data.tables import read_table
     from fusebert.evaluation.index import write_index
+    from fusebert.evaluation.vectors import unfamiliar_to
 
-    on_bad = _on_bad(options, counts)
-    counts["rows"] = write_index(predictor, options.output, read_table(table), options.side, options.key, on_bad)
+    on_bad, unfamiliar = _on_bad(options, counts), unfamiliar_to(predictor, options.side)
+    rows = unfamiliar.watch(read_table(table))
+    counts["rows"] = write_index(predictor, options.output, rows, options.side, options.key, on_bad)
     say(f"{counts['rows']} rows are in {options.output}; search it with `fusebert find`")
-    return counts | {"output": str(options.output)}
+    warn_of_columns(unfamiliar.columns)
+    return counts | unfamiliar.columns | {"output": str(options.output)}
 
 
 def _changed_index(options: argparse.Namespace, table: Path | None) -> dict[str, Any]:
@@ -150,12 +158,14 @@ def _changed_index(options: argparse.Namespace, table: Path | None) -> dict[str,
     say(f"{told}; {changed['rows']} rows are in {options.update}, of which the model read {changed['embedded']} now")
     if changed["unknown"]:
         say(f"Warning: the index had no row with {changed['unknown']} of the keys in {options.remove}")
+    warn_of_columns(changed)
     return changed | counts | {"output": str(options.update)}
 
 
 def _find(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     predictor = load_model(options.folder)
     from fusebert.evaluation.index import Index
+    from fusebert.evaluation.vectors import unfamiliar_to
 
     where = [as_typed(one) for one in options.where]
     if rest and not rest[0].startswith("-"):  # argparse of different Pythons would take a VALUE for the TABLE
@@ -164,7 +174,12 @@ def _find(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         check_output(options.output, table)
         index, counts = Index(predictor, options.index), {"rows": 0, "bad_rows": 0}
         _say_of_none(index, where)
-        return give_answers(_answers(index.answers(table, options.top, where), options, counts), options, counts)
+        rows, side = index.asked(table)
+        unfamiliar = unfamiliar_to(predictor, side)
+        answers = index.answers(unfamiliar.watch(rows), options.top, where, side)
+        found = give_answers(_answers(answers, options, counts), options, counts)
+        warn_of_columns(unfamiliar.columns)
+        return found | unfamiliar.columns
     if options.output is not None:
         raise UsageError("--output is for the answers to a table; those to one row go to stdout")
     row = row_of(rest, predictor.columns)

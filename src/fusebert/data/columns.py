@@ -11,7 +11,7 @@ from typing import Any
 
 from fusebert import plugins
 from fusebert.errors import DataError, UsageError
-from fusebert.modalities.values import as_list, is_missing, looks_like_number
+from fusebert.modalities.values import as_list, is_missing, looks_like_number, looks_like_python_list
 from fusebert.types import Evidence, Sample, is_given
 
 IGNORE = "ignore"
@@ -27,6 +27,7 @@ LONG_NUMBER = re.compile(r"1[3-9][0-9]{9}|[1-9][0-9]{16}[0-9Xx]")
 FEW = 20
 FEW_WORDS = 0.05
 """Share of a target's values that are words, up to which its numbers decide."""
+PYTHON_LISTS = """lists as Python writes them, each read as one text; write them as JSON: ["a", "b"]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,10 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
         return ColumnGuess(name, IGNORE, f"no modality reads values like {values[0]!r:.40}")
     confidence, modality, why = weighed[0]
     second = max([other for other, _, _ in weighed[1:]] + [1 - confidence])
-    return ColumnGuess(name, modality if confidence >= 0.4 else IGNORE, why, confidence - second < CLEAR_LEAD)
+    kind, ambiguous = modality if confidence >= 0.4 else IGNORE, confidence - second < CLEAR_LEAD
+    if 2 * sum(map(looks_like_python_list, values)) > len(values):
+        why, ambiguous = PYTHON_LISTS, True
+    return ColumnGuess(name, kind, why, ambiguous)
 
 
 def _is_identifier(name: str, values: Sequence[Any]) -> bool:
@@ -127,6 +131,8 @@ def guess_task(name: str, targets: Sequence[Any]) -> ColumnGuess:
     if not numbers or words > FEW_WORDS * len(targets):
         if 2 * sum(as_list(target) is not None for target in targets) > len(targets):
             return ColumnGuess(name, "classification", "lists of labels")
+        if 2 * sum(map(looks_like_python_list, targets)) > len(targets):
+            return ColumnGuess(name, "classification", PYTHON_LISTS, ambiguous=True)
         if 2 * len(numbers) > len(targets) and different > FEW:
             given = ((number, target) for number, target in zip(read, targets, strict=True) if not is_missing(target))
             stray = next(str(target) for number, target in given if number is None)

@@ -20,7 +20,7 @@ from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_
 from fusebert.evaluation.incoming import Incoming, OnBad, key_of, refuse, usable
 from fusebert.evaluation.index_rows import ABOUT, STORE, TABLE, IndexRows, model_hash, read_rows
 from fusebert.evaluation.nearest import nearest
-from fusebert.evaluation.vectors import SIDES, chunks, embed, embed_new, side_columns
+from fusebert.evaluation.vectors import SIDES, chunks, embed, embed_new, side_columns, unfamiliar_to
 from fusebert.storage import MANIFEST, file_hash, mend_left_by_kills, refuse_in_finished, write_folder, write_json
 from fusebert.types import Sample, is_given
 
@@ -94,27 +94,40 @@ class Index:
         Raises:
             UsageError: a condition is none, or names a column that no row has.
             RowError: a row cannot be read.
+
+        Warns of columns as `Predictor.predict` does.
         """
-        found = []
-        for _, answer in self.answers(rows, top, where):
+        asked, side = self.asked(rows)
+        unfamiliar, found = unfamiliar_to(self.predictor, side), []
+        for _, answer in self.answers(unfamiliar.watch(asked), top, where, side):
             if isinstance(answer, RowError):
                 raise answer
             found.append(answer)
+        unfamiliar.warn(rows)
         return found[0] if isinstance(rows, Mapping) else found
 
+    def asked(self, rows: Any) -> tuple[Rows, str]:
+        """The rows, and the side that they ask with. Rows with both sides ask with the one that is not indexed."""
+        self._refresh()
+        if isinstance(rows, Mapping):
+            return rows_from_memory(rows), self._side_of_one(rows)
+        return self._with_side(rows_of(rows), self._rows.side)
+
     def answers(
-        self, rows: Any, top: int = 10, where: str | Sequence[str] = ()
+        self, rows: Any, top: int = 10, where: str | Sequence[str] = (), side: str | None = None
     ) -> Iterator[tuple[Sample | RowError, Found | RowError]]:
-        """Each row with what `find` finds, or with what is wrong with it, in order and in constant memory. Rows with
-        both sides ask with the one that is not indexed."""
+        """Each row with what `find` finds, or with what is wrong with it, in order and in constant memory.
+
+        Args:
+            side: that the rows ask with; None for that of `asked`.
+        """
         if not isinstance(top, int) or not 1 <= top <= MOST_FOUND:
             raise UsageError(f"--top must be at least 1 and at most {MOST_FOUND}, not {top!r}")
         self._refresh()
         held = self._rows
         places = held.matching(where)
-        if isinstance(rows, Mapping):
-            return self._answers(rows_from_memory(rows), self._side_of_one(rows), held, places, top)
-        return self._answers(*self._with_side(rows_of(rows), held.side), held, places, top)
+        rows, side = self.asked(rows) if side is None else (rows_of(rows), side)
+        return self._answers(rows, side, held, places, top)
 
     def matching(self, where: str | Sequence[str]) -> int:
         """How many rows meet the conditions."""
@@ -124,7 +137,7 @@ class Index:
 
     def update(
         self, rows: Any = (), remove: Iterable[Any] = (), remove_others: bool = False, on_bad: OnBad = refuse
-    ) -> dict[str, int]:
+    ) -> dict[str, Any]:
         """Add rows, put them in the place of those that have the same key, and remove others, all at once: whoever
         looks, or a kill, finds the rows as they were or as they are then.
 
@@ -138,7 +151,8 @@ class Index:
 
         Returns:
             How many `rows` there are now, how many were `added`, `replaced` and `removed`, how many the model read
-            (`embedded`), and how many keys in `remove` no row had (`unknown`).
+            (`embedded`), and how many keys in `remove` no row had (`unknown`); `absent_columns` and `unknown_columns`
+            of `rows`, as `Predictor.evaluate` has them.
 
         Raises:
             UsageError: the index has no keys, none of its rows would be left, or another process changes it.
@@ -151,7 +165,9 @@ class Index:
                 raise UsageError(f"{self.folder} was made without --key, so it cannot change; index the table again")
             gone = {key_of(key) for key in ([remove] if isinstance(remove, str) else remove)}
             incoming = Incoming(held.key, gone, held)
-            new = embed_new(self.predictor, incoming.checked(rows_of(rows)), held.side, held.known)
+            unfamiliar = unfamiliar_to(self.predictor, held.side)
+            checked = incoming.checked(unfamiliar.watch(rows_of(rows)))
+            new = embed_new(self.predictor, checked, held.side, held.known)
 
             def batches() -> Iterator[pa.RecordBatch]:
                 yield from incoming.batches(usable(new, on_bad))
@@ -167,7 +183,8 @@ class Index:
         replaced = len(incoming.written & held.by_key.keys())
         added = len(incoming.written) - replaced
         counts = {"rows": count, "added": added, "replaced": replaced, "removed": len(held) + added - count}
-        return counts | {"embedded": incoming.embedded, "unknown": len(gone - held.by_key.keys())}
+        counts |= {"embedded": incoming.embedded, "unknown": len(gone - held.by_key.keys())}
+        return counts | unfamiliar.columns
 
     def _answers(
         self, rows: Rows, side: str, held: IndexRows, places: np.ndarray | None, top: int

@@ -154,16 +154,18 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
 
 def guessing(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     """In words: a share of right answers, `metric`, that is within two standard errors of what chance gives."""
-    score, chance = evaluation["metrics"][metric], evaluation["metrics"].get(f"chance_{metric}")
+    score, chance = (evaluation["metrics"].get(name) for name in (metric, f"chance_{metric}"))
     asked = evaluation.get("queries", evaluation["rows"])
-    if chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / asked):
+    if score is None or chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / asked):
         return []
     return [f"no better than chance: {metric_name(metric)} is {metric_text(score)}, by chance {metric_text(chance)}"]
 
 
 def beaten(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     """In words: simple ways that do as well as the model; more of `metric` is better."""
-    own = evaluation["metrics"][metric]
+    own = evaluation["metrics"].get(metric)
+    if own is None:
+        return []
     return [
         f"{name} does {'better than' if found[metric] > own else 'as well as'} the model: {metric_name(metric)} is "
         f"{metric_text(found[metric])}, the model's {metric_text(own)}"

@@ -18,7 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 from fusebert import plugins
 from fusebert.errors import FusebertError, ModelError, UsageError
 from fusebert.evaluation.inference import multiplies_bf16
-from fusebert.evaluation.predictor import NAMED, PREDICTOR, Predictor
+from fusebert.evaluation.predictor import PREDICTOR, Predictor
+from fusebert.evaluation.unfamiliar import named
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.storage import check_finished, read_json, verify
@@ -131,9 +132,7 @@ def _refuse_others(model: FusebertModel, shapes: Mapping[str, tuple[int, ...]], 
     same = {name: name if name in shapes else saved.get(id(weight)) for name, weight in state.items()}
     strange = [name for name, other in same.items() if other is None] + [name for name in shapes if name not in state]
     if strange:
-        more = f" and {len(strange) - NAMED:,} more" if len(strange) > NAMED else ""
-        named = ", ".join(map(repr, strange[:NAMED])) + more
-        raise ModelError(f"{folder} was written by another version of fusebert, with other weights: {named}")
+        raise ModelError(f"{folder} was written by another version of fusebert, with other weights: {named(strange)}")
     for name, shape in shapes.items():
         if shape != tuple(state[name].shape):
             raise ModelError(f"{folder / WEIGHTS}: {name} is {list(shape)}, config.json says {list(state[name].shape)}")

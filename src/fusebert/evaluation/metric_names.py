@@ -59,6 +59,12 @@ def decision_in_words(evaluation: Mapping[str, Any], split: str) -> str | None:
     return f"{decision['rule']} ({how}). On {split} {'; '.join(scores)}"
 
 
+def untold(metrics: Mapping[str, float], metric: str, split: str) -> list[str]:
+    """In words: the rows of that split have no such metric."""
+    name = metric_name(metric)
+    return [] if metric in metrics else [f"the rows of {split} are too much alike to tell {name}, so there is none"]
+
+
 def primary_metric(metrics: Mapping[str, Any]) -> str:
     """The metric that stands for the others: tasks put it first."""
     return next(iter(metrics))

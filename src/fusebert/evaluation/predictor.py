@@ -29,7 +29,7 @@ from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageE
 from fusebert.evaluation.changed_examples import changed_examples
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
 from fusebert.evaluation.inference import in_order, infer, infer_all, outputs_per_row
-from fusebert.evaluation.unfamiliar import Unfamiliar, only_unknown
+from fusebert.evaluation.unfamiliar import Unfamiliar, named
 from fusebert.modalities.base import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import save_trunk
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from fusebert.evaluation.index import Index
 
 PREDICTOR = "predictor.json"
-NAMED = 5
-"""Unknown items, or absent columns, that a message names."""
 
 
 class Predictor:
@@ -115,17 +113,13 @@ class Predictor:
                 raise answer
             unknown, of = self.unknown_items(row)
             if unknown and len(unknown) == of and isinstance(rows, Mapping):
-                problem = f"none of the items is known to the model: {_named(unknown)}; name some of its own"
+                problem = f"none of the items is known to the model: {named(unknown)}; name some of its own"
                 raise RowError(problem, row.table, row.row)
             strange |= dict.fromkeys(unknown)
             answers.append(answer)
         if strange:
-            warnings.warn(f"items that the model does not know: {_named([*strange])}", stacklevel=2)
-        absent, unmet = (unfamiliar.columns.get(what) for what in ("absent_columns", "unknown_columns"))
-        if absent and (isinstance(rows, str | Path) or hasattr(rows, "columns")):
-            warnings.warn(f"{no_such_columns(absent)}; it answered without", stacklevel=2)
-        if unmet:
-            warnings.warn(only_unknown(unmet), stacklevel=2)
+            warnings.warn(f"items that the model does not know: {named([*strange])}", stacklevel=2)
+        unfamiliar.warn(rows)
         return answers[0] if isinstance(rows, Mapping) else answers
 
     def unknown_items(self, row: Sample | RowError) -> tuple[list[str], int]:
@@ -187,14 +181,17 @@ class Predictor:
         Raises:
             UsageError: the model makes no vectors, or has no such side.
             RowError: a row cannot be read.
-        """
-        from fusebert.evaluation.vectors import embed
 
-        vectors = []
-        for _, vector in embed(self, rows_of(rows), side):
+        Warns of columns as `predict` does.
+        """
+        from fusebert.evaluation.vectors import embed, unfamiliar_to
+
+        vectors, unfamiliar = [], unfamiliar_to(self, side)
+        for _, vector in embed(self, unfamiliar.watch(rows_of(rows)), side):
             if isinstance(vector, RowError):
                 raise vector
             vectors.append(vector)
+        unfamiliar.warn(rows)
         if isinstance(rows, Mapping):
             return vectors[0]
         size = int(self.model.config.task["vector_size"])
@@ -229,11 +226,16 @@ class Predictor:
         Raises:
             UsageError: the model makes no vectors, LanceDB is not installed, `folder` exists, or there is no row.
             RowError: a row cannot be read.
+
+        Warns of columns as `predict` does.
         """
         from fusebert.evaluation.incoming import refuse
         from fusebert.evaluation.index import write_index
+        from fusebert.evaluation.vectors import unfamiliar_to
 
-        write_index(self, Path(folder), rows_of(rows), side, key, on_bad or refuse)
+        unfamiliar = unfamiliar_to(self, side)
+        write_index(self, Path(folder), unfamiliar.watch(rows_of(rows)), side, key, on_bad or refuse)
+        unfamiliar.warn(rows)
         return self.index(folder)
 
     def with_items(self, catalogue: Any) -> Predictor:
@@ -421,17 +423,6 @@ def _new_folder(folder: str | Path, what: str) -> Path:
         why = "is not empty" if place.is_dir() else "is a file"
         raise UsageError(f"{place} {why}; choose another folder for {what}")
     return place
-
-
-def _named(items: Sequence[str]) -> str:
-    """The first of them, and how many more."""
-    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
-    return ", ".join(map(repr, items[:NAMED])) + more
-
-
-def no_such_columns(absent: Iterable[str]) -> str:
-    """What to say of columns that the model reads and no row has."""
-    return f"no row has {_named(sorted(absent))}, which the model reads"
 
 
 def _several(given: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from fusebert.errors import RowError
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.ledger import beaten, guessing, ledger, warnings
-from fusebert.evaluation.metric_names import lower_is_better
+from fusebert.evaluation.metric_names import lower_is_better, untold
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
@@ -79,6 +79,7 @@ def publish(
     worth = None
     said = [*warned]
     for name, evaluation in evaluations.items():
+        said += untold(evaluation["metrics"], predictor.task.primary_metric, name)
         if skipped := splits[name].skipped:
             evaluation["bad_rows"] = skipped
             said.append(f"rows of {name} that cannot be used, and so are not scored: {skipped}")

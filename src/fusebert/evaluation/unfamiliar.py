@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from fusebert.data.tables import Rows, track_absent_columns
 from fusebert.modalities.base import Processor
@@ -11,6 +14,8 @@ from fusebert.types import Sample, is_given
 
 LEAST_VALUES, NEARLY_ALL = 20, 0.95
 """Of so many values in a column, the share that has to be unknown for a word about it."""
+NAMED = 5
+"""Columns, or other names, that a message tells."""
 
 
 class Unfamiliar:
@@ -18,11 +23,14 @@ class Unfamiliar:
 
     Args:
         processors: by modality; those that know which values they know say so with `unknown(sample)`.
+        columns: those of them that are looked at, such as a side's; None for all.
     """
 
-    def __init__(self, processors: Mapping[str, Processor]) -> None:
+    def __init__(self, processors: Mapping[str, Processor], columns: Iterable[str] | None = None) -> None:
         self._knowing = [processor for processor in processors.values() if hasattr(processor, "unknown")]
-        self._absent = {column for processor in processors.values() for column in processor.columns}
+        read = {column for processor in processors.values() for column in processor.columns}
+        self._columns = frozenset(read if columns is None else read.intersection(columns))
+        self._absent = set(self._columns)
         self._given, self._unknown = Counter[str](), Counter[str]()
 
     def watch(self, rows: Rows) -> Rows:
@@ -38,10 +46,34 @@ class Unfamiliar:
     def columns(self) -> dict[str, list[str]]:
         """Once all have passed: `absent_columns` that no row has, `unknown_columns` whose values nearly all are
         unknown; neither where there are none."""
-        many = [name for name, count in self._given.items() if count >= LEAST_VALUES]
+        many = [name for name in self._columns if self._given[name] >= LEAST_VALUES]
         unknown = [name for name in many if self._unknown[name] >= NEARLY_ALL * self._given[name]]
         found = {"absent_columns": sorted(self._absent), "unknown_columns": sorted(unknown)}
         return {what: names for what, names in found.items() if names}
+
+    def warn(self, rows: Any) -> None:
+        """Once all have passed: warn of them the caller of the caller, who gave `rows`; dicts may lack columns."""
+        found = self.columns
+        if "absent_columns" in found and (isinstance(rows, str | Path) or hasattr(rows, "columns")):
+            warnings.warn(only_others(found["absent_columns"]), stacklevel=3)
+        if "unknown_columns" in found:
+            warnings.warn(only_unknown(found["unknown_columns"]), stacklevel=3)
+
+
+def named(items: Sequence[str]) -> str:
+    """The first of them, and how many more."""
+    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+    return ", ".join(map(repr, items[:NAMED])) + more
+
+
+def no_such_columns(absent: Iterable[str]) -> str:
+    """What to say of columns that the model reads and no row has."""
+    return f"no row has {named(sorted(absent))}, which the model reads"
+
+
+def only_others(absent: Iterable[str]) -> str:
+    """What to say of them once the rows are read."""
+    return f"{no_such_columns(absent)}; it did without"
 
 
 def only_unknown(columns: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from fusebert.data.decimals import as_plain
 from fusebert.data.tables import Rows
 from fusebert.errors import RowError, UsageError
 from fusebert.evaluation.inference import in_order, infer
+from fusebert.evaluation.unfamiliar import Unfamiliar
 from fusebert.storage import whole_or_absent
 from fusebert.types import Example, Sample
 
@@ -64,11 +65,21 @@ def embed_new(
     return in_order(rows, _preparer(predictor, side), contents)
 
 
+def unfamiliar_to(predictor: Predictor, side: str) -> Unfamiliar:
+    """What looks at the columns of a side. Raises UsageError as `embed` does."""
+    return Unfamiliar(predictor.processors, _columns(predictor, side))
+
+
 def _preparer(predictor: Predictor, side: str) -> Preparer:
+    columns = _columns(predictor, side)
+    return Preparer(predictor.processors, sides=[columns if name == side else () for name in SIDES])
+
+
+def _columns(predictor: Predictor, side: str) -> Sequence[str]:
     columns = side_columns(predictor)
     if side not in columns:
         raise UsageError(f"side={side!r} is neither 'left' nor 'right'")
-    return Preparer(predictor.processors, sides=[columns[name] if name == side else () for name in SIDES])
+    return columns[side]
 
 
 def _vectors(predictor: Predictor, examples: list[Example], side: str) -> np.ndarray:
@@ -137,7 +148,7 @@ def _batch(rows: Sequence[tuple[Sample, np.ndarray]]) -> pa.RecordBatch:
 
 def values_as_json(sample: Sample) -> str:
     """A row's values, without the bytes of media."""
-    return json.dumps(_plain(sample.values), ensure_ascii=False, default=str)
+    return json.dumps(_plain(sample.values), ensure_ascii=False, allow_nan=False, default=str)
 
 
 def vector_array(vectors: np.ndarray) -> pa.FixedSizeListArray:
@@ -153,7 +164,7 @@ def _plain(value: Any) -> Any:
         if {"array", "sampling_rate"} <= value.keys():
             value = {**value, "array": None}
         return {_plain(str(name)): _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # a map of parquet is a list of pairs
         return [_plain(one) for one in value]
     value = as_plain(value)
     if isinstance(value, str):

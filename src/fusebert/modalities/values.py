@@ -21,6 +21,8 @@ MAX_MAGNITUDE = 1e100
 LONGEST_CATEGORY = 200
 FEW_SHARE = 0.05
 LIST = re.compile(r"\s*\[.*\]\s*", re.S)
+PYTHON_LIST = re.compile(r"\s*\[[\s\[{]*'.*\]\s*", re.S)
+"""As Python writes one, and so pandas into a csv: no JSON, which has double quotes."""
 WHOLE = re.compile(r"([+-]?\d+)\.(?!000\Z)0+")
 """As pandas writes whole numbers into a csv where some are missing; 1.000 may be a thousand."""
 LONGEST_NUMBER = 64
@@ -79,6 +81,11 @@ def as_list(raw: Any) -> list[Any] | None:
             return None
         return found if isinstance(found, list) else None
     return raw if isinstance(raw, list) else None
+
+
+def looks_like_python_list(raw: Any) -> bool:
+    """Whether text spells a list such as ['a', 'b'], which `as_list` does not read."""
+    return isinstance(raw, str) and PYTHON_LIST.fullmatch(raw) is not None
 
 
 def looks_like_number(raw: Any) -> bool:

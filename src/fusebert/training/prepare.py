@@ -16,7 +16,7 @@ from fusebert.data.dataset import Dataset, ExampleCache, Lost, Preparer, check, 
 from fusebert.data.split import hold_out
 from fusebert.data.tables import read_table, track_absent_columns
 from fusebert.errors import DataError, RowError, UsageError
-from fusebert.evaluation.predictor import no_such_columns
+from fusebert.evaluation.unfamiliar import no_such_columns
 from fusebert.modalities.files import DecodedFiles, files_of, media_of
 from fusebert.modalities.values import content_key
 from fusebert.model.pretrained import find_trunk

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from fusebert.config import FITTED, Section, one_or_more
+from fusebert.config import FITTED, Section, Word, one_or_more
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, is_version, kind_of, spoilt
-from fusebert.modalities.values import are_few, is_missing, looks_like_number
+from fusebert.modalities.values import are_few, is_missing, looks_like_number, without_fraction
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -38,8 +38,9 @@ class Config(Section):
     value_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of values that are missing in training, so that no single column says all"
     )
-    missing: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(
-        (), description="words that say that a value is missing, beside null, none, nan, n/a, - and ?"
+    missing: Annotated[tuple[Word, ...], BeforeValidator(one_or_more)] = Field(
+        (),
+        description="words or numbers (-999) that say that a value is missing, beside null, none, nan, n/a, - and ?",
     )
     codes: int = Field(0, ge=0, json_schema_extra=FITTED, description="codes of all columns together")
 
@@ -136,13 +137,20 @@ class Processor:
 
 
 def _plain_words(config: Config) -> frozenset[str]:
-    return frozenset(word.strip().casefold() for word in config.missing)
+    return frozenset(spelled for word in config.missing for spelled in _spellings(word))
+
+
+def _spellings(value: str | float) -> tuple[str, str]:
+    """As it stands there, and a whole number without its fraction, so that -999 is -999.0."""
+    return str(value).strip().casefold(), without_fraction(value).casefold()
 
 
 def _given(sample: Sample, name: str, missing: frozenset[str]) -> Any:
-    """A value; None for one of the words that are set to mean that there is none."""
+    """A value; None for one of the words and numbers that are set to mean that there is none."""
     value = sample.values.get(name)
-    return None if missing and isinstance(value, str) and value.strip().casefold() in missing else value
+    if missing and isinstance(value, str | int | float) and not missing.isdisjoint(_spellings(value)):
+        return None
+    return value
 
 
 def matches(values: Sequence[Any]) -> Evidence | None:
