@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -38,6 +39,24 @@ def test_predict_answers_each_row_in_order(trained: Path, world: Path, tmp_path:
         assert [line[name] for line in lines] == [row[name] for row in rows]
     assert [line["given_answer"] for line in lines] == [row["answer"] for row in rows]
     assert all(len(line["top"]) == 2 and line["top"][0]["label"] == line["answer"] for line in lines)
+
+
+def test_a_bad_row_may_have_a_name_that_is_not_utf_8(
+    trained: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new" / "x").mkdir(parents=True)
+    shutil.copy(world / "images" / "test_0000.png", tmp_path / "new" / "x" / "a.png")
+    name = os.fsdecode(b"\xcb\xb5\xc3\xf7.txt")
+    try:
+        (tmp_path / "new" / "x" / name).touch()
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    output = tmp_path / "answers.jsonl"
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"))  # as Python has it
+    assert main(["predict", str(trained), str(tmp_path / "new"), "--bad-rows", "skip", "--output", str(output)]) == 0
+    answered, bad = map(json.loads, output.read_text().splitlines())
+    assert answered["row"] == 1
+    assert bad["error"].startswith(f"x/{name} is no picture")
 
 
 def test_answers_are_not_written_as_what_they_are_not(
