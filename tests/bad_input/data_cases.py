@@ -136,6 +136,11 @@ def doubled_parquet(place: Place) -> list[str]:
     return place.train(place.folder / "rows.parquet", target="x")
 
 
+def bare_parquet(place: Place) -> list[str]:
+    parquet.write_table(pyarrow.table({}), place.folder / "rows.parquet")
+    return place.train(place.folder / "rows.parquet")
+
+
 CELL = "a " * 500_000
 RED_OR_BLUE = ["red", "blue"]
 BAD, BAD_LINE = f"row {BAD_ROW}", f"row {BAD_ROW - 1} (line {BAD_ROW})"
@@ -184,6 +189,7 @@ TABLES = [
         ("rows.parquet", "'x'", "more than a row can have"),
     ),
     Case("parquet with a vast list", vast_parquet(many_values), 1, ("rows.parquet", "more than a row can have")),
+    Case("parquet without columns", bare_parquet, 1, ("rows.parquet", "no columns")),
     Case("parquet with a far time", far_parquet, 1, ("rows.parquet", "cannot be read")),
     Case("unknown kind", table("rows.txt", "a\n"), 1, ("rows.txt", "known kind")),
     Case("empty", table("rows.csv", b""), 1, ("rows.csv", "empty")),

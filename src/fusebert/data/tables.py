@@ -213,6 +213,8 @@ class _TextLines:
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
+    if not header:
+        raise DataError(f"{path} has no columns")
     if header[0].startswith("sep="):
         raise DataError(f"{path} begins with {header[0]!r}, which only Excel reads; take that line out")
     if "" in header:
