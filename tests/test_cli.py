@@ -59,10 +59,11 @@ def test_a_bad_row_may_have_a_name_that_is_not_utf_8(
     assert bad["error"].startswith(f"x/{name} is no picture")
 
 
+@pytest.mark.parametrize("name", ["answers.csv", "answers.CSV", "answers.jsonl.gz"])
 def test_answers_are_not_written_as_what_they_are_not(
-    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "answers.csv"
+    output = tmp_path / name
     assert main(["predict", str(trained), str(world / "test.jsonl"), "--output", str(output)]) == 2
     assert ".jsonl" in capsys.readouterr().err
     assert not output.exists()
@@ -281,8 +282,9 @@ def test_nested_settings_are_told_from_unknown_ones(tmp_path: Path, capsys: pyte
     assert "write data.NAME: value" in capsys.readouterr().err
 
 
-def test_vectors_are_not_written_as_what_they_are_not(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["embed", "model", "rows.csv", "--side", "left", "--output", "vectors.csv"]) == 2
+@pytest.mark.parametrize("name", ["vectors.csv", "vectors.TSV", "vectors.jsonl.gz"])
+def test_vectors_are_not_written_as_what_they_are_not(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "model", "rows.csv", "--side", "left", "--output", name]) == 2
     assert ".parquet" in capsys.readouterr().err
 
 

@@ -76,7 +76,7 @@ def _embed(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.output.resolve() == options.table.resolve():
         raise UsageError(f"--output {options.output} is the table itself; choose another file")
     refuse_sealed(options.output)
-    if options.output.suffix in (".csv", ".tsv", ".json", ".jsonl"):
+    if options.output.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".gz"):
         raise UsageError(f"--output {options.output}: vectors are a parquet file; name one that ends in .parquet")
     predictor, counts = load_model(options.folder), {"rows": 0, "bad_rows": 0}
     counts["rows"] = write_vectors(options.output, _embedded(predictor, options, _on_bad(options, counts)))
