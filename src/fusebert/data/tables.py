@@ -48,7 +48,11 @@ def read_table(path: Path, max_characters: int = MAX_CELL_CHARACTERS) -> Rows:
     Raises:
         DataError: the table as a whole cannot be read.
     """
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise DataError(f"the table {path} cannot be read: {error.strerror}") from None
+    if not is_there:
         raise DataError(f"the table {path} does not exist")
     if path.is_dir():
         return _read_folder(path)
