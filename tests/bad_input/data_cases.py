@@ -301,7 +301,12 @@ TABLES = [
         ("rows.jsonl.gz", "damaged after row", "copy it again"),
     ),
     Case("damaged parquet", damaged_parquet, 1, ("rows.parquet", "parquet")),
-    Case("1 MB cell", on_rows({"question": CELL}), 1, ("rows.jsonl", BAD, "'question'", "1,000,000 characters")),
+    Case(
+        "1 MB cell",
+        on_rows({"question": CELL}),
+        1,
+        ("rows.jsonl", BAD, "'question'", "1,000,000 characters", "shorten"),
+    ),
     Case("nested text", on_rows({"question": [["a"]]}), 1, ("rows.jsonl", BAD, "'question'", "text expected")),
     Case(
         "nothing in a row", on_rows({"question": None, "image": ""}), 1, ("rows.jsonl", BAD, "image, question", "empty")

@@ -80,7 +80,8 @@ def _sample(
     found = Sample(path, row, values, path if path.is_dir() else path.parent, line)
     for column, value in values.items():
         if isinstance(value, str) and len(value) > max_characters:
-            return found.error(f"the cell has {len(value):,} characters; at most {max_characters:,} are read", column)
+            long = f"the cell has {len(value):,} characters; at most {max_characters:,} are read"
+            return found.error(f"{long}; shorten it, or take the column out of the table", column)
         if any(isinstance(text, str) and HALF_CHARACTER.search(text) for text in (column, value, *_items(value))):
             return found.error("the text contains half a character (a lone surrogate)", column)
     return found
