@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -40,10 +41,29 @@ def test_predict_answers_each_row_in_order(trained: Path, world: Path, tmp_path:
     assert all(len(line["top"]) == 2 and line["top"][0]["label"] == line["answer"] for line in lines)
 
 
-def test_answers_are_not_written_as_what_they_are_not(
-    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bad_row_may_have_a_name_that_is_not_utf_8(
+    trained: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "answers.csv"
+    (tmp_path / "new" / "x").mkdir(parents=True)
+    shutil.copy(world / "images" / "test_0000.png", tmp_path / "new" / "x" / "a.png")
+    name = os.fsdecode(b"\xcb\xb5\xc3\xf7.txt")
+    try:
+        (tmp_path / "new" / "x" / name).touch()
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    output = tmp_path / "answers.jsonl"
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"))  # as Python has it
+    assert main(["predict", str(trained), str(tmp_path / "new"), "--bad-rows", "skip", "--output", str(output)]) == 0
+    answered, bad = map(json.loads, output.read_text().splitlines())
+    assert answered["row"] == 1
+    assert bad["error"].startswith(f"x/{name} is no picture")
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "answers.CSV", "answers.jsonl.gz"])
+def test_answers_are_not_written_as_what_they_are_not(
+    name: str, trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / name
     assert main(["predict", str(trained), str(world / "test.jsonl"), "--output", str(output)]) == 2
     assert ".jsonl" in capsys.readouterr().err
     assert not output.exists()
@@ -262,8 +282,9 @@ def test_nested_settings_are_told_from_unknown_ones(tmp_path: Path, capsys: pyte
     assert "write data.NAME: value" in capsys.readouterr().err
 
 
-def test_vectors_are_not_written_as_what_they_are_not(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["embed", "model", "rows.csv", "--side", "left", "--output", "vectors.csv"]) == 2
+@pytest.mark.parametrize("name", ["vectors.csv", "vectors.TSV", "vectors.jsonl.gz"])
+def test_vectors_are_not_written_as_what_they_are_not(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "model", "rows.csv", "--side", "left", "--output", name]) == 2
     assert ".parquet" in capsys.readouterr().err
 
 

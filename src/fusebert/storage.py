@@ -43,10 +43,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines as they come; `path` appears once all are there."""
+    """Write lines as they come; `path` appears once all are there. Half a character, as a file's name may have it,
+    becomes an escape, which JSON reads as itself."""
     with whole_or_absent(path) as file:
         for line in lines:
-            file.write(line.encode() + b"\n")
+            file.write(line.encode(errors="backslashreplace") + b"\n")
 
 
 @contextmanager

@@ -145,6 +145,11 @@ def countless_strips() -> bytes:
     return struct.pack("<2sHIH", b"II", 42, 8, 9) + directory + bytes(4) + struct.pack("<I", 8) * count
 
 
+def bare_parquet(place: Place) -> list[str]:
+    parquet.write_table(pyarrow.table({}), place.folder / "rows.parquet")
+    return place.train(place.folder / "rows.parquet")
+
+
 CELL = "a " * 500_000
 RED_OR_BLUE = ["red", "blue"]
 BAD, BAD_LINE = f"row {BAD_ROW}", f"row {BAD_ROW - 1} (line {BAD_ROW})"
@@ -194,6 +199,7 @@ TABLES = [
         ("rows.parquet", "'x'", "more than a row can have"),
     ),
     Case("parquet with a vast list", vast_parquet(many_values), 1, ("rows.parquet", "more than a row can have")),
+    Case("parquet without columns", bare_parquet, 1, ("rows.parquet", "no columns")),
     Case("parquet with a far time", far_parquet, 1, ("rows.parquet", "cannot be read")),
     Case("unknown kind", table("rows.txt", "a\n"), 1, ("rows.txt", "known kind")),
     Case("empty", table("rows.csv", b""), 1, ("rows.csv", "empty")),
@@ -305,7 +311,12 @@ TABLES = [
         ("rows.jsonl.gz", "damaged after row", "copy it again"),
     ),
     Case("damaged parquet", damaged_parquet, 1, ("rows.parquet", "parquet")),
-    Case("1 MB cell", on_rows({"question": CELL}), 1, ("rows.jsonl", BAD, "'question'", "1,000,000 characters")),
+    Case(
+        "1 MB cell",
+        on_rows({"question": CELL}),
+        1,
+        ("rows.jsonl", BAD, "'question'", "1,000,000 characters", "shorten"),
+    ),
     Case("nested text", on_rows({"question": [["a"]]}), 1, ("rows.jsonl", BAD, "'question'", "text expected")),
     Case(
         "nothing in a row", on_rows({"question": None, "image": ""}), 1, ("rows.jsonl", BAD, "image, question", "empty")

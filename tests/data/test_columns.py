@@ -14,6 +14,7 @@ import soundfile
 from PIL import Image
 
 from fusebert.data.columns import guess_column, guess_columns, guess_task
+from fusebert.data.decimals import CommaNumber
 from fusebert.data.split import hold_out
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.image.processor import Config, Processor
@@ -314,6 +315,15 @@ def test_a_column_that_is_ignored_need_not_be_there() -> None:
 
 def test_labels_with_underscores_are_no_numbers() -> None:
     assert guess_task("month", [f"2023_{month:02}" for month in range(31)] * 5).kind == "classification"
+
+
+@pytest.mark.parametrize("same", [("P1", "P1 "), (1, 1.0), ("2", "2.0"), (CommaNumber("1.000"), "1000")])
+def test_a_group_is_one_however_it_is_written(same: tuple[object, object]) -> None:
+    for place in range(20):
+        rows = [sample(n, group=same[n % 2] if n // 2 == place else f"other {n}") for n in range(40)]
+        train, held = hold_out(rows, 0.5, "group")
+        assert len({row in held for row in rows[2 * place : 2 * place + 2]}) == 1
+        assert len(train) + len(held) == 40
 
 
 def test_rows_whose_group_is_not_a_number_are_groups_of_their_own() -> None:

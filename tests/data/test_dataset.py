@@ -166,3 +166,11 @@ def test_a_row_may_lose_more_values_than_python_nests_calls() -> None:
     assert isinstance(found, Example)
     assert found.features["wide"]["values"].tolist() == ["good"]
     assert list(lost["rows", 1]) == [column for column in Wide.columns if column != "c7"]
+
+
+def test_a_row_that_cannot_be_used_loses_nothing() -> None:
+    lost: dataset.Lost = {}
+    for values in ({"c0": "good", "c3": "bad"}, {"c0": "half", "c1": "half", "c3": "bad"}):
+        preparer = Preparer({"wide": cast("Any", Wide())}, cast("Any", Sided()), "target", lost=lost)
+        assert isinstance(preparer(Sample(Path("rows"), 1, values, None)), RowError)
+        assert not lost

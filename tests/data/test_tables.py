@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -77,6 +78,35 @@ def test_a_spreadsheet_divides_by_semicolons_and_has_decimal_commas(tmp_path: Pa
     assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"text": "1;2", "a;b": "3"}]
     path.write_text('"a;\nx",b\n1,2\n')
     assert [row.values for row in read_table(path) if isinstance(row, Sample)] == [{"a;\nx": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("Рост, см;Вес, кг;Возраст\n180;75;30\n180,5;75,2;30\n", ";"),
+        ("Рост, см;Вес, кг;Возраст\n180,5;75,2;30\n", ";"),
+        ("Рост,см;Вес,кг;Возраст\n180,5;75,2;30\n181;75,2;30\n", ";"),
+        ("Größe, in cm, liegend;Gewicht\n180,5;75\n", ";"),
+        ('size;"a,b"\n180;75,2\n', ";"),
+        ('\n"size, cm";weight\n180;75,2\n', ";"),
+        ("text,a;b;c\nwhat,1\nwhat is it; say,2\n", ","),
+        ("a, b; c\n1, 2; 3\n4, 5\n", ","),
+        (f"a;b, c\n{'x' * 150_000};1,5\n2;3\n", ";"),
+    ],
+)
+def test_a_csv_is_divided_by_what_gives_whole_rows(text: str, sign: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    rows = [row.values for row in read_table(path) if isinstance(row, Sample)]
+    whole = [line for line in csv.reader(text.splitlines(), delimiter=sign) if line]
+    assert [list(row) for row in rows] == [whole[0]] * (len(whole) - 1)
+    assert [list(row.values()) for row in rows] == whole[1:]
+
+
+def test_rows_that_are_longer_than_a_header_of_semicolons_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a;b\n1;2;\n3;4;\n")
+    assert [str(row).split(": ")[1] for row in read_table(path)] == ["3 cells, but the header has 2 columns"] * 2
 
 
 def test_a_name_with_thousands_is_that_number(tmp_path: Path) -> None:

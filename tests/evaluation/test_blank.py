@@ -69,7 +69,7 @@ def test_a_row_without_anything_left_is_skipped_and_one_is_told_from_the_other(
     damaged: Path, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     lines = [json.loads(line) for line in (damaged / "train.jsonl").read_text().splitlines()]
-    lines[1]["question"], lines[4]["answer"] = "", ""
+    lines[1]["question"], lines[4]["answer"], lines[4]["image"] = "", "", "images/gone.png"
     (damaged / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     train(tiny | {"data.root": str(damaged), "training.epochs": 1, "data.bad_rows": "blank"}, tmp_path / "model")
     listed = [json.loads(line) for line in (tmp_path / "model" / "bad_rows.jsonl").read_text().splitlines()]

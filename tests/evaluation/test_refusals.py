@@ -219,11 +219,12 @@ def test_pictures_as_arrays_are_pictures(trained: Path, world: Path) -> None:
     ("rows", "top", "said"),
     [
         (3, 1, "a dict, a list of dicts, a DataFrame or a path expected, found int"),
+        ("what is it? " * 30, 1, "^the table what is it"),
         (pd.DataFrame([["x", "y"]], columns=["question", "question"]), 1, "'question' more than once"),
         ({"question": "x"}, 2.5, "top=2.5"),
         ({"question": "x"}, 0, "top=0"),
     ],
-    ids=["number", "doubled", "half", "none"],
+    ids=["number", "words", "doubled", "half", "none"],
 )
 def test_what_cannot_be_predicted_is_said(trained: Path, rows: Any, top: Any, said: str) -> None:
     with pytest.raises(fusebert.FusebertError, match=said):

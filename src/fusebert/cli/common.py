@@ -110,7 +110,7 @@ def check_output(output: Path | None, table: Path) -> None:
     if output.is_dir():
         raise UsageError(f"--output {output} is a folder; name a file in it")
     refuse_sealed(output)
-    if output.suffix in (".csv", ".tsv", ".parquet"):
+    if output.suffix.lower() in (".csv", ".tsv", ".parquet", ".gz"):
         raise UsageError(f"--output {output}: answers are lines of JSON; name a file that ends in .jsonl")
 
 

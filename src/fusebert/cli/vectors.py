@@ -77,7 +77,7 @@ def _embed(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     if options.output.resolve() == options.table.resolve():
         raise UsageError(f"--output {options.output} is the table itself; choose another file")
     refuse_sealed(options.output)
-    if options.output.suffix in (".csv", ".tsv", ".json", ".jsonl"):
+    if options.output.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".gz"):
         raise UsageError(f"--output {options.output}: vectors are a parquet file; name one that ends in .parquet")
     from fusebert.data.tables import read_table
 

@@ -62,8 +62,12 @@ class Preparer:
     def __call__(self, sample: Sample | RowError) -> Example | RowError:
         if isinstance(sample, RowError):
             return sample
-        if self.sides:
-            return self._apart(sample)
+        made = self._apart(sample) if self.sides else self._whole(sample)
+        if self.lost and isinstance(made, RowError):
+            self.lost.pop((str(sample.table), sample.row), None)  # what it lacks does not matter any more
+        return made
+
+    def _whole(self, sample: Sample) -> Example | RowError:
         features = self._features(sample, {})
         if isinstance(features, RowError):
             return features
@@ -115,7 +119,7 @@ class Preparer:
         return 1 + sum(self.processors[name].length(found) for name, found in features.items())
 
     def _nothing(self, sample: Sample, columns: Sequence[str]) -> RowError:
-        if self.lost and (mine := self.lost.pop((str(sample.table), sample.row), None)):
+        if self.lost and (mine := self.lost.get((str(sample.table), sample.row))):
             return next(iter(mine.values()))
         which = f"all of {', '.join(columns)} are" if len(columns) > 1 else f"{columns[0]} is"
         return sample.error(f"nothing to read: {which} empty")

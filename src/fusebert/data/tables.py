@@ -27,9 +27,9 @@ from fusebert.types import Sample
 MAX_CELL_CHARACTERS = 200_000
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A lone surrogate, which no file can hold as UTF-8; JSON can spell it, and so can a file name."""
-QUOTED = re.compile(b'"[^"]*"')
+QUOTED, DIVIDING_COMMA = re.compile(b'"[^"]*"'), re.compile(b",(?! )")
 ROWS_LOOKED_AT = 1000
-"""To see how a spreadsheet writes its numbers."""
+"""To see how a spreadsheet divides its cells and writes its numbers."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 KINDS = "csv, tsv, jsonl, jsonl.gz, parquet, or a folder of pictures or sounds"
 FOLDERS_OF = {"image": ("picture", PICTURE_SUFFIXES, READ_PICTURES), "audio": ("sound", SOUND_SUFFIXES, READ_SOUNDS)}
@@ -48,7 +48,11 @@ def read_table(path: Path, max_characters: int = MAX_CELL_CHARACTERS) -> Rows:
     Raises:
         DataError: the table as a whole cannot be read.
     """
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise DataError(f"the table {path} cannot be read: {error.strerror}") from None
+    if not is_there:
         raise DataError(f"the table {path} does not exist")
     if path.is_dir():
         return _read_folder(path)
@@ -76,7 +80,8 @@ def _sample(
     found = Sample(path, row, values, path if path.is_dir() else path.parent, line)
     for column, value in values.items():
         if isinstance(value, str) and len(value) > max_characters:
-            return found.error(f"the cell has {len(value):,} characters; at most {max_characters:,} are read", column)
+            long = f"the cell has {len(value):,} characters; at most {max_characters:,} are read"
+            return found.error(f"{long}; shorten it, or take the column out of the table", column)
         if any(isinstance(text, str) and HALF_CHARACTER.search(text) for text in (column, value, *_items(value))):
             return found.error("the text contains half a character (a lone surrogate)", column)
     return found
@@ -99,35 +104,49 @@ def track_absent_columns(rows: Rows, columns: set[str]) -> Rows:
 
 
 def _csv_delimiter(path: Path) -> str:
-    """A comma; a semicolon where more of them divide the header, as spreadsheets do beside decimal commas."""
+    """A comma, or a semicolon as spreadsheets have it beside decimal commas. Of a header with both, the one by which
+    more rows have as many cells; then the more frequent one, where a comma before a space divides nothing."""
     with path.open("rb") as file:
         header = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
     header = QUOTED.sub(b"", header)
-    is_whole = b'"' not in header  # else a name runs over several lines
-    return ";" if is_whole and header.count(b";") > header.count(b",") else ","
+    if b'"' in header or b";" not in header:  # a name runs over several lines, or no doubt
+        return ","
+    if b"," not in header:
+        return ";"
+    by_comma, by_semicolon = (_whole_rows(_first_records(path, sign)) for sign in ",;")
+    more = by_semicolon - by_comma or header.count(b";") - len(DIVIDING_COMMA.findall(header))
+    return ";" if more > 0 else ","
 
 
-def _kinds_of_numbers(path: Path, columns: int) -> list[type[str]]:
-    """Of a csv that is divided by semicolons, by its first rows; errors are for who reads all of it."""
+def _whole_rows(records: list[list[str]]) -> int:
+    """How many have as many cells as the first, the header."""
+    return sum(len(record) == len(records[0]) for record in records[1:])
+
+
+def _records(lines: _TextLines, delimiter: str) -> Any:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def _first_records(path: Path, delimiter: str) -> list[list[str]]:
+    """The header and some rows, up to one that cannot be read; errors are for who reads all of it."""
     found = []
     with path.open("rb") as file, suppress(csv.Error, InputError, DataError):
-        records = csv.reader(_TextLines(path, file), delimiter=";", strict=True)
-        for record in itertools.islice(filter(None, records), 1, ROWS_LOOKED_AT):
+        for record in itertools.islice(filter(None, _records(_TextLines(path, file), delimiter)), ROWS_LOOKED_AT):
             found.append(record)  # those before an error are kept
-    return number_kinds(found, columns)
+    return found
 
 
 def _read_delimited(path: Path, delimiter: str, max_characters: int) -> Rows:
     with path.open("rb") as file:
-        csv.field_size_limit(MAX_LINE_BYTES)
         lines = _TextLines(path, file)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        reader = _records(lines, delimiter)
         while (header := _next_record(reader, lines, path, 0)) == []:  # blank lines, as between rows
             pass
         if not isinstance(header, list):
             raise DataError(f"{path} has no header line" if header is None else f"{path}, header: {header.problem}")
         _check_header(header, path, delimiter)
-        kinds = _kinds_of_numbers(path, len(header)) if delimiter == ";" else []
+        kinds = number_kinds(_first_records(path, ";")[1:], len(header)) if delimiter == ";" else []
         row = 1
         while True:
             first = lines.number + 1  # a cell in quotes may run over several lines
@@ -199,6 +218,8 @@ class _TextLines:
 
 
 def _check_header(header: list[str], path: Path, delimiter: str) -> None:
+    if not header:
+        raise DataError(f"{path} has no columns")
     if header[0].startswith("sep="):
         raise DataError(f"{path} begins with {header[0]!r}, which only Excel reads; take that line out")
     if "" in header:

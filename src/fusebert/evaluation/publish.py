@@ -14,6 +14,7 @@ import torch
 from fusebert import __version__
 from fusebert.config import RECIPE, without_places
 from fusebert.data.dataset import Dataset
+from fusebert.data.split import group_of
 from fusebert.errors import RowError
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import infer_all
@@ -131,12 +132,12 @@ def _things(samples: Sequence[Sample], columns: Mapping[str, str], group: str | 
     but itself."""
     media = [column for column, name in columns.items() if name in MEDIA]
 
-    def keys(sample: Sample, named: Sequence[str]) -> tuple[str, ...]:
-        given = (file for column in named for file in files_of(sample.values.get(column)))
+    def files(sample: Sample) -> tuple[str, ...]:
+        given = (file for column in media for file in files_of(sample.values.get(column)))
         return tuple(filter(None, map(content_key, given)))
 
     return [
-        keys(sample, [group] if group else []) or keys(sample, media) or number for number, sample in enumerate(samples)
+        (group_of(sample, group) if group else None) or files(sample) or number for number, sample in enumerate(samples)
     ]
 
 
