@@ -205,9 +205,7 @@ def test_planted_rows_are_named_and_no_others(
     assert named == planted
 
 
-@pytest.mark.parametrize(
-    ("fault", "plant"), [("near-duplicate picture", copy_pictures), ("silent sound", silence)], ids=str
-)
+@pytest.mark.parametrize(("fault", "plant"), [("near-duplicate picture", copy_pictures), ("silent sound", silence)])
 def test_files_in_lists_are_looked_at(clean: World, fault: str, plant: Callable[[World], set[tuple[str, int]]]) -> None:
     planted = plant(clean)
     for row in chain.from_iterable(clean.tables.values()):
