@@ -10,6 +10,7 @@ import pytest
 from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.errors import RecipeError
+from fusebert.recipe_yaml import parse_overrides
 from fusebert.settings import all_settings, page
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -64,3 +65,10 @@ def test_one_section_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     assert "training.seed (whole number from 0 below 4,294,967,296, default 0)" in capsys.readouterr().out
     assert main(["settings", "trainings"]) == 2
     assert "neither a setting nor one of the sections: data, model, training, audio" in capsys.readouterr().err
+
+
+def test_words_that_yaml_1_1_takes_for_numbers_are_words() -> None:
+    given = ["a=00000000", "b=1_000", "c=12:30", "d=9999-12-31", "e=-999", "f=0", "g=1.5", "h=[1, 02]", "i=null"]
+    assert list(parse_overrides(given).values()) == [
+        *("00000000", "1_000", "12:30", "9999-12-31", -999, 0, 1.5, [1, "02"], None)
+    ]

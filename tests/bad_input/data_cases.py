@@ -136,13 +136,17 @@ def doubled_parquet(place: Place) -> list[str]:
     return place.train(place.folder / "rows.parquet", target="x")
 
 
-def countless_strips() -> bytes:
-    """A tiff of 64 x 64 pixels, whose header has one byte range of it decoded again and again."""
-    count = 200_000
-    entries = [(256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
+def strips(count: int, kind: int = 4, rows: int = 1) -> bytes:
+    """A tiff of 64 x 64 pixels, whose header has one byte range of it decoded again and again.
+
+    Args:
+        kind: of the numbers that say where a strip lies: 1 of 8 bits, 4 of 32.
+    """
+    entries = [(256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (277, 1), (278, rows)]
     directory = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in entries)
-    directory += struct.pack("<HHII", 273, 4, count, 8 + 2 + 12 * 9 + 4) + struct.pack("<HHII", 279, 4, 1, 64)
-    return struct.pack("<2sHIH", b"II", 42, 8, 9) + directory + bytes(4) + struct.pack("<I", 8) * count
+    directory += struct.pack("<HHII", 273, kind, count, 8 + 2 + 12 * 9 + 4) + struct.pack("<HHII", 279, 4, 1, 64 * rows)
+    places = (b"\x08" if kind == 1 else struct.pack("<I", 8)) * count
+    return struct.pack("<2sHIH", b"II", 42, 8, 9) + directory + bytes(4) + places + bytes(64 * 64)
 
 
 def bare_parquet(place: Place) -> list[str]:
@@ -160,7 +164,11 @@ PICTURES = [
     Case("truncated png", picture("cut.png", png()[:70]), 1, (BAD, "'image'", "damaged")),
     Case("truncated jpeg", picture("cut.jpg", png(kind="JPEG")[:400]), 1, (BAD, "'image'", "damaged")),
     Case("truncated tiff", picture("cut.tif", png(kind="TIFF")[:400]), 1, (BAD, "'image'", "damaged")),
-    Case("tiff of countless strips", picture("a.tif", countless_strips()), 1, (BAD, "'image'", "more than 100,000")),
+    Case("tiff of countless strips", picture("a.tif", strips(200_000)), 1, (BAD, "'image'", "more than 100,000")),
+    Case("the same, in bytes", picture("a.tif", strips(200_000, kind=1)), 1, (BAD, "'image'", "more than 100,000")),
+    Case("tiff of large strips", picture("a.tif", strips(90, rows=63)), 1, (BAD, "'image'", "more than the picture")),
+    Case("tiff without its end", picture("a.tif", png(kind="TIFF", compression="tiff_lzw")[:60]), 1, (BAD, "a TIFF")),
+    Case("list as Python writes it", picture("['a.png']"), 1, (BAD, "'image'", "write it as JSON")),
     Case("a kind that is not read", picture("a.heic", b"\0\0\0\x18ftypheic"), 1, (BAD, "'image'", "no", "TIFF")),
     Case("truncated webp", picture("cut.webp", png(kind="WEBP")[:40]), 1, (BAD, "'image'", "damaged")),
     Case("0 bytes", picture("empty.png", b""), 1, (BAD, "'image'", "empty")),

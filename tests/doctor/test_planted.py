@@ -19,7 +19,7 @@ from fusebert.cli import main
 from fusebert.data.toyworld import write_toyworld
 from fusebert.doctor.check import check
 from fusebert.doctor.media import _clipped, examine_pictures, examine_sounds
-from fusebert.doctor.rows import copied_texts, label_leaks, people_on_both_sides, running_numbers
+from fusebert.doctor.rows import copied_texts, label_leaks, people_on_both_sides, repeated_ids, running_numbers
 from fusebert.types import Sample
 
 PICTURES = {"train": 60, "val": 10, "test": 30}
@@ -337,6 +337,19 @@ def test_what_counts_the_rows_is_named(write: Callable[[int], Any]) -> None:
         ]
     }
     assert [finding.column for finding in running_numbers(splits, ["row", "year", "sold"])] == ["row"]
+
+
+def test_people_are_known_however_their_names_are_written() -> None:
+    def findings(train: list[Any], test: list[Any]) -> list[str]:
+        rows = {
+            table: [Sample(Path("t.csv"), row, {"speaker": who, "id": who}, None) for row, who in enumerate(people)]
+            for table, people in (("train", train), ("test", test))
+        }
+        return [one.fault for one in (*people_on_both_sides(rows, ["speaker"]), *repeated_ids(rows, ["id"]))]
+
+    assert findings(["P1", "P2"], ["P1 ", "P3"]) == findings([1, 2], [1.0, None, None]) == ["same people"]
+    assert findings(["P1", " P1"], ["P2", "n/a"]) == ["repeated id"]
+    assert not findings(["P1", "n/a", None], ["P2", "n/a", None])
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_long_values_are_shown_in_short() -> None:
 
 def test_a_file_that_stands_in_the_table_is_not_printed() -> None:
     assert _shown({"bytes": b"RIFF" * 9999}) == _shown(b"RIFF") == "a file in the table"
+    assert _shown([{"bytes": b"RIFF" * 9999, "path": None}] * 2) == _shown([b"RIFF", b"RIFF"]) == "2 files in the table"
     assert [_shown(value) for value in (None, 0, 0.0, False, "")] == ["", "0", "0.0", "False", ""]
 
 

@@ -71,5 +71,6 @@ def test_a_cell_may_have_a_list_of_files() -> None:
         *((0, "a.png"), (1, "b.png"), (1, b"c")),
         *((2, "d.png"), (2, "[1].png"), (4, "[1].png")),
     ]
+    assert files_in({"samples": [0.0, 0.5] * 33}, ["samples"]) == [(0, [0.0, 0.5] * 33)]
     with pytest.raises(InputError, match=f"33 files in one cell; at most {MOST_IN_A_CELL} are read"):
         files_in({"several": ["a.png"] * 33}, ["several"])

@@ -27,7 +27,7 @@ LONG_NUMBER = re.compile(r"1[3-9][0-9]{9}|[1-9][0-9]{16}[0-9Xx]")
 FEW = 20
 FEW_WORDS = 0.05
 """Share of a target's values that are words, up to which its numbers decide."""
-PYTHON_LISTS = """lists as Python writes them, each read as one text; write them as JSON: ["a", "b"]"""
+PYTHON_LISTS = """lists as Python writes them, which are no lists here; write them as JSON: ["a", "b"]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,7 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
         return ColumnGuess(name, IGNORE, "the numbers of a data frame's rows")
     if _is_identifier(name, values):
         return ColumnGuess(name, IGNORE, "a different value in every row: an identifier")
+    as_python_writes = 2 * sum(map(looks_like_python_list, values)) > len(values)
     weighed: list[tuple[float, str, str]] = []
     for modality in plugins.names("modalities"):
         evidence: Evidence | None = plugins.load("modalities", modality, "processor").matches(values)
@@ -103,11 +104,12 @@ def guess_column(name: str, samples: Sequence[Sample]) -> ColumnGuess:
             weighed.append((evidence.confidence, modality, evidence.why))
     weighed.sort(reverse=True)
     if not weighed:
-        return ColumnGuess(name, IGNORE, f"no modality reads values like {values[0]!r:.40}")
+        why = PYTHON_LISTS if as_python_writes else f"no modality reads values like {values[0]!r:.40}"
+        return ColumnGuess(name, IGNORE, why, as_python_writes)
     confidence, modality, why = weighed[0]
     second = max([other for other, _, _ in weighed[1:]] + [1 - confidence])
     kind, ambiguous = modality if confidence >= 0.4 else IGNORE, confidence - second < CLEAR_LEAD
-    if 2 * sum(map(looks_like_python_list, values)) > len(values):
+    if as_python_writes:
         why, ambiguous = PYTHON_LISTS, True
     return ColumnGuess(name, kind, why, ambiguous)
 

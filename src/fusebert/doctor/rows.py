@@ -9,6 +9,7 @@ from typing import Any
 
 from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
 from fusebert.corpus.sentences import HAN
+from fusebert.data.split import group_of
 from fusebert.doctor.finding import Finding, Splits
 from fusebert.modalities.values import as_list, content_key, is_missing, without_fraction
 from fusebert.tasks.fit import readable
@@ -150,13 +151,18 @@ def people_on_both_sides(splits: Splits, columns: Sequence[str]) -> Iterator[Fin
     """The same speaker, user or patient in the training rows and in others."""
     (_, train), *others = splits.items()
     for column in (column for column in columns if PEOPLE.fullmatch(column)):
-        trained = {content_key(row.values.get(column)) for row in train if not is_missing(row.values.get(column))}
+        trained = {_name(row, column) for row in train} - {None}
         for name, rows in others:
-            found = tuple(row for row in rows if content_key(row.values.get(column)) in trained)
+            found = tuple(row for row in rows if _name(row, column) in trained)
             if found:
-                who = len({content_key(row.values.get(column)) for row in found})
+                who = len({_name(row, column) for row in found})
                 said = f"{who} of those in the training rows are in {name} too; scores will say nothing of new ones"
                 yield Finding("same people", column, said, found)
+
+
+def _name(row: Sample, column: str) -> str | None:
+    """As `data.validation_group` tells names apart; None for words such as n/a."""
+    return None if is_missing(row.values.get(column)) else group_of(row, column)
 
 
 def repeated_ids(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
@@ -165,10 +171,10 @@ def repeated_ids(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
         for name, rows in splits.items():
             seen: set[str] = set()
             again = []
-            for row in (row for row in rows if not is_missing(row.values.get(column))):
-                key = content_key(row.values.get(column))
-                again += [row] if key in seen else []
-                seen.add(key)
+            for row in rows:
+                if (key := _name(row, column)) is not None:
+                    again += [row] if key in seen else []
+                    seen.add(key)
             if again:
                 yield Finding("repeated id", column, f"{len(again)} rows of {name} repeat an id", tuple(again))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from fusebert.errors import InputError
 from fusebert.evaluation.metric_names import decision_in_words, direction, metric_name, metric_text, primary_metric
-from fusebert.modalities.image.processor import FORMATS, eight_bits
+from fusebert.modalities.image.processor import eight_bits, open_picture
 from fusebert.storage import write_atomically
 
 PICTURE_PIXELS = 480
@@ -193,7 +194,7 @@ def _picture(path: Path) -> str | None:
     """A small copy as a data URI; None when the file is no picture."""
     copy = io.BytesIO()
     try:
-        with Image.open(path, formats=FORMATS) as opened:
+        with warnings.catch_warnings(action="ignore"), open_picture(path.read_bytes()) as opened:
             opened.draft("RGB", (PICTURE_PIXELS, PICTURE_PIXELS))
             small = eight_bits(ImageOps.exif_transpose(opened))
             tiny = max(small.size) <= 128

@@ -23,7 +23,7 @@ from fusebert.evaluation.metric_names import lower_is_better, untold
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
-from fusebert.modalities.files import files_in, files_of
+from fusebert.modalities.files import files_in, files_of, media_of
 from fusebert.modalities.values import content_key
 from fusebert.recipe_yaml import as_yaml
 from fusebert.storage import METRICS, finish, write_atomically, write_json
@@ -200,6 +200,8 @@ def _shown(value: Any) -> str:
         return ""
     if isinstance(value, bytes | Mapping):
         return "a file in the table"
+    if isinstance(value, list) and any(isinstance(media_of(one), bytes) for one in value):
+        return f"{len(value)} files in the table"
     text = str(value[-SHOWN_EVENTS:] if isinstance(value, list) else value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fusebert.errors import InputError
 from fusebert.modalities.base import media_path, present
-from fusebert.modalities.values import as_list
+from fusebert.modalities.values import as_list, looks_like_python_list
 from fusebert.types import is_given
 
 READ_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -33,6 +33,8 @@ def files_in(values: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[in
     """(place among `columns`, file) of each file that a row names or holds. Raises InputError."""
     found = []
     for place, value in present(values, columns):
+        if looks_like_python_list(value):
+            raise InputError(f'a list as Python writes it, {value!r:.60}; write it as JSON: ["a.png", "b.png"]')
         files = files_of(value)
         if len(files) > MOST_IN_A_CELL:
             raise InputError(f"{len(files)} files in one cell; at most {MOST_IN_A_CELL} are read")
@@ -43,7 +45,9 @@ def files_in(values: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[in
 def files_of(cell: Any) -> list[Any]:
     """One, or those that a list has, also one in JSON, as a csv holds it."""
     several = as_list(cell)
-    return [file for file in ([cell] if several is None else several) if is_given(file)]
+    if several is None or any(isinstance(one, int | float) for one in several):  # samples are no files
+        several = [cell]
+    return [file for file in several if is_given(file)]
 
 
 def media_of(value: Any) -> Any:

@@ -35,9 +35,11 @@ MAX_SCANS = 100
 """Of a JPEG; each of its scans paints all of the picture again."""
 MAX_STRIPS = 100_000
 """Of a TIFF, whose header may say to decode the same bytes again and again."""
-BIG_TIFF = 43
-BYTES_IN_TIFF = 1, 2, 6, 7
-"""Kinds of entries that are read as bytes or text."""
+BIG_TIFF, STRIP_OFFSETS, TILE_OFFSETS = 43, 273, 324
+BYTES_IN_TIFF = 1, 2, 7
+"""Kinds of entries that are read as bytes or text, but for offsets."""
+DIRECTORIES = 34665, 34853, 40965
+"""Entries of a TIFF that lead to further ones, of the camera and the place; Pillow would read them whole."""
 TWELVE_BITS = 4095.0
 
 Positive = Annotated[float, Field(gt=0)]
@@ -175,7 +177,7 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
             if isinstance(value, Image.Image):
                 picture = ImageOps.exif_transpose(_bounded(value))  # a copy: it is the caller's own
             else:
-                picture = _bounded(_open(value))
+                picture = open_picture(value)
                 picture.draft("RGB", (2 * size_pixels, 2 * size_pixels))  # a JPEG is decoded at about that size
                 ImageOps.exif_transpose(picture, in_place=True)
             picture = _square(picture, size_pixels)
@@ -184,6 +186,8 @@ def decode(value: Any, size_pixels: int) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise InputError(f"the picture is too large: {error}") from None
     except UnidentifiedImageError:
+        if isinstance(value, bytes) and value.startswith((b"II", b"MM")):
+            raise InputError("a TIFF that is damaged, or not of grey, RGB or CMYK in 8 bits, or grey in 16") from None
         raise InputError(f"not a picture of a known kind ({', '.join(FORMATS)})") from None
     except Exception as error:  # a decoder may raise anything over damaged bytes
         raise InputError(f"the picture is damaged: {error}") from None
@@ -197,6 +201,11 @@ def _bounded(picture: Image.Image) -> Image.Image:
     if picture.width * picture.height > MAX_PIXELS:
         raise InputError(f"the picture has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read")
     return picture
+
+
+def open_picture(value: Any) -> Image.Image:
+    """Encoded bytes, or an array, as a picture within bounds, not decoded yet. Raises InputError, or as Pillow does."""
+    return _bounded(_open(value))
 
 
 def _open(data: Any) -> Image.Image:
@@ -217,7 +226,15 @@ def _open(data: Any) -> Image.Image:
         raise InputError(f"the picture is a JPEG of more than {MAX_SCANS} scans")
     if _strips(data) > MAX_STRIPS:
         raise InputError(f"the picture is a TIFF of more than {MAX_STRIPS:,} strips")
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    if picture.format == "TIFF":
+        boxes = [tile[1] or (0, 0, *picture.size) for tile in picture.tile]
+        pixels = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+        if pixels > len(picture.getbands()) * picture.width * picture.height:
+            raise InputError("the picture is a TIFF whose strips hold more than the picture")
+        for entry in DIRECTORIES:
+            picture.getexif().pop(entry, None)
+    return picture
 
 
 def _strips(data: bytes) -> int:
@@ -238,7 +255,8 @@ def _strips(data: bytes) -> int:
     first = start + count.size
     last = min(first + entries * entry.size, len(data) - entry.size + 1)
     found = (entry.unpack_from(data, offset) for offset in range(first, last, entry.size))
-    return int(max(entries, *(size for _, kind, size in found if kind not in BYTES_IN_TIFF), 0))
+    counts = (size for tag, kind, size in found if kind not in BYTES_IN_TIFF or tag in (STRIP_OFFSETS, TILE_OFFSETS))
+    return int(max(entries, *counts, 0))
 
 
 def _square(picture: Image.Image, size_pixels: int) -> Image.Image:
