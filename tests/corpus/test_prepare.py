@@ -31,7 +31,7 @@ from fusebert.corpus.sentences import clean, language_of, split
 from fusebert.corpus.shards import read_shards
 from fusebert.corpus.tokens import tokenize_corpus
 from fusebert.corpus.vocabulary import make_vocabulary, measure
-from fusebert.errors import DataError, UsageError
+from fusebert.errors import DataError, RowError, UsageError
 from fusebert.modalities.text.tokenizer import train_tokenizer
 from tests.corpus.conftest import CHINESE, document, write_jsonl
 
@@ -526,3 +526,17 @@ def test_folders_behind_links_are_read_once(documents: list[str], tmp_path: Path
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "here")
     prepare_corpus([str(tmp_path / "here")], tmp_path / "out", ALL)
     assert len(sentences(tmp_path / "out")) == 9
+
+
+def test_a_line_that_cannot_be_read_does_not_cut_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halves would land on both sides of the held-out line. Rows come in order, as resuming counts on it."""
+    path, bad = tmp_path / "a.txt", b"caf\xe9\n"
+    path.write_bytes(bad + b"one\n" + bad + b"two\n" + bad + b"\n\n" + bad + b"three\n")
+
+    def read() -> list[tuple[int, str | None]]:
+        found = reading.read_documents(str(path), 0, "text")
+        return [(one.row, None if isinstance(one, RowError) else one.text) for one in found]
+
+    assert read() == [(1, None), (2, "one\ntwo\n"), (3, None), (5, None), (8, None), (9, "three\n")]
+    monkeypatch.setattr(reading, "MOST_BAD_LINES", 1)
+    assert read() == [(1, None), (2, "one\n"), (3, None), (4, "two\n"), (5, None), (8, None), (9, "three\n")]

@@ -22,6 +22,7 @@ HUB_NAME = re.compile("(?P<name>[^:@]+)(:(?P<config>[^@]+))?(@(?P<revision>.+))?
 MAX_DOCUMENT_CHARACTERS = 2**20
 """A longer document is read in numbered pieces, cut between lines."""
 PROBED_ROWS = 20
+MOST_BAD_LINES = 10_000
 PARQUET_ROWS, PARQUET_BUFFER_BYTES = 8, 2**20
 PAGE_ROWS, PAGE_COPIES = 1024, 4
 """Parquet writers look whether a page is full after so many rows at least; reading one takes up to so many times it."""
@@ -158,8 +159,10 @@ def read_documents(source: str, number: int, field: str) -> Iterator[Document | 
 
 
 def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
-    """Documents stand apart by blank lines; so they do by a line that cannot be read."""
+    """Documents stand apart by blank lines. Lines that cannot be read are told behind the document that lacks them, so
+    that rows come in order; only so many of them end it that they would fill the memory."""
     lines: list[str] = []
+    bad: list[RowError] = []
     first, piece, size = 1, 0, 0
     with path.open("rb") as file:
         if file.peek(2)[:2] in (BOM_UTF16_LE, BOM_UTF16_BE):
@@ -175,22 +178,26 @@ def _from_text(path: Path, number: int) -> Iterator[Document | RowError]:
                 text = decode_line(line, line_number)
             except InputError as found:
                 error = RowError(str(found), path, line_number, line=line_number)
-            blank = not text.strip()
+            blank = len(bad) >= MOST_BAD_LINES or (error is None and not text.strip())
             if lines and (blank or size + len(text) > MAX_DOCUMENT_CHARACTERS):
                 for document in _pieces("".join(lines), number, first, piece):
                     yield document
                     piece = document.piece + 1
                 lines, size = [], 0
             if blank:
-                piece = 0
-            if error is not None:
+                yield from bad
+                bad, piece = [], 0
+            if error is not None and not lines and not piece:
                 yield error
-            elif not blank:
+            elif error is not None:
+                bad.append(error)
+            elif text.strip():
                 first = first if lines or piece else line_number
                 lines.append(text)
                 size += len(text)
     if lines:
         yield from _pieces("".join(lines), number, first, piece)
+    yield from bad
 
 
 def _from_parquet(path: Path, number: int, field: str) -> Iterator[Document | RowError]:
