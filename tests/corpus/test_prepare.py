@@ -540,3 +540,14 @@ def test_a_line_that_cannot_be_read_does_not_cut_its_document(tmp_path: Path, mo
     assert read() == [(1, None), (2, "one\ntwo\n"), (3, None), (5, None), (8, None), (9, "three\n")]
     monkeypatch.setattr(reading, "MOST_BAD_LINES", 1)
     assert read() == [(1, None), (2, "one\n"), (3, None), (4, "two\n"), (5, None), (8, None), (9, "three\n")]
+
+
+def test_a_vocabulary_that_is_replaced_is_said(
+    documents: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_corpus([str(write_jsonl(tmp_path / "a.jsonl", documents))], tmp_path / "out", Settings(held_out=0.1))
+    said = []
+    for size in ("300", "200"):
+        assert main(["corpus", "vocabulary", str(tmp_path / "out"), "--size", size]) == 0
+        said.append("that was here is replaced" in capsys.readouterr().err)
+    assert said == [False, True]

@@ -90,7 +90,7 @@ def _prepare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
-    from fusebert.corpus.vocabulary import make_vocabulary, unspelled
+    from fusebert.corpus.vocabulary import FOLDER, make_vocabulary, unspelled
     from fusebert.modalities.text.processor import MANY_UNKNOWN
 
     beside = None
@@ -98,7 +98,10 @@ def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         from fusebert.model.pretrained import find_trunk
 
         beside = find_trunk(options.beside)
+    had_one = (options.folder / FOLDER).exists()
     report = make_vocabulary(options.folder, options.size, not options.cased, beside)
+    if had_one:
+        say("the vocabulary that was here is replaced; a run that began with it cannot go on")
     if (every := report["learnt_from_one_document_in"]) > 1:
         say(f"the corpus is large: learnt from one document in {every}")
     for name in ("own", "beside"):
