@@ -192,7 +192,9 @@ class TrainingSettings(Section):
     patience: int | None = Field(
         None, ge=1, description="stop after this many epochs without a better validation score"
     )
-    time_limit: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0, description='seconds, or "10m"')
+    time_limit: Annotated[float | None, BeforeValidator(seconds)] = Field(
+        None, gt=0, description='seconds, or "10m", from the start of the program until its scores are written'
+    )
     checkpoint_steps: int | None = Field(None, ge=1, description="also save every so many steps, not only each epoch")
     workers: int = Field(0, ge=0, le=64, description="processes that read and prepare rows, anew in each epoch")
     parallel: Literal["ddp", "fsdp"] = Field(

@@ -551,3 +551,19 @@ def test_a_vocabulary_that_is_replaced_is_said(
         assert main(["corpus", "vocabulary", str(tmp_path / "out"), "--size", size]) == 0
         said.append("that was here is replaced" in capsys.readouterr().err)
     assert said == [False, True]
+
+
+def test_too_few_documents_to_pretrain_on_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a book without blank lines."""
+    (tmp_path / "book.txt").write_text("The ship left the harbour. It came back in spring.\n" * 20)
+    assert main(["corpus", "prepare", str(tmp_path / "book.txt"), "--output", str(tmp_path / "out")]) == 0
+    assert "documents to train on: 1, held out: 0; pre-training needs 2 of each" in capsys.readouterr().err
+
+
+def test_a_corpus_that_gives_fewer_pieces_than_asked_says_how_many(
+    documents: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_corpus([str(write_jsonl(tmp_path / "a.jsonl", documents))], tmp_path / "out", Settings(held_out=0.1))
+    assert main(["corpus", "vocabulary", str(tmp_path / "out"), "--size", "1000000", "--json"]) == 0
+    written = capsys.readouterr()
+    assert f"{json.loads(written.out)['size']:,} pieces are all that the corpus gives" in written.err

@@ -114,6 +114,7 @@ class AnEpoch(Notes):
 
 def test_a_run_that_was_killed_while_it_was_sealed_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
     folder, notes = tmp_path / "model", Notes()
+    tiny = tiny | {"training.parallel": "fsdp"}
     with pytest.raises(KeyboardInterrupt):
         train(tiny, folder, progress=AnEpoch())
     assert str(tiny["data.root"]) in (folder / "recipe.yaml").read_text()  # to be resumed from
@@ -121,6 +122,7 @@ def test_a_run_that_was_killed_while_it_was_sealed_goes_on(tiny: dict[str, Any],
     (folder / "recipe.yaml").write_text(as_yaml(without_places(settings)))
     train(settings, folder, resume=True, progress=notes)
     assert any(line.startswith("resuming after step") for line in notes.lines)
+    assert any("training.parallel=fsdp: one process holds the whole model" in line for line in notes.lines)
 
 
 STREAMS = """

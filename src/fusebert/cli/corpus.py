@@ -69,6 +69,7 @@ def byte_count(text: str) -> int:
 def _prepare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
     from fusebert.corpus.prepare import Settings, most_workers, prepare_corpus
+    from fusebert.corpus.shards import LEAST_DOCUMENTS
 
     if options.workers is None:
         options.workers = min(os.cpu_count() or 1, most_workers(options.max_memory))
@@ -82,6 +83,12 @@ def _prepare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         say(f"{name.replace('_', ' '):24} {count:>14,}")
     if damaged := report["counts"].get("damaged_files"):
         say(f"Warning: {damaged} files are damaged; how many documents are lost is not known (bad_documents.jsonl)")
+    kept = [report["counts"].get(f"{part}_documents", 0) for part in ("train", "held_out")]
+    if min(kept) < LEAST_DOCUMENTS:
+        say(
+            f"Warning: documents to train on: {kept[0]:,}, held out: {kept[1]:,}; pre-training needs {LEAST_DOCUMENTS} "
+            "of each (blank lines divide a text file into documents; --held-out is the share kept apart)"
+        )
     if report["ignored_files"]:
         say(f"{report['ignored_files']} files of other kinds in the folders were ignored")
     say(f"The corpus is in {options.output}; next: fusebert corpus vocabulary {options.output}")
@@ -102,6 +109,8 @@ def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     report = make_vocabulary(options.folder, options.size, not options.cased, beside)
     if had_one:
         say("the vocabulary that was here is replaced; a run that began with it cannot go on")
+    if (size := report["size"]) < options.size:
+        say(f"{size:,} pieces are all that the corpus gives, of {options.size:,} that were asked for")
     if (every := report["learnt_from_one_document_in"]) > 1:
         say(f"the corpus is large: learnt from one document in {every}")
     for name in ("own", "beside"):

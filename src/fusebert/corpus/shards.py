@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 REPORT = CORPUS_REPORT
 SCHEMA = pa.schema([("id", pa.string()), ("language", pa.string()), ("sentences", pa.list_(pa.string()))])
 COUNTED = ("counts", "languages", "shards")
+LEAST_DOCUMENTS = 2
+"""In each part, to pre-train: a pair that is not next takes its second half from another document."""
 GROUP_BYTES, GROUP_DOCUMENTS = 2**21, 2**12
 """What a row group holds before it is compressed, so that neither side has more of a shard as text in memory."""
 

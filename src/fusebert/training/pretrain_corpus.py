@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fusebert.config import Recipe
-from fusebert.corpus.shards import corpus_report
+from fusebert.corpus.shards import LEAST_DOCUMENTS, corpus_report
 from fusebert.corpus.tokens import Tokens, need_jieba, tokenize_corpus, tokens_hash
 from fusebert.corpus.vocabulary import corpus_tokenizer
 from fusebert.errors import DataError
@@ -56,9 +56,9 @@ def read_corpus(recipe: Recipe, trunk_folder: Path | None) -> Corpus:
         need_jieba()
     parts = {part: tokenize_corpus(folder, part, tokenizer, chinese_words) for part in ("train", "held_out")}
     for part, found in parts.items():
-        if len(found.documents) < 3:
+        if (count := len(found.documents) - 1) < LEAST_DOCUMENTS:
             raise DataError(
-                f"{folder}: the {part} part has {len(found.documents) - 1} documents; at least two are needed "
+                f"{folder}: documents in the {part} part: {count}; at least {LEAST_DOCUMENTS} are needed "
                 "(prepare more text, or change how much is held out with --held-out)"
             )
     counts, scored = (piece_counts(parts[part].ids, vocabulary_size(tokenizer)) for part in ("train", "held_out"))

@@ -106,7 +106,7 @@ def prepare_matching(recipe: Recipe, folder: Path, strict: bool, progress: Progr
     if matching and len(prepared.processors) == 1:
         raise DataError(
             f"{table} has text and nothing beside it; name a column with data.columns.COLUMN=image (audio, table), "
-            "or set task.next_sentence=off"
+            "set task.next_sentence=off, or make a corpus of its text: `fusebert corpus prepare`"
         )
     masked = {"train": task.config.mask_rate, "validation": HELD_OUT_MASK_RATE}
     seeds = {"train": recipe.training.seed, "validation": HELD_OUT_SEED}

@@ -221,6 +221,8 @@ def fit(run: Run, model: FusebertModel, collator: Collator, tokens_after: int) -
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())
     else:
         torch.manual_seed(settings.seed + accelerator.process_index * RANK_SEED)  # all built the same; dropout differs
+    if settings.parallel == "fsdp" and accelerator.num_processes == 1:
+        progress.note("training.parallel=fsdp: one process holds the whole model; start several with torchrun")
     precision = pick_precision(settings.precision, device, model.config.trunk["hidden_size"])
     spent, validation = time.monotonic() - run.started, prepared.splits["validation"]
     schedule = {name: getattr(settings, name) for name in SCHEDULE}
