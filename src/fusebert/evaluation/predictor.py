@@ -318,13 +318,7 @@ class Predictor:
         without, shuffle, known = map(_several, (without, shuffle, known))
         if bad_rows not in ("refuse", "skip", "blank"):
             raise UsageError(f"bad_rows={bad_rows!r} is none of 'refuse', 'skip' and 'blank'")
-        for name in [*without, *shuffle]:
-            if name not in self.processors:
-                raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
-        if both := set(without) & set(shuffle):
-            raise UsageError(f"{', '.join(sorted(both))} cannot be taken away and dealt out at once")
-        if set(without) == set(self.processors):
-            raise UsageError(f"without {', '.join(without)} the model reads nothing")
+        self._check_modalities(without, shuffle)
         if hasattr(self.task, "questions"):
             rows = self.task.questions(rows, [rows_of(one) for one in known])
         elif known:
@@ -366,6 +360,16 @@ class Predictor:
         preparer = Preparer(self.processors, self.task, self.target, self._sides, bare=True)
         examples = changed_examples(rows, preparer, without, self._dealt_out(shuffle))
         return infer_all(self.model, examples, self.collator, self.precision)
+
+    def _check_modalities(self, without: Sequence[str], shuffle: Sequence[str]) -> None:
+        """Raises UsageError where they cannot be taken away and dealt out."""
+        for name in [*without, *shuffle]:
+            if name not in self.processors:
+                raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(self.processors)}")
+        if both := set(without) & set(shuffle):
+            raise UsageError(f"{', '.join(sorted(both))} cannot be taken away and dealt out at once")
+        if set(without) == set(self.processors):
+            raise UsageError(f"without {', '.join(without)} the model reads nothing")
 
     def _usable(self, rows: Rows, seen: Seen, lost: Lost | None) -> Rows:
         """The rows that are scored as they are: the same ones count when something is taken away or dealt out."""
