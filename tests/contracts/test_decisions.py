@@ -196,3 +196,12 @@ def test_a_label_that_is_quite_impossible_does_not_stop_the_choice() -> None:
     with np.errstate(divide="raise", invalid="raise"):
         task.decide(np.pad(logits, [(0, 0), (0, 1)], constant_values=-2000.0), targets)
     assert task.evaluate(np.pad(logits, [(0, 0), (0, 1)], constant_values=-2000.0), targets)["decision"]
+
+
+def test_rows_that_lack_a_label_choose_no_threshold_for_it() -> None:
+    logits, targets = planted(400, (0.98, 0.02), seed=0)
+    task = fitted(targets, metric="f1_macro")
+    task.decide(logits, targets)
+    assert task.thresholds[1] != 0.5
+    task.decide(logits[targets == 0], targets[targets == 0])
+    assert task.thresholds.tolist() == [0.5, 0.5]

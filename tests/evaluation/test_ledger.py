@@ -51,7 +51,12 @@ def ledger_of(metric: str = "accuracy", error: float = 0.015, **scores: float) -
             ["image is not used", "text alone does as well"],
         ),
         ({"all": 0.9, "image_shuffled": 0.86, "text_shuffled": 0.3}, []),
-        ({"all": 0.9, "image_shuffled": 0.875, "text_shuffled": 0.3}, ["image is not used"]),
+        ({"all": 0.9, "image_shuffled": 0.875, "text_shuffled": 0.3}, ["image is not shown to be used"]),
+        ({"all": 0.9, "image_shuffled": 0.89, "text_shuffled": 0.3}, ["image is not used"]),
+        (
+            {"all": 0.9, "audio_shuffled": 0.5, "audio_alone": 0.88, "image_shuffled": 0.4, "text_shuffled": 0.3},
+            ["audio alone may do as well"],
+        ),
         (
             {"all": 0.9, "audio_shuffled": 0.5, "audio_alone": 0.9, "image_shuffled": 0.4, "text_shuffled": 0.3},
             ["audio alone does as well"],
@@ -75,6 +80,7 @@ def test_warnings(scores: dict[str, float], wanted: list[str]) -> None:
     said = warnings(ledger_of(**scores), higher_is_better=True)
     assert len(said) == len(wanted)
     assert all(line.startswith(start) for line, start in zip(said, wanted, strict=True))
+    assert all("a difference known to ±0.030" in line for line in said)
 
 
 @pytest.mark.parametrize("unit", [1.0, 0.1])

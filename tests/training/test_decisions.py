@@ -86,3 +86,23 @@ def test_only_labels_have_a_threshold(model: Predictor, tmp_path: Path) -> None:
     numbers = train(settings | {"model.trunk": "tiny", "training.epochs": 1}, tmp_path / "numbers")
     with pytest.raises(UsageError, match="the task of this model is regression"):
         numbers.answering_from(0.3)
+
+
+def test_labels_that_one_part_lacks_are_said(tmp_path: Path) -> None:
+    def rows(name: str, labels: list[Any]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps({"x": number, "y": label}) + "\n" for number, label in enumerate(labels)))
+        return str(path)
+
+    settings = {
+        "data.train": rows("train.jsonl", [200, 404, 500] * 10),
+        "data.target": "y",
+        "model.trunk": "tiny",
+        "training.epochs": 1,
+        "training.trackers": [],
+    }
+    model = train(settings | {"data.validation": rows("val.jsonl", [200] * 20)}, tmp_path / "model")
+    assert "no validation row has the label 404, 500: scores on them say nothing of it" in model.metrics["warnings"]
+    once = rows("once.jsonl", [*"aabb", *"cdefghijklmnopqrstuvwxyz"])
+    model = train(settings | {"data.train": once, "task.name": "classification"}, tmp_path / "held_out")
+    assert any(said.startswith("only validation rows have the label ") for said in model.metrics["warnings"])

@@ -103,7 +103,7 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
     """In words: modalities that are not used, that say what others say, that mislead, and that do as well alone as all.
 
     A score is worse, or better, where it is so by more than two standard errors of the difference; one that has none,
-    of few rows, is as good where it is no worse at all.
+    of few rows, is as good where it is no worse at all. Between one and two, the rows do not tell, and that is said.
 
     Args:
         found: of `ledger`.
@@ -120,36 +120,41 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
         return (score - whole if higher_is_better else whole - score), 2 * found[label].get(STANDARD_ERROR, 0.0)
 
     def said_of(label: str) -> str:
-        return f"{metric_name(metric)} is {metric_text(found[label][metric])}, {metric_text(whole)} with all"
+        known_to = found[label].get(STANDARD_ERROR)
+        error = f", a difference known to ±{metric_text(2 * known_to)}" if known_to else ""
+        return f"{metric_name(metric)} is {metric_text(found[label][metric])}, {metric_text(whole)} with all{error}"
 
-    def as_good(label: str) -> str | None:
+    def as_good(label: str) -> tuple[bool, str] | None:
+        """Whether that is sure, and in words; None where it is worse."""
         known = lead(label)
-        return said_of(label) if known and known[0] >= -known[1] else None
+        return (known[0] >= -known[1] / 2, said_of(label)) if known and known[0] >= -known[1] else None
 
     def better(label: str) -> str | None:
         known = lead(label)
         return said_of(label) if known and STANDARD_ERROR in found[label] and known[0] > known[1] else None
 
-    def alone(name: str) -> str | None:
+    def alone(name: str) -> tuple[bool, str] | None:
         others = [other for other in names if other != name]
         return as_good(f"without {others[0]}" if len(others) == 1 else f"{name} alone") if others else None
 
-    unused = {name: score for name in names if (score := as_good(f"{name}{SHUFFLED}")) is not None}
-    enough = {name: score for name in names if (score := alone(name)) is not None}
+    unused = {name: verdict for name in names if (verdict := as_good(f"{name}{SHUFFLED}"))}
+    enough = {name: verdict for name in names if (verdict := alone(name))}
     said = []
     for name in names:
-        if name in unused and name in enough:
-            said.append(
-                f"{name} is not used, as others say the same or nothing is learned: dealt out to other rows, "
-                f"{unused[name]}; alone, {enough[name]}"
-            )
-        elif name in unused:
-            said.append(f"{name} is not used: dealt out to other rows, {unused[name]}")
-        if (score := better(f"without {name}")) is not None:
-            said.append(f"{name} misleads: without it, {score}")
-    return said + [
-        f"{name} alone does as well as all together: {enough[name]}" for name in names if name in enough.keys() - unused
-    ]
+        if name in unused:
+            sure, score = unused[name]
+            line = f"{name} is {'not used' if sure else 'not shown to be used'}"
+            if name in enough:
+                line += ", as others say the same or nothing is learned"
+            line += f": dealt out to other rows, {score}"
+            said.append(line + (f"; alone, {enough[name][1]}" if name in enough else ""))
+        if misled := better(f"without {name}"):
+            said.append(f"{name} misleads: without it, {misled}")
+    for name in names:
+        if name in enough.keys() - unused:
+            sure, score = enough[name]
+            said.append(f"{name} alone {'does' if sure else 'may do'} as well as all together: {score}")
+    return said
 
 
 def guessing(evaluation: Mapping[str, Any], metric: str) -> list[str]:

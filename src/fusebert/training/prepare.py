@@ -131,6 +131,9 @@ def prepare(recipe: Recipe, folder: Path, strict: bool, progress: Progress, task
     asked = by_side(samples, getattr(task, "sides", ()))
     if target_column is not None and hasattr(task, "doubts"):
         warnings += task.doubts(readable(task, given_targets(samples, target_column)))
+    if target_column is not None and hasattr(task, "unshared"):
+        parts = (given_targets(checked[name].samples, target_column) for name in ("train", "validation"))
+        warnings += task.unshared(*parts)
     for processor in processors.values():
         warnings += processor.doubts(asked) if hasattr(processor, "doubts") else []
     found = _hash(checked, _contents(processors))

@@ -30,6 +30,7 @@ MOST_CURVES = 1000
 """Of more classes no area under a curve each is computed, and no confusion matrix: minutes and gigabytes."""
 SAME = {"0": "false", "1": "true", "false": "0", "true": "1"}
 """How one of two labels may be written otherwise."""
+LABELS_NAMED = 5
 HEAVIEST = 100.0
 CALIBRATION_ROWS, CALIBRATION_LOGITS, DECISION_LOGITS = 20_000, 2**24, 2**22
 """At most so many say how sure answers may be, and which are given."""
@@ -154,6 +155,27 @@ class Task:
                 rows += 1
         self.frequencies = np.array([max(1, found[number]) for number in range(len(self.labels))]) / max(1, rows)
 
+    def unshared(self, learnt: Sequence[Any], scored: Sequence[Any]) -> list[str]:
+        """In words: labels that only the rows to learn from have, or only validation rows, by their raw targets."""
+        in_training, in_validation = self._occurring(learnt), self._occurring(scored)
+        said = []
+        if unscored := sorted(in_training - in_validation):
+            said.append(f"no validation row has the label {self._named(unscored)}: scores on them say nothing of it")
+        if unlearnt := sorted(in_validation - in_training):
+            said.append(f"only validation rows have the label {self._named(unlearnt)}: it is not learnt")
+        return said
+
+    def _occurring(self, targets: Sequence[Any]) -> set[int]:
+        found: set[int] = set()
+        for raw in targets:
+            with suppress(InputError):
+                found.update(self._numbers(raw))
+        return found - {UNSEEN}
+
+    def _named(self, numbers: Sequence[int]) -> str:
+        more = f" and {len(numbers) - LABELS_NAMED:,} more" if len(numbers) > LABELS_NAMED else ""
+        return ", ".join(repr(self.labels[number]) for number in numbers[:LABELS_NAMED]) + more
+
     @property
     def weights(self) -> np.ndarray:
         """float[C], what each class weighs in the loss: N / (C n), so that all weigh the same; of lists, what rows with
@@ -198,9 +220,8 @@ class Task:
     def _number(self, label: Any) -> int:
         number = self._find(label)
         if number == UNSEEN and self.config.unseen_labels == "refuse":
-            known = ", ".join(map(repr, self.labels[:5])) + (", ..." if len(self.labels) > 5 else "")
             raise InputError(
-                f"label {label!r} does not occur in the training rows ({known}); "
+                f"label {label!r} does not occur in the training rows ({self._named(range(len(self.labels)))}); "
                 "mend it, or train with task.unseen_labels=wrong to count it as a wrong answer"
             )
         return number

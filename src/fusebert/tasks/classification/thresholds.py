@@ -43,6 +43,8 @@ def of_labels(probabilities: np.ndarray, targets: np.ndarray, frequencies: np.nd
         frequencies: float[C], of the training rows.
     """
     if len(frequencies) == 2:
+        if len(np.unique(targets)) < 2:  # rows that lack a label say nothing of where it begins
+            return np.array([0.5, 0.5])
         second = _best(probabilities[:, 1], _blended(probabilities[:, 1], targets == 1), both=True)
         return np.array([1 - second, second])
     tried = [frequencies**power / (frequencies**power).sum() for power in PREFERENCES]
