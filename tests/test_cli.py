@@ -41,6 +41,16 @@ def test_predict_answers_each_row_in_order(trained: Path, world: Path, tmp_path:
     assert all(len(line["top"]) == 2 and line["top"][0]["label"] == line["answer"] for line in lines)
 
 
+def test_what_is_kept_of_a_row_is_json(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = json.loads((world / "test.jsonl").read_text().splitlines()[0])
+    kept = {"shop": "上海", "boxes": [{"size": 1.5}, None]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": row["question"], "meta": kept}))
+    assert main(["predict", str(trained), str(tmp_path / "rows.jsonl"), "--keep", "meta", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answers"][0]["meta"] == kept
+
+
 def test_a_bad_row_may_have_a_name_that_is_not_utf_8(
     trained: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

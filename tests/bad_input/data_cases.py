@@ -213,7 +213,10 @@ TABLES = [
     Case("empty", table("rows.csv", b""), 1, ("rows.csv", "empty")),
     Case("header only", table("rows.csv", "question,answer\n"), 1, ("rows.csv", "no rows")),
     Case(
-        "no target", lambda place: place.train(place.jsonl(rows()), target=None), 2, ("--target answer", "rows.jsonl")
+        "no target",
+        lambda place: place.train(place.jsonl(rows()), target=None),
+        2,
+        ("data.target=answer", "rows.jsonl"),
     ),
     Case("target column missing", table("rows.csv", delimited(), target="x"), 2, ("rows.csv", "'x'", "does not exist")),
     Case("target always empty", on_answers([None]), 1, ("rows.jsonl", "no row", "'answer'")),

@@ -57,6 +57,8 @@ def test_bad_rows_say_row_and_line_where_they_differ(tmp_path: Path) -> None:
     report_bad_rows([], 4, "refuse", tmp_path / "bad_rows.jsonl")
     assert not (tmp_path / "bad_rows.jsonl").exists()
     assert [(line["row"], line["line"]) for line in listed] == [(2, 4), (4, 7)]
+    with pytest.raises(DataError, match=r"2 of 4 rows .*The list .* cannot be written: (File exists|Not a directory)"):
+        report_bad_rows(bad, 4, "refuse", path / "bad_rows.jsonl")
     lines = tmp_path / "rows.jsonl"
     lines.write_text('{"a": 1}\n{\n')
     assert str(list(read_table(lines))[1]).startswith(f"{lines}, row 2: not a JSON object")

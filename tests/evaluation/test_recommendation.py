@@ -18,7 +18,7 @@ import fusebert
 from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.data.tables import read_table
-from fusebert.errors import DataError, ModelError, RecipeError, RowError, UsageError
+from fusebert.errors import DataError, InputError, ModelError, RecipeError, RowError, UsageError
 from fusebert.evaluation.catalogue import describe, read_catalogue
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
@@ -388,6 +388,8 @@ def test_it_chooses_among_items(trained: Path, tmp_path: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["answer"] == "i9"
     with pytest.raises(UsageError, match="knows none of the items to choose among"):
         model.predict({HISTORY: ["i1"]}, among=["nobody knows it"])
+    with pytest.raises(InputError, match="one value expected, found dict"):
+        model.predict({HISTORY: ["i1"]}, among=[{"item": "i1"}])
 
 
 def test_metrics_of_ranks() -> None:

@@ -133,10 +133,11 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         say(f"Warning: {line}")
     if decision := decision_in_words(found, options.table.name):
         say(f"Note: {decision}")
+    listed = f"listed in {listed_in}" if listed_in.exists() else f"not listed, as {listed_in} cannot be written"
     if bad := found.get("bad_rows"):
-        say(f"Warning: {bad} other rows cannot be used and are skipped; they are listed in {listed_in}")
+        say(f"Warning: {bad} other rows cannot be used and are skipped; they are {listed}")
     if values := found.get("lost_values"):
-        say(f"Warning: {values} values cannot be read and are left out of their rows; they are listed in {listed_in}")
+        say(f"Warning: {values} values cannot be read and are left out of their rows; they are {listed}")
     if (lost := found.get("without_history", 0)) > MANY_WITHOUT_HISTORY * found["rows"]:
         say(f"Note: {lost} of {found['rows']} questions have no history; name tables of events before with --known")
     if asked := found.get("queries"):

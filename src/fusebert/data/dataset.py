@@ -358,9 +358,13 @@ def report_bad_rows(
     used = set(map(id, left_out))
     lines = [error.to_json() | ({"row_is_used": id(error) in used} if left_out else {}) for error in told]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    listed = ""
     if listed_in is not None:
-        write_atomically(listed_in, text.encode(errors="backslashreplace"))
-    listed = f". All are listed in {listed_in}" if listed_in is not None else ""
+        try:
+            write_atomically(listed_in, text.encode(errors="backslashreplace"))
+            listed = f". All are listed in {listed_in}"
+        except OSError as error:  # which rows they are matters more
+            listed = f". The list {listed_in} cannot be written: {error.strerror}"
     without = f"{len(left_out)} values cannot be read and are left out of their rows ({_named(left_out)})"
     if not bad:
         return without + listed

@@ -122,7 +122,7 @@ class Index:
             side: that the rows ask with; None for that of `asked`.
         """
         if not isinstance(top, int) or not 1 <= top <= MOST_FOUND:
-            raise UsageError(f"--top must be at least 1 and at most {MOST_FOUND}, not {top!r}")
+            raise UsageError(f"top={top!r} will not do: a whole number from 1 to {MOST_FOUND}")
         self._refresh()
         held = self._rows
         places = held.matching(where)

@@ -96,7 +96,7 @@ def pick_target(named: str | None, samples: Sequence[Sample]) -> str:
             raise UsageError(f"the target column {named!r} does not exist; {samples[0].table} has {has}")
         return named
     likely = [name for name in found if name.lower() in TARGET_NAMES]
-    hint = f"--target {likely[0]}" if likely else "--target COLUMN"
+    hint = f"data.target={likely[0] if likely else 'COLUMN'}"
     table_has = f"{samples[0].table} has {', '.join(found)}"
     raise UsageError(f"no target is set; say which column to predict, with {hint} ({table_has})")
 

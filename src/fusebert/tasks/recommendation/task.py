@@ -110,10 +110,10 @@ class Task:
         """float[B, items] in which only some items can be answers, bool[items]."""
         return np.where(allowed, logits, np.float32(RULED_OUT))
 
-    def allowed(self, items: Iterable[str]) -> np.ndarray:
-        """bool[items], those that have one of these names. Raises UsageError where none has."""
+    def allowed(self, items: Iterable[Any]) -> np.ndarray:
+        """bool[items], those that have one of these names. Raises UsageError where none has, InputError for no name."""
         found = np.zeros(len(self.items), dtype=bool)
-        found[[self._codes[name] - 1 for name in items if name in self._codes]] = True
+        found[[self._codes[name] - 1 for name in map(as_category, items) if name in self._codes]] = True
         if not found.any():
             raise UsageError(f"the model knows none of the items to choose among; it knows {self.items[0]!r}, ...")
         return found
