@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 import signal
 import warnings
@@ -19,7 +20,7 @@ from fusebert.cli import main
 from fusebert.config import Recipe
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, ModelError, RecipeError, RowError, UsageError
-from fusebert.evaluation.catalogue import describe, read_catalogue
+from fusebert.evaluation.catalogue import _text, describe, read_catalogue
 from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.baselines import _ranks, _recent
@@ -414,6 +415,9 @@ def test_leaks_are_named(tmp_path: Path) -> None:
     place = f"{tmp_path / 'c.jsonl'}, row 1"
     said = leaks({"train": old, "validation": [*new, *events("c.jsonl", [("u", "x", 1)])]}, repeats=True)
     assert said == [(True, f"1 of 3 validation events are training events, too (the first is {place})")]
+    parts = {"train": old, "validation": new, "test": [*new[:1], *events("e.jsonl", [("v", "z", 13)])]}
+    (said,) = leaks(parts, repeats=True)
+    assert said[1].startswith("1 of 2 test events are training or validation events, too")
     again = events("d.jsonl", [("u", "x", 20)])
     assert "100% of the validation events repeat" in leaks({"train": old, "validation": again}, repeats=False)[0][1]
 
@@ -601,3 +605,8 @@ def test_what_cannot_be_an_answer_is_found_by_no_cut_off() -> None:
     found = ranking_metrics(ranks, np.array([True, True, False]))
     assert found["recall_at_20"] == pytest.approx(1 / 3)
     assert found["new_item_recall_at_20"] == 0
+
+
+def test_a_catalogue_says_the_same_whatever_kind_of_table_it_is() -> None:
+    assert _text(["Heat ", 1995.0, ["crime", None, math.nan], True, "n/a"]) == "Heat. 1995. crime. True"
+    assert _text([" Heat", "1995", ["crime"], "True"]) == "Heat. 1995. crime. True"

@@ -17,7 +17,7 @@ from fusebert.evaluation.encode import Encoder
 from fusebert.evaluation.loading import load
 from fusebert.evaluation.predictor import PREDICTOR, Predictor
 from fusebert.evaluation.vectors import embed, side_columns
-from fusebert.modalities.values import as_category, is_missing
+from fusebert.modalities.values import as_category, is_missing, without_fraction
 from fusebert.model.modeling import FusebertModel
 from fusebert.storage import MANIFEST, file_hash
 from fusebert.tasks.recommendation.task import Task
@@ -190,7 +190,7 @@ def _matched(folder: Path, columns: Sequence[str], rows: Sequence[Sample]) -> np
 
 
 def _text(values: Iterable[Any]) -> str:
-    """All that a row says, lists with commas, columns with full stops."""
-    given = [value for value in values if not is_missing(value)]
-    said = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in given)
-    return ". ".join(text for text in said if text)
+    """All that a row says, lists with commas, columns with full stops; the same whatever kind of table it is of."""
+    lists = (value if isinstance(value, list) else [value] for value in values)
+    said = (", ".join(without_fraction(one) for one in some if not is_missing(one)) for some in lists)
+    return ". ".join(filter(None, said))

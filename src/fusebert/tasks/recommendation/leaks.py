@@ -19,16 +19,18 @@ def leaks(parts: Mapping[str, Sequence[UserEvent]], repeats: bool) -> list[tuple
     """
     (_, train), *others = parts.items()
     said = []
-    known = {(one.user, one.event) for one in train}
+    known, before = {(one.user, one.event) for one in train}, "training"
     for name, asked in others:
         doubled = [one for one in asked if one.event.seconds is not None and (one.user, one.event) in known]
         if doubled:
             first = doubled[0]
             what = (
-                f"{len(doubled):,} of {len(asked):,} {name} events are training events, too (the first is "
+                f"{len(doubled):,} of {len(asked):,} {name} events are {before} events, too (the first is "
                 f"{first.table}, {row_in_words(first.row, first.line)})"
             )
             said.append((True, what))
+        known |= {(one.user, one.event) for one in asked}
+        before += f" or {name}"
         if asked and all(one.event.seconds is not None for one in (*train, *asked)):
             middle = float(np.median([one.seconds for one in asked]))
             later = float(np.mean([one.seconds > middle for one in train]))
