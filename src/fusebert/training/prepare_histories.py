@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.task import Task
 from fusebert.training.prepare import BAD_ROWS, Prepared, table_name
 from fusebert.training.progress import Progress
+from fusebert.types import Sample
 
 EVENTS = "events"
 LEAST_READ = 2
@@ -150,8 +151,7 @@ def _with_catalogue(
         rows = read_catalogue(read_table(table), config.item)
         if not rows:
             raise DataError(f"the catalogue {table} has no rows")
-        missing = sum(name not in rows for name in items)
-        progress.note(f"{table}: {len(rows):,} items; {missing:,} items of the training events are not among them")
+        _compare(table, items, rows, progress)
         items = list(dict.fromkeys([*items, *rows]))[: fitted.config.max_items]
         known |= rows.keys()
         if config.content is not None:
@@ -180,6 +180,19 @@ def _with_catalogue(
         fitted.deviation,
     )
     return processor, Task(config, items, trained, own, hashed, description.columns if description else ()), description
+
+
+def _compare(table: Path, trained: Sequence[str], rows: Mapping[str, Sample], progress: Progress) -> None:
+    """Say how many items of the training events a catalogue lacks. Raises DataError where it lacks all."""
+    missing = [name for name in trained if name not in rows]
+    of = f"{len(trained):,} items of the training events"
+    if len(missing) == len(trained):
+        raise DataError(
+            f"{table}: none of the {of} is in it; they are named as {missing[0]!r}, and its items as "
+            f"{next(iter(rows))!r}; write both in the same way"
+        )
+    warning = "Warning: " if 2 * len(missing) > len(trained) else ""
+    progress.note(f"{warning}{table}: {len(rows):,} items; {len(missing):,} of the {of} are not among them")
 
 
 def _hash(parts: dict[str, list[UserEvent]], processor: Processor, catalogue: Path | None) -> str:
