@@ -255,10 +255,23 @@ def test_a_word_that_yaml_takes_for_false_is_no_word() -> None:
 
 
 def test_names_and_few_numbers_are_not_doubted() -> None:
-    values = [("暂无" if n % 10 == 0 else n % 5, f"shop {n}", n % 200) for n in range(300)]
+    values = [("暂无" if n % 10 == 0 else n % 5, f"shop {n % 150}", n % 200) for n in range(300)]
     names = ["stars", "shop", "region"]
     rows = [Sample(Path("t"), n, dict(zip(names, value, strict=True)), None) for n, value in enumerate(values)]
     assert Processor.fit(Config(categories=("region",)), names, rows, None).doubts(rows) == []
+
+
+def test_names_of_which_most_occur_once_are_doubted() -> None:
+    """Also where they are set to be names; not where a long tail stands beside names that recur."""
+    values = [(f"{n}.99 €", 7000 + n, f"item {n if n % 5 < 2 else n % 5}") for n in range(200)]
+    names = ["price", "shop", "item"]
+    rows = [Sample(Path("t"), n, dict(zip(names, value, strict=True)), None) for n, value in enumerate(values)]
+    price, shop = Processor.fit(Config(categories=("shop", "item")), names, rows, None).doubts(rows)
+    assert "column 'price' has 200 different names in 200 rows" in price
+    assert "data.columns.price=ignore" in price
+    assert "column 'shop'" in shop
+    few = rows[:19]
+    assert Processor.fit(Config(), names, few, None).doubts(few) == []
 
 
 def test_numbers_in_a_column_of_dates_move_no_bins() -> None:
