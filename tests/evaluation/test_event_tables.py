@@ -74,6 +74,17 @@ def test_a_catalogue_that_lacks_most_items_of_the_events_is_warned_of(known: int
     assert note.startswith("Warning: ") is warned
 
 
+def test_times_some_of_which_name_a_zone_are_warned_of(tmp_path: Path) -> None:
+    times = [f"2024-05-{10 + n % 18}T12:00{'+08:00' if n < 10 else ''}" for n in range(40)]
+    rows = [{"user": f"u{n % 4}", "item": n % 9, "at": time} for n, time in enumerate(times)]
+    settings = {"data.train": str(write(tmp_path / "events.jsonl", rows)), "data.validation": 0.2, "task.time": "at"}
+    recipe = Recipe.from_flat({"task.name": "recommendation", "model.trunk": "tiny"} | settings)
+    prepared = prepare_histories(recipe, tmp_path, notes := Notes())
+    said = "column 'at': some times name a time zone (10) and others do not (30); these count as UTC"
+    assert [warning for warning in prepared.warnings if warning.startswith(said)]
+    assert [note for note in notes.lines if note.startswith(f"Warning: {said}")]
+
+
 def test_a_table_is_judged_by_all_its_rows(tmp_path: Path) -> None:
     rows = [{"user": "u", "item": "a"}, {"user": "u", "item": "b", "worth": 3}]
     done, bad = read_events(read_table(write(tmp_path / "events.jsonl", rows)), Config(value="worth"))

@@ -94,6 +94,19 @@ def test_dates_know_the_season_the_day_of_the_week_and_the_hour() -> None:
     assert night[-1] > 0.9
 
 
+def test_days_some_of_which_name_a_time_zone_are_doubted() -> None:
+    """What is no date at all names none, and tells nothing."""
+    days, words = [f"2024-05-31T{hour:02}:00" for hour in range(20)], ["soon", None]
+    mixed = [*days, "2024-06-01 12:00+08:00", *words]
+    table = fitted(x=mixed)
+    assert table.fitted[0].kind == "date"
+    (said,) = table.doubts(samples(x=mixed))
+    assert said.startswith("column 'x': some times name a time zone (1) and others do not (20); these count as UTC")
+    for zone in ("", "Z", "+08:00"):
+        alike = [*(day + zone for day in days), *words]
+        assert fitted(x=alike).doubts(samples(x=alike)) == []
+
+
 def test_a_number_that_is_mostly_one_value_keeps_the_others_apart() -> None:
     """Also beside one that is a million times larger."""
     column = fit_column([0.0] * 950 + [float(number) for number in range(1, 50)] + [1e6], 16, 10, False)

@@ -19,6 +19,7 @@ from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.catalogue import Description, describe, is_described, read_catalogue, reader_hash
 from fusebert.modalities.events.processor import Processor
+from fusebert.modalities.values import mixed_zones
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
 from fusebert.storage import file_hash
@@ -91,6 +92,10 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     if "test" in parts:
         splits["test"] = _asked(preparer, [*parts["train"], *parts["validation"]], parts["test"], len(wrong["test"]))
     warnings = [f"leak: {said}" if is_leak else said for is_leak, said in leaks(parts, config.repeats)]
+    if why := mixed_zones(Counter(one.event.zoned for part in parts.values() for one in part)):
+        warnings.append(f"column {config.time!r}: {why}")
+    for said in warnings:
+        progress.note(f"Warning: {said}")
     users, items = len(trained), len(task.items)
     progress.note(f"{len(parts['train']):,} training events of {users:,} users; {items:,} items can be recommended")
     columns = [ColumnGuess(HISTORY, EVENTS, f"what a {config.user} did before")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -25,7 +26,14 @@ from fusebert.modalities.table.columns import (
     seldom_recurring,
     spoilt,
 )
-from fusebert.modalities.values import are_few, is_missing, looks_like_number, without_fraction
+from fusebert.modalities.values import (
+    are_few,
+    is_missing,
+    looks_like_number,
+    mixed_zones,
+    names_zone,
+    without_fraction,
+)
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -106,15 +114,18 @@ class Processor:
         ]
 
     def doubts(self, samples: Sequence[Sample]) -> list[str]:
-        """In words: columns of numbers, or of dates, that some words have made categories, and categories of which most
-        occur once."""
+        """In words: columns of numbers, or of dates, that some words have made categories, categories of which most
+        occur once, and dates some of which name a time zone."""
         said = []
         for name, column in zip(self.columns, self.fitted, strict=True):
-            if column.kind != "category":
+            if column.kind == "number":
                 continue
             given = (_given(sample, name, self._missing) for sample in samples)
             present = [value for value in given if not is_missing(value)]
-            if name not in self.config.categories and (why := spoilt(present)):
+            if column.kind == "date":
+                if why := mixed_zones(Counter(map(names_zone, present))):
+                    said.append(f"column {name!r}: {why}")
+            elif name not in self.config.categories and (why := spoilt(present)):
                 said.append(f"column {name!r}: each value counts as a name of its own, because {why}")
             elif why := seldom_recurring(present):
                 said.append(f"column {name!r} has {why}, or leave the column out with data.columns.{name}=ignore")
