@@ -57,6 +57,13 @@ def test_what_leaks_or_cannot_be_read_is_named(events: Path, capsys: pytest.Capt
     assert "train.jsonl, row 26, column 'user': it has no user" in err
 
 
+def test_times_without_a_zone_beside_others_are_named(events: Path) -> None:
+    write(events / "test.jsonl", [("u0", "i0", "2024-05-31T12:00"), ("u1", "i1", "2024-05-31T12:00+08:00")])
+    _, findings = check(events, None, strict=False, settings=SETTINGS)
+    (found,) = [one for one in findings if one.fault == "mixed time zones"]
+    assert (found.column, [row.row for row in found.rows]) == ("when", [1])
+
+
 def test_wrong_use_is_said(events: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(events), "task.name=recommendation", "task.user=who"]) == 2
     assert "has no column 'who', only user, item, when, colour" in capsys.readouterr().err

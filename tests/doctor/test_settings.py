@@ -71,6 +71,17 @@ def test_labels_that_would_be_missing_values_count(tmp_path: Path) -> None:
     assert [row.row for row in rare.rows] == [100]
 
 
+@pytest.mark.parametrize("shapes", [("only {n}",), ("many", "only {n}")])
+def test_labels_of_a_single_row_are_named(shapes: tuple[str, ...], tmp_path: Path) -> None:
+    labels = [shapes[n % len(shapes)].format(n=n) for n in range(40)]
+    rows = [{"text": f"word {n}", "label": label} for n, label in enumerate(labels)]
+    _, findings = check(table(tmp_path, rows), "label", False)
+    (found,) = [one for one in findings if one.fault == "rare labels"]
+    single = [number for number, label in enumerate(labels, 1) if label != "many"]
+    assert [row.row for row in found.rows] == single
+    assert f"{len(single)} labels have a single training row" in found.said
+
+
 def test_lists_of_labels_are_counted_one_by_one(tmp_path: Path) -> None:
     rows = [{"text": f"word {n}", "label": ["a", f"b{n % 5}"]} for n in range(60)]
     _, findings = check(table(tmp_path, rows), "label", False)

@@ -22,6 +22,7 @@ from fusebert.tasks.recommendation.task import Config, Task
 from fusebert.training.prepare_histories import prepare_histories
 from fusebert.training.progress import Silence
 from fusebert.types import Sample
+from tests.conftest import Notes
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -49,6 +50,39 @@ def test_a_large_catalogue_is_gone_through_once(tmp_path: Path) -> None:
     names = prepare_histories(recipe, tmp_path, Silence()).processors["events"].items
     assert time.process_time() - started < 5
     assert (len(names), set(names)) == (size, {f"i{n}" for n in range(size)})
+
+
+def with_catalogue(folder: Path, names: list[str]) -> list[str]:
+    """What is said before a recommender of the items 0 to 9 is trained with a catalogue."""
+    events = write(folder / "events.jsonl", [{"user": f"u{n % 4}", "item": n % 10} for n in range(40)])
+    items = write(folder / "items.jsonl", [{"item": name, "title": f"thing {name}"} for name in names])
+    settings = {"data.train": str(events), "data.validation": 0.2, "task.catalogue": str(items)}
+    recipe = Recipe.from_flat({"task.name": "recommendation", "model.trunk": "tiny"} | settings)
+    prepare_histories(recipe, folder, notes := Notes())
+    return notes.lines
+
+
+def test_a_catalogue_that_has_no_item_of_the_events_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"items\.jsonl: none of the 10 items .* '0', .* '000'; write both"):
+        with_catalogue(tmp_path, [f"{n:03}" for n in range(10)])
+
+
+@pytest.mark.parametrize(("known", "warned"), [(4, True), (5, False)])
+def test_a_catalogue_that_lacks_most_items_of_the_events_is_warned_of(known: int, warned: bool, tmp_path: Path) -> None:
+    said = with_catalogue(tmp_path, [*map(str, range(known)), "new"])
+    (note,) = [line for line in said if f"{10 - known} of the 10 items of the training events are not among" in line]
+    assert note.startswith("Warning: ") is warned
+
+
+def test_times_some_of_which_name_a_zone_are_warned_of(tmp_path: Path) -> None:
+    times = [f"2024-05-{10 + n % 18}T12:00{'+08:00' if n < 10 else ''}" for n in range(40)]
+    rows = [{"user": f"u{n % 4}", "item": n % 9, "at": time} for n, time in enumerate(times)]
+    settings = {"data.train": str(write(tmp_path / "events.jsonl", rows)), "data.validation": 0.2, "task.time": "at"}
+    recipe = Recipe.from_flat({"task.name": "recommendation", "model.trunk": "tiny"} | settings)
+    prepared = prepare_histories(recipe, tmp_path, notes := Notes())
+    said = "column 'at': some times name a time zone (10) and others do not (30); these count as UTC"
+    assert [warning for warning in prepared.warnings if warning.startswith(said)]
+    assert [note for note in notes.lines if note.startswith(f"Warning: {said}")]
 
 
 def test_a_table_is_judged_by_all_its_rows(tmp_path: Path) -> None:

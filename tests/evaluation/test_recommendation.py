@@ -483,7 +483,7 @@ def test_items_beyond_the_most_are_counted(world: Path, tmp_path: Path) -> None:
             said.append(text)
 
     said: list[str] = []
-    items = write(tmp_path / "items.jsonl", [{"item": f"new {n}"} for n in range(9)])
+    items = write(tmp_path / "items.jsonl", [{"item": name} for name in ("i0", *(f"new {n}" for n in range(9)))])
     change = {"events.max_items": ITEMS + 2, "task.catalogue": str(items)}
     prepare_histories(Recipe.from_flat(recipe(world, **change)), tmp_path, Notes())
     assert f"Warning: 7 of {ITEMS + 9} items cannot be recommended, as events.max_items={ITEMS + 2}" in said
@@ -561,7 +561,7 @@ def test_a_later_catalogue_is_read_as_that_of_training_was(
 
 def test_other_items_are_other_data(world: Path, tmp_path: Path) -> None:
     hashes = []
-    for names in (("n1", "n2"), ("n2", "n1")):
+    for names in (("i1", "n1", "n2"), ("i1", "n2", "n1")):
         catalogue = write(tmp_path / "items.jsonl", [{"item": name} for name in names])
         settings = recipe(world, **{"task.catalogue": str(catalogue)})
         hashes.append(prepare_histories(Recipe.from_flat(settings), tmp_path, Silence()).data_hash)

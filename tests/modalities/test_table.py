@@ -94,6 +94,19 @@ def test_dates_know_the_season_the_day_of_the_week_and_the_hour() -> None:
     assert night[-1] > 0.9
 
 
+def test_days_some_of_which_name_a_time_zone_are_doubted() -> None:
+    """What is no date at all names none, and tells nothing."""
+    days, words = [f"2024-05-31T{hour:02}:00" for hour in range(20)], ["soon", None]
+    mixed = [*days, "2024-06-01 12:00+08:00", *words]
+    table = fitted(x=mixed)
+    assert table.fitted[0].kind == "date"
+    (said,) = table.doubts(samples(x=mixed))
+    assert said.startswith("column 'x': some times name a time zone (1) and others do not (20); these count as UTC")
+    for zone in ("", "Z", "+08:00"):
+        alike = [*(day + zone for day in days), *words]
+        assert fitted(x=alike).doubts(samples(x=alike)) == []
+
+
 def test_a_number_that_is_mostly_one_value_keeps_the_others_apart() -> None:
     """Also beside one that is a million times larger."""
     column = fit_column([0.0] * 950 + [float(number) for number in range(1, 50)] + [1e6], 16, 10, False)
@@ -255,10 +268,23 @@ def test_a_word_that_yaml_takes_for_false_is_no_word() -> None:
 
 
 def test_names_and_few_numbers_are_not_doubted() -> None:
-    values = [("暂无" if n % 10 == 0 else n % 5, f"shop {n}", n % 200) for n in range(300)]
+    values = [("暂无" if n % 10 == 0 else n % 5, f"shop {n % 150}", n % 200) for n in range(300)]
     names = ["stars", "shop", "region"]
     rows = [Sample(Path("t"), n, dict(zip(names, value, strict=True)), None) for n, value in enumerate(values)]
     assert Processor.fit(Config(categories=("region",)), names, rows, None).doubts(rows) == []
+
+
+def test_names_of_which_most_occur_once_are_doubted() -> None:
+    """Also where they are set to be names; not where a long tail stands beside names that recur."""
+    values = [(f"{n}.99 €", 7000 + n, f"item {n if n % 5 < 2 else n % 5}") for n in range(200)]
+    names = ["price", "shop", "item"]
+    rows = [Sample(Path("t"), n, dict(zip(names, value, strict=True)), None) for n, value in enumerate(values)]
+    price, shop = Processor.fit(Config(categories=("shop", "item")), names, rows, None).doubts(rows)
+    assert "column 'price' has 200 different names in 200 rows" in price
+    assert "data.columns.price=ignore" in price
+    assert "column 'shop'" in shop
+    few = rows[:19]
+    assert Processor.fit(Config(), names, few, None).doubts(few) == []
 
 
 def test_numbers_in_a_column_of_dates_move_no_bins() -> None:

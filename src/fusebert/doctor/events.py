@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fusebert.data.columns import IGNORE, ColumnGuess
 from fusebert.data.tables import read_table
 from fusebert.doctor.finding import Finding
 from fusebert.errors import DataError, RowError
+from fusebert.modalities.values import mixed_zones
 from fusebert.tasks.recommendation.config import Config
 from fusebert.tasks.recommendation.histories import UserEvent, read_events
 from fusebert.tasks.recommendation.leaks import leaks
@@ -46,7 +48,7 @@ def check_events(
         own = [problem for problem in problems if problem.table == tables[first]]
         raise own[0] if own else DataError(f"{tables[first]} has no rows")
     rows_read = len(problems) + sum(map(len, parts.values()))
-    findings = [*_leaks(parts, config), *_repeated(parts, config), *_new_items(parts, config)]
+    findings = [*_leaks(parts, config), *_mixed(parts, config), *_repeated(parts, config), *_new_items(parts, config)]
     return rows_read, list(_columns(names, parts[first], config)), problems, findings
 
 
@@ -69,6 +71,12 @@ def _leaks(parts: Parts, config: Config) -> Iterator[Finding]:
         yield Finding("leak" if is_leak else "repeated items", config.item, said)
 
 
+def _mixed(parts: Parts, config: Config) -> Iterator[Finding]:
+    events = [one for part in parts.values() for one in part]
+    if config.time is not None and (said := mixed_zones(Counter(one.event.zoned for one in events))):
+        yield Finding("mixed time zones", config.time, said, _rows(one for one in events if one.event.zoned is False))
+
+
 def _repeated(parts: Parts, config: Config) -> Iterator[Finding]:
     name, train = next(iter(parts.items()))
     seen = set()
@@ -78,8 +86,8 @@ def _repeated(parts: Parts, config: Config) -> Iterator[Finding]:
         again += [one] if key in seen and one.event.seconds is not None else []
         seen.add(key)
     if again:
-        rows = tuple(Sample(one.table, one.row, {}, None, one.line) for one in again)
-        yield Finding("repeated event", config.item, f"{len(again):,} rows of {name} repeat another in all", rows)
+        said = f"{len(again):,} rows of {name} repeat another in all"
+        yield Finding("repeated event", config.item, said, _rows(again))
 
 
 def _new_items(parts: Parts, config: Config) -> Iterator[Finding]:
@@ -92,5 +100,8 @@ def _new_items(parts: Parts, config: Config) -> Iterator[Finding]:
                 f"{len(new) / len(asked):.1%} of the {name} events have an item that no training event has; only "
                 "task.catalogue with task.content can recommend it"
             )
-            rows = tuple(Sample(one.table, one.row, {}, None, one.line) for one in new)
-            yield Finding("new items", config.item, said, rows)
+            yield Finding("new items", config.item, said, _rows(new))
+
+
+def _rows(events: Iterable[UserEvent]) -> tuple[Sample, ...]:
+    return tuple(Sample(one.table, one.row, {}, None, one.line) for one in events)

@@ -68,11 +68,14 @@ def imbalance(splits: Splits, target: str) -> Iterator[Finding]:
     if len(train) < LEAST_ROWS or not counts:
         return
     usual, most = counts.most_common(1)[0]
-    rare = {label for label, count in counts.items() if count * RARE <= most}
-    if rare:
-        rows = tuple(row for row, of_row in zip(train, labels, strict=True) if rare.intersection(of_row))
-        names = ", ".join(sorted(rare)[:3])
-        yield Finding("rare labels", target, f"{len(rare)} labels are {RARE} times rarer than {usual!r}: {names}", rows)
+    single = {label for label, count in counts.items() if count == 1}
+    rare = {label for label, count in counts.items() if count * RARE <= most} - single
+    alone = "have a single training row, which cannot be learnt from and held out at once"
+    for why, found in ((alone, single), (f"are {RARE} times rarer than {usual!r}", rare)):
+        if found:
+            rows = tuple(row for row, of_row in zip(train, labels, strict=True) if found.intersection(of_row))
+            names = ", ".join(sorted(found)[:3])
+            yield Finding("rare labels", target, f"{len(found)} labels {why}: {names}", rows)
     if most >= ONE_SIDED * (labelled := sum(map(bool, labels))):
         said = f"{most / labelled:.1%} of the rows have {usual!r}; accuracy will look high without any skill"
         yield Finding("one label prevails", target, said)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
@@ -113,22 +114,49 @@ def as_date(raw: Any) -> datetime | None:
     """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone; also with
     the year first as in 2024/5/31 10:30, 2024.5.31, 2024年5月31日, and in 14 digits. None for anything else."""
     try:
-        text = raw.isoformat() if isinstance(raw, date) else without_fraction(raw)
-        if len(text) > LONGEST_NUMBER:
-            return None
-        try:
-            found = datetime.fromisoformat(text)
-        except ValueError:
-            found = _year_first(text)
+        found = _as_written(raw)
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def names_zone(raw: Any) -> bool | None:
+    """Whether a day or a moment names its time zone; None for what is neither."""
+    try:
+        return _as_written(raw).tzinfo is not None
+    except ValueError:
+        return None
+
+
+def mixed_zones(named: Counter[bool | None]) -> str | None:
+    """In words: some times name a zone, and others do not; None where all are alike.
+
+    Args:
+        named: how many times there are of each answer of `names_zone`.
+    """
+    if not (named[True] and named[False]):
+        return None
+    return (
+        f"some times name a time zone ({named[True]:,}) and others do not ({named[False]:,}); these count as UTC and "
+        "may be hours off; write the zone with each"
+    )
 
 
 def is_moment(raw: Any) -> bool:
     """Whether 14 digits say a second between 1900 and 2100, such as 20240531103000, which is no number then."""
     is_scalar = isinstance(raw, str | int | float) and not isinstance(raw, bool)
     return is_scalar and FOURTEEN_DIGITS.fullmatch(without_fraction(raw)) is not None and as_date(raw) is not None
+
+
+def _as_written(raw: Any) -> datetime:
+    """A day or a moment, in its own zone. Raises ValueError."""
+    text = raw.isoformat() if isinstance(raw, date) else without_fraction(raw)
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return _year_first(text)
 
 
 def _year_first(text: str) -> datetime:

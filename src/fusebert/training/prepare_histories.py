@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fusebert.data.tables import read_table
 from fusebert.errors import DataError, RowError, UsageError
 from fusebert.evaluation.catalogue import Description, describe, is_described, read_catalogue, reader_hash
 from fusebert.modalities.events.processor import Processor
+from fusebert.modalities.values import mixed_zones
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import find_trunk
 from fusebert.storage import file_hash
@@ -35,6 +36,7 @@ from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.task import Task
 from fusebert.training.prepare import BAD_ROWS, Prepared, table_name
 from fusebert.training.progress import Progress
+from fusebert.types import Sample
 
 EVENTS = "events"
 LEAST_READ = 2
@@ -90,6 +92,10 @@ def prepare_histories(recipe: Recipe, folder: Path, progress: Progress) -> Prepa
     if "test" in parts:
         splits["test"] = _asked(preparer, [*parts["train"], *parts["validation"]], parts["test"], len(wrong["test"]))
     warnings = [f"leak: {said}" if is_leak else said for is_leak, said in leaks(parts, config.repeats)]
+    if why := mixed_zones(Counter(one.event.zoned for part in parts.values() for one in part)):
+        warnings.append(f"column {config.time!r}: {why}")
+    for said in warnings:
+        progress.note(f"Warning: {said}")
     users, items = len(trained), len(task.items)
     progress.note(f"{len(parts['train']):,} training events of {users:,} users; {items:,} items can be recommended")
     columns = [ColumnGuess(HISTORY, EVENTS, f"what a {config.user} did before")]
@@ -150,8 +156,7 @@ def _with_catalogue(
         rows = read_catalogue(read_table(table), config.item)
         if not rows:
             raise DataError(f"the catalogue {table} has no rows")
-        missing = sum(name not in rows for name in items)
-        progress.note(f"{table}: {len(rows):,} items; {missing:,} items of the training events are not among them")
+        _compare(table, items, rows, progress)
         items = list(dict.fromkeys([*items, *rows]))[: fitted.config.max_items]
         known |= rows.keys()
         if config.content is not None:
@@ -180,6 +185,19 @@ def _with_catalogue(
         fitted.deviation,
     )
     return processor, Task(config, items, trained, own, hashed, description.columns if description else ()), description
+
+
+def _compare(table: Path, trained: Sequence[str], rows: Mapping[str, Sample], progress: Progress) -> None:
+    """Say how many items of the training events a catalogue lacks. Raises DataError where it lacks all."""
+    missing = [name for name in trained if name not in rows]
+    of = f"{len(trained):,} items of the training events"
+    if len(missing) == len(trained):
+        raise DataError(
+            f"{table}: none of the {of} is in it; they are named as {missing[0]!r}, and its items as "
+            f"{next(iter(rows))!r}; write both in the same way"
+        )
+    warning = "Warning: " if 2 * len(missing) > len(trained) else ""
+    progress.note(f"{warning}{table}: {len(rows):,} items; {len(missing):,} of the {of} are not among them")
 
 
 def _hash(parts: dict[str, list[UserEvent]], processor: Processor, catalogue: Path | None) -> str:

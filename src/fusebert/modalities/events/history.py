@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from itertools import islice
 from typing import Any
 
 from fusebert.errors import InputError
 from fusebert.modalities.text.processor import plain_text
-from fusebert.modalities.values import as_category, as_date, as_number, is_missing, is_moment
+from fusebert.modalities.values import as_category, as_date, as_number, is_missing, is_moment, names_zone
 
 MOST_EVENTS, MOST_CHARACTERS = 100_000, 32 << 20
 """Of one row: more is refused before it is looked at."""
@@ -34,6 +34,7 @@ class Event:
         seconds: since 1970 in UTC, or None where histories have no times.
         value: such as a rating or a price; None where it has none.
         text: such as a comment; None where it has none.
+        zoned: whether its time names a zone; None where it has no time, or one that counts seconds.
     """
 
     item: str
@@ -41,6 +42,7 @@ class Event:
     seconds: float | None
     value: float | None
     text: str | None = None
+    zoned: bool | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +120,15 @@ def read_event(event: Any) -> Event:
     if unknown:
         raise InputError(f"{unknown[0]!r:.60} is not one of {', '.join(FIELDS)}")
     kind, when, value, text = (event.get(name) for name in ("type", "time", "value", "text"))
+    item, done = _as_name(event.get("item"), "item"), PLAIN if is_missing(kind) else _as_name(kind, "type")
+    seconds, zoned = (None, None) if is_missing(when) else _as_time(when)
     return Event(
-        _as_name(event.get("item"), "item"),
-        PLAIN if is_missing(kind) else _as_name(kind, "type"),
-        None if is_missing(when) else _as_seconds(when),
+        item,
+        done,
+        seconds,
         None if is_missing(value) else as_number(value),
         None if is_missing(text) else plain_text(text),
+        zoned,
     )
 
 
@@ -138,24 +143,25 @@ def _as_name(raw: Any, field: str) -> str:
     return name
 
 
-def _as_seconds(raw: Any) -> float:
+def _as_time(raw: Any) -> tuple[float, bool | None]:
+    """Seconds since 1970, and whether a zone is named."""
     if is_moment(raw) and (moment := as_date(raw)) is not None:
-        return moment.timestamp()
+        return moment.timestamp(), False
     if isinstance(raw, str) and EIGHT_DIGITS.fullmatch(raw.strip()):
         day = as_date(raw)
         if day is None or day.year not in YEARS:  # one by one, some would be taken for days and others for seconds
             raise InputError(f"{raw} has eight digits, as a day such as 20240531; write seconds with a point ({raw}.0)")
-        return day.timestamp()
+        return day.timestamp(), False
     if isinstance(raw, int) and (day := as_date(raw)) is not None and day.year in YEARS:
         raise InputError(f"{raw} may be a day or seconds; write the day as text, or seconds with a point ({raw}.0)")
     counted = isinstance(raw, str) and raw.strip().lstrip("-").replace(".", "", 1).isdigit()
     when = as_date(raw) if isinstance(raw, str | date) and not counted else None
     if when is not None:
-        return when.timestamp()
+        return when.timestamp(), names_zone(raw)
     try:
         seconds = as_number(raw)
     except InputError:
         raise InputError(f"{raw!r:.60} is not a time such as 2024-05-31T12:00, or seconds since 1970") from None
     if not FIRST_SECOND <= seconds <= LAST_SECOND:
         raise InputError(f"a time of {seconds:g} seconds since 1970; is it in milliseconds?")
-    return seconds
+    return seconds, None

@@ -18,6 +18,7 @@ from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.events.history import Event, read_history, read_list
 from fusebert.modalities.text.tokenizer import encode, read_tokenizer
+from fusebert.modalities.values import mixed_zones
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -79,6 +80,7 @@ class Processor:
         self.config = config.model_copy(update={"items": len(items), "types": len(types)})
         self.columns, self.items, self.types = tuple(columns), tuple(items), tuple(types)
         self.mean, self.deviation, self.tokenizer = mean, deviation, tokenizer
+        self._zones: dict[str, Counter[bool | None]] = {}
         self._items, self._types = ({name: 1 + code for code, name in enumerate(names)} for names in (items, types))
 
     @property
@@ -95,6 +97,7 @@ class Processor:
         """
         has_text = False
         items, types, values = Counter[str](), Counter[str](), list[float]()
+        zones = {name: Counter[bool | None]() for name in columns}
         for sample in samples:
             for name in columns:
                 try:
@@ -103,6 +106,7 @@ class Processor:
                     continue
                 items.update(event.item for event in events)
                 types.update(event.type for event in events)
+                zones[name].update(event.zoned for event in events)
                 values += [event.value for event in events if event.value is not None]
                 has_text = has_text or any(event.text for event in events)
         if has_text and pretrained is None:
@@ -115,7 +119,13 @@ class Processor:
         mean = float(np.mean(values)) if values else 0.0
         deviation = (float(np.std(values)) if values and min(values) < max(values) else 0.0) or 1.0
         tokenizer = _vocabulary(pretrained) if has_text and pretrained is not None else None
-        return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation, tokenizer)
+        processor = cls(config, columns, item_names[: config.max_items], type_names, mean, deviation, tokenizer)
+        processor._zones = zones
+        return processor
+
+    def doubts(self, samples: Sequence[Sample]) -> list[str]:  # noqa: ARG002
+        """In words: columns in which some times name a zone, by the rows that it was fitted on."""
+        return [f"column {name!r}: {why}" for name, named in self._zones.items() if (why := mixed_zones(named))]
 
     def load(self, sample: Sample) -> Features | None:
         """Of E events: `items`, `types`, `gaps`, `ages` (0 for the newest) and `place` int64[E], and `values`

@@ -26,6 +26,8 @@ BOOLEANS = {"0": "false", "1": "true"}
 TRUTHS = {"false", "true"}
 LOOKED_AT = 1000
 """Values of a column, about, to see whether words spoil its numbers."""
+LEAST_NAMES = 20
+"""Fewer may well all differ where more would recur."""
 ANY, MISSING = 0, 1
 """Codes of a value that has none of its own, and of none."""
 
@@ -177,6 +179,19 @@ def spoilt(present: Sequence[Any]) -> str | None:
                 f"table.missing={shlex.quote(word)} takes such a word for a missing value"
             )
     return None
+
+
+def seldom_recurring(present: Sequence[Any]) -> str | None:
+    """In words: more than half of the values are names that occur once, and so about that share of those of other rows
+    will be unknown (Good 1953); None of other columns."""
+    counts = Counter(name for value in present if (name := _name(value)) is not None)
+    once = sum(count == 1 for count in counts.values())
+    if counts.total() < LEAST_NAMES or 2 * once <= counts.total():
+        return None
+    return (
+        f"{len(counts):,} different names in {counts.total():,} rows, so most of those in other rows will be unknown; "
+        "write numbers as 1234.5, without a unit, and dates as 2024-05-31"
+    )
 
 
 def _name(value: Any) -> str | None:

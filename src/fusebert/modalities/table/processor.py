@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -15,8 +16,24 @@ from pydantic import BeforeValidator, Field
 from fusebert.config import FITTED, Section, Word, one_or_more
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
-from fusebert.modalities.table.columns import DATE_EXTRAS, MISSING, Column, fit_column, is_version, kind_of, spoilt
-from fusebert.modalities.values import are_few, is_missing, looks_like_number, without_fraction
+from fusebert.modalities.table.columns import (
+    DATE_EXTRAS,
+    MISSING,
+    Column,
+    fit_column,
+    is_version,
+    kind_of,
+    seldom_recurring,
+    spoilt,
+)
+from fusebert.modalities.values import (
+    are_few,
+    is_missing,
+    looks_like_number,
+    mixed_zones,
+    names_zone,
+    without_fraction,
+)
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
@@ -97,14 +114,21 @@ class Processor:
         ]
 
     def doubts(self, samples: Sequence[Sample]) -> list[str]:
-        """In words: columns of numbers, or of dates, that some words have made categories."""
+        """In words: columns of numbers, or of dates, that some words have made categories, categories of which most
+        occur once, and dates some of which name a time zone."""
         said = []
         for name, column in zip(self.columns, self.fitted, strict=True):
-            if column.kind != "category" or name in self.config.categories:
+            if column.kind == "number":
                 continue
-            values = [_given(sample, name, self._missing) for sample in samples]
-            if why := spoilt([value for value in values if not is_missing(value)]):
+            given = (_given(sample, name, self._missing) for sample in samples)
+            present = [value for value in given if not is_missing(value)]
+            if column.kind == "date":
+                if why := mixed_zones(Counter(map(names_zone, present))):
+                    said.append(f"column {name!r}: {why}")
+            elif name not in self.config.categories and (why := spoilt(present)):
                 said.append(f"column {name!r}: each value counts as a name of its own, because {why}")
+            elif why := seldom_recurring(present):
+                said.append(f"column {name!r} has {why}, or leave the column out with data.columns.{name}=ignore")
         return said
 
     @property

@@ -20,7 +20,9 @@ class Config(Section):
 
     user: Column = Field("user", description="column of the one who did it")
     item: Column = Field("item", description="column of what it was done with")
-    time: Column | None = Field(None, description="column of when; else events are in order of the rows")
+    time: Column | None = Field(
+        None, description="column of when, UTC where no time zone is named; else events are in order of the rows"
+    )
     type: Column | None = Field(
         None, description="column of what was done: click, browse, comment, share, rate, buy, ..."
     )
