@@ -152,6 +152,16 @@ def test_of_many_rows_some_seek_among_all(monkeypatch: pytest.MonkeyPatch) -> No
         assert part["metrics"][name] == pytest.approx(value, abs=0.05), name
 
 
+@pytest.mark.parametrize("metric", ["recall_at_10", "recall_at_5", "recall_at_1", "mrr", "ndcg_at_10"])
+def test_the_metric_that_is_asked_for_comes_first(metric: Any, random: np.random.Generator) -> None:
+    logits, targets = random_sides(random, 60, (40, 50))
+    task = Task(Config(left=("a",), right=("b",), metric=metric))
+    found = task.evaluate(logits, targets)["metrics"]
+    assert next(iter(found)) == task.primary_metric == metric
+    assert found == Task(Config(left=("a",), right=("b",))).evaluate(logits, targets)["metrics"]
+    assert task.score_rows(logits, targets).mean() == pytest.approx(found[metric])
+
+
 @pytest.mark.parametrize("names", [1, 5])
 def test_chance_is_what_random_vectors_reach(names: int, random: np.random.Generator) -> None:
     targets = np.stack([np.arange(400) // names, np.arange(400) + 1000], axis=1)

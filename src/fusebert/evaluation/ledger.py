@@ -15,7 +15,7 @@ from fusebert.evaluation.predictor import Predictor
 from fusebert.tasks.base import Task
 
 Ledger = dict[str, dict[str, float]]
-SHUFFLED = " shuffled"
+SHUFFLED, CHANCE = " shuffled", "chance_"
 LEAST_ROWS = 50
 """Of fewer, two standard errors are so wide that nearly any score is as good as any other."""
 GROUPS, FEWEST_GROUPS = 20, 5
@@ -157,13 +157,15 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
     return said
 
 
-def guessing(evaluation: Mapping[str, Any], metric: str) -> list[str]:
-    """In words: a share of right answers, `metric`, that is within two standard errors of what chance gives."""
-    score, chance = (evaluation["metrics"].get(name) for name in (metric, f"chance_{metric}"))
-    asked = evaluation.get("queries", evaluation["rows"])
-    if score is None or chance is None or score > chance + 2 * math.sqrt(chance * (1 - chance) / asked):
-        return []
-    return [f"no better than chance: {metric_name(metric)} is {metric_text(score)}, by chance {metric_text(chance)}"]
+def guessing(evaluation: Mapping[str, Any]) -> list[str]:
+    """In words: a share of right answers that is within two standard errors of what chance gives, `chance_...`."""
+    asked, metrics = evaluation.get("queries", evaluation["rows"]), evaluation["metrics"]
+    chances = {name.removeprefix(CHANCE): chance for name, chance in metrics.items() if name.startswith(CHANCE)}
+    return [
+        f"no better than chance: {metric_name(name)} is {metric_text(metrics[name])}, by chance {metric_text(chance)}"
+        for name, chance in chances.items()
+        if metrics[name] <= chance + 2 * math.sqrt(chance * (1 - chance) / asked)
+    ]
 
 
 def beaten(evaluation: Mapping[str, Any], metric: str) -> list[str]:

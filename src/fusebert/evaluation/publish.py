@@ -91,7 +91,7 @@ def publish(
         things = _things(splits[shown].samples, predictor.columns, recipe.get("data.validation_group"))
         worth = ledger(predictor, splits[shown], *outputs[shown], things)
         said += warnings(worth, predictor.task.higher_is_better)
-    said += guessing(evaluations[shown], predictor.task.primary_metric)
+    said += guessing(evaluations[shown])
     if "baselines" in evaluations[shown]:
         said += beaten(evaluations[shown], predictor.task.primary_metric)
     if numbered := plots.numbered_labels(evaluations[shown]):

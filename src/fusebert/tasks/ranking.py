@@ -1,20 +1,20 @@
-"""Scores of the rank, from 1, of the one right answer among many; means over float[B] ranks."""
+"""Scores float[B] of questions with one right answer each, from its rank among many, from 1; a metric is their mean."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def recall_at(most: int, ranks: np.ndarray) -> float:
-    """Share of the questions whose right answer is among the first `most`."""
-    return float((ranks <= most).mean())
+def recall_at(most: int, ranks: np.ndarray) -> np.ndarray:
+    """Whether the right answer is among the first `most`."""
+    return np.asarray(ranks <= most, dtype=np.float64)
 
 
-def ndcg_at(most: int, ranks: np.ndarray) -> float:
+def ndcg_at(most: int, ranks: np.ndarray) -> np.ndarray:
     """Normalised discounted cumulative gain (Järvelin & Kekäläinen 2002)."""
-    return float(np.where(ranks <= most, 1 / np.log2(1 + ranks), 0.0).mean())
+    return np.where(ranks <= most, 1 / np.log2(1 + ranks), 0.0)
 
 
-def mean_reciprocal_rank(ranks: np.ndarray) -> float:
-    """Mean of 1 / rank (Voorhees 1999)."""
-    return float((1 / ranks).mean())
+def reciprocal_rank(ranks: np.ndarray) -> np.ndarray:
+    """1 / rank (Voorhees 1999)."""
+    return np.asarray(1 / ranks)

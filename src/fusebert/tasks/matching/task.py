@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,11 +15,15 @@ from fusebert.config import Column, Section, one_or_more
 from fusebert.modalities.base import present
 from fusebert.modalities.values import content_key
 from fusebert.storage import read_json, write_json
-from fusebert.tasks.ranking import mean_reciprocal_rank, ndcg_at, recall_at
+from fusebert.tasks.ranking import ndcg_at, recall_at, reciprocal_rank
 from fusebert.types import Answer
 
-RECALL_AT = (10, 1, 5)
-"""Recall is the share of queries whose match is among the first so many; the first of these stands for all."""
+QUERY_SCORES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    **{f"recall_at_{most}": partial(recall_at, most) for most in (10, 1, 5)},
+    "mrr": reciprocal_rank,
+    "ndcg_at_10": partial(ndcg_at, 10),
+}
+"""Float[Q] from the ranks int[Q] of what belongs to each query; a metric is their mean."""
 AMONG = 100
 """Rows that a query is often ranked among, its own and others at random; here the mean over all ways to draw them."""
 MOST_QUERIES, QUERIES_AT_ONCE = 10_000, 256
@@ -38,6 +43,9 @@ class Config(Section):
     right: Columns = Field(min_length=1, description="columns of the other side, such as its name")
     hard_negative: Column | None = Field(
         None, description="column with what looks like the right side of its row and does not belong to it"
+    )
+    metric: Literal["recall_at_10", "recall_at_5", "recall_at_1", "mrr", "ndcg_at_10"] = Field(
+        "recall_at_10", description="chooses the epoch whose weights are kept"
     )
     vector_size: int = Field(128, ge=2, le=4096, description="numbers in a vector")
     pooling: Literal["first", "mean"] = Field(
@@ -61,12 +69,9 @@ class Task:
 
     name = "matching"
     needs_target = False
-    primary_metric = "recall_at_10"
     higher_is_better = True
     metric_names: Sequence[str] = (
-        *(f"recall_at_{most}" for most in RECALL_AT),
-        "mrr",
-        "ndcg_at_10",
+        *QUERY_SCORES,
         "left_to_right_recall_at_10",
         "right_to_left_recall_at_10",
         f"recall_at_10_of_{AMONG}",
@@ -74,7 +79,7 @@ class Task:
     )
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.primary_metric = config, config.metric
         self.sides = (config.left, config.right)
         self.hard_negatives = {config.right[0]: config.hard_negative} if config.hard_negative else {}
 
@@ -126,21 +131,23 @@ class Task:
         """
         ways = dict(zip(("left_to_right", "right_to_left"), _both_ways(logits, targets), strict=True))
         ranks, strangers = np.concatenate(list(ways.values()), axis=1)
-        metrics = {f"recall_at_{most}": recall_at(most, ranks) for most in RECALL_AT}
-        metrics |= {"mrr": mean_reciprocal_rank(ranks), "ndcg_at_10": ndcg_at(10, ranks)}
-        metrics |= {f"{way}_recall_at_10": recall_at(10, found[0]) for way, found in ways.items()}
+        scores = {name: score(ranks) for name, score in QUERY_SCORES.items()}
+        scores |= {f"{way}_recall_at_10": recall_at(10, found[0]) for way, found in ways.items()}
         if len(logits) > AMONG:
-            metrics[f"recall_at_10_of_{AMONG}"] = float(_among(ranks, strangers).mean())
-        chances = np.concatenate([_chance(targets), _chance(targets[:, ::-1])])
-        metrics["chance_recall_at_10"] = float(chances.mean())
+            scores[f"recall_at_10_of_{AMONG}"] = _among(ranks, strangers)
+        scores["chance_recall_at_10"] = np.concatenate([_chance(targets), _chance(targets[:, ::-1])])
+        first = {self.primary_metric: scores[self.primary_metric]}
+        metrics = {name: float(of_queries.mean()) for name, of_queries in (first | scores).items()}
         asked = len(_asked(len(logits)))
         return {"metrics": metrics} | ({"queries": asked} if asked < len(logits) else {})
 
     def score_rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """float[B], each row's part in `recall_at_10`, its sides sought among those of all rows; NaN of those that do
-        not seek theirs."""
+        """float[B], each row's part in the metric, its sides sought among those of all rows; NaN of those that do not
+        seek theirs."""
         scores = np.full(len(logits), np.nan)
-        scores[_asked(len(logits))] = np.mean([ranks <= 10 for ranks, _ in _both_ways(logits, targets)], axis=0)
+        scores[_asked(len(logits))] = np.mean(
+            [QUERY_SCORES[self.primary_metric](ranks) for ranks, _ in _both_ways(logits, targets)], axis=0
+        )
         return scores
 
     def save(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusebert.tasks.ranking import mean_reciprocal_rank, ndcg_at, recall_at
+from fusebert.tasks.ranking import ndcg_at, recall_at, reciprocal_rank
 
 RECALL_AT = (10, 1, 5, 20)
 """Recall is the share of questions whose item is among the first so many."""
@@ -21,8 +21,8 @@ def ranking_metrics(ranks: np.ndarray, trained: np.ndarray) -> dict[str, float]:
         ranks: float[B], from 1.
         trained: bool[B], whether the training events have the right item; the others are scored apart, too.
     """
-    metrics = {"ndcg_at_10": ndcg_at(10, ranks)} | {f"recall_at_{most}": recall_at(most, ranks) for most in RECALL_AT}
-    metrics |= {"mrr": mean_reciprocal_rank(ranks), "new_item_share": float((~trained).mean())}
+    scores = {"ndcg_at_10": ndcg_at(10, ranks)} | {f"recall_at_{most}": recall_at(most, ranks) for most in RECALL_AT}
+    scores |= {"mrr": reciprocal_rank(ranks), "new_item_share": ~trained}
     if not trained.all():
-        metrics["new_item_recall_at_20"] = recall_at(20, ranks[~trained])
-    return metrics
+        scores["new_item_recall_at_20"] = recall_at(20, ranks[~trained])
+    return {name: float(of_questions.mean()) for name, of_questions in scores.items()}
