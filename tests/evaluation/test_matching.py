@@ -119,19 +119,31 @@ def test_ranks_and_chance_are_those_of_all_pairs(
     rows: int, kinds: tuple[int, int], random: np.random.Generator
 ) -> None:
     logits, targets = random_sides(random, rows, kinds)
-    belongs = (targets[:, None] == targets[None]).any(axis=2)
     left, right = np.split(logits, 2, axis=1)
-    for found, scores in zip(_both_ways(logits, targets), (left @ right.T, right @ left.T), strict=True):
-        best = np.where(belongs, scores, -np.inf).max(axis=1, keepdims=True)
-        assert found[0].tolist() == (1 + ((scores >= best - ROUNDING) & ~belongs).sum(axis=1)).tolist()
-        assert found[1].tolist() == (~belongs).sum(axis=1).tolist()
-    for contents in (targets, targets[:, ::-1]):
+    pairs = {(a, b) for a, b in targets.tolist()}
+    belongs = np.array([[(a, b) in pairs for b in targets[:, 1].tolist()] for a in targets[:, 0].tolist()])
+    ways = ((left @ right.T, belongs, targets), (right @ left.T, belongs.T, targets[:, ::-1]))
+    for found, (scores, mine, contents) in zip(_both_ways(logits, targets), ways, strict=True):
+        best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
+        assert found[0].tolist() == (1 + ((scores >= best - ROUNDING) & ~mine).sum(axis=1)).tolist()
+        assert found[1].tolist() == (~mine).sum(axis=1).tolist()
         wanted = []
-        for mine in belongs:
-            own, others = (len(set(contents[some, 1])) for some in (mine, ~mine))
-            first = min(math.ceil(10 / max(1, (~mine).sum() / max(1, others))), own + others)
+        for of_query in mine:
+            own, others = (len(set(contents[some, 1])) for some in (of_query, ~of_query))
+            first = min(math.ceil(10 / max(1, (~of_query).sum() / max(1, others))), own + others)
             wanted.append(1 - hypergeom.pmf(0, own + others, own, first))
-        assert _chance(contents).tolist() == wanted
+        assert _chance(contents).tolist() == pytest.approx(wanted)
+
+
+def test_all_tags_of_a_picture_belong_to_it(random: np.random.Generator) -> None:
+    """Each picture has three of twelve tags, a row each; it is perfect to lay it beside just these."""
+    tags = np.array([random.choice(12, 3, replace=False) for _ in range(40)])
+    pictures = np.zeros((40, 12), dtype=np.float32)
+    np.put_along_axis(pictures, tags, np.float32(3**-0.5), axis=1)
+    picture, tag = np.repeat(np.arange(40), 3), tags.ravel()
+    logits = np.concatenate([pictures[picture], np.eye(12, dtype=np.float32)[tag]], axis=1)
+    found = Task(Config(left=("a",), right=("b",))).evaluate(logits, np.stack([picture, tag + 1000], axis=1))["metrics"]
+    assert {found[name] for name in ("recall_at_1", "mrr", "ndcg_at_10", "recall_at_10_of_100")} == {1.0}
 
 
 def test_of_many_rows_some_seek_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,25 +358,28 @@ def test_the_loss_with_hard_negatives_is_that_of_the_plain_formula() -> None:
     trunk = TrunkConfig.of_size("tiny", 5)
     head = Head({"pooling": "mean", "vector_size": 8}, trunk)
     head.log_scale.weight.data.zero_()
-    rows, hidden = 5, torch.randn(15, trunk.hidden_size)
-    layout = Layout(torch.arange(16, dtype=torch.int32), (1,) * 15)
+    rows, hidden = 6, torch.randn(18, trunk.hidden_size)
+    layout = Layout(torch.arange(19, dtype=torch.int32), (1,) * 18)
     encoded = Encoded(hidden, hidden, layout)
-    labels = torch.arange(15).reshape(rows, 3)
+    labels = torch.arange(18).reshape(rows, 3)
     labels[2, 0] = labels[0, 0]  # two rows with the same left
     labels[3, 2] = labels[1, 1]  # a negative that is what belongs to another row
     labels[4, 2] = labels[2, 1]  # and to both rows of one left
+    labels[5, 1] = labels[2, 1]  # a right of another left that is also beside that of rows 0 and 2
     found = head.loss(encoded, labels)
     left, right, negative = F.normalize(
         torch.stack([head.left(hidden[0::3]), head.right(hidden[1::3]), head.right(hidden[2::3])]), dim=2
     )
     losses = []
     for row in range(rows):
-        others = [other for other in range(rows) if {row, other} != {0, 2}]
-        against = [right[other] for other in others]
-        against += [negative[other] for other in range(rows) if (row, other) not in ((1, 3), (0, 4), (2, 4))]
+        shown = {0: (2, 5), 2: (0, 5), 5: (2,)}.get(row, ())  # beside its left in other rows
+        showing = {0: (2,), 2: (0, 5), 5: (0, 2)}.get(row, ())  # beside its right
+        rights, lefts = ([other for other in range(rows) if other not in out] for out in (shown, showing))
+        against = [right[other] for other in rights]
+        against += [negative[other] for other in range(rows) if (row, other) not in ((1, 3), (0, 4), (2, 4), (5, 4))]
         to_right = left[row] @ torch.stack(against).T / 0.07
-        to_left = right[row] @ left[others].T / 0.07
-        for scores in (to_right, to_left):
+        to_left = right[row] @ left[lefts].T / 0.07
+        for scores, others in ((to_right, rights), (to_left, lefts)):
             losses.append(F.cross_entropy(scores[None], torch.tensor([others.index(row)])))
     torch.testing.assert_close(found["loss"], torch.stack(losses).mean())
     torch.testing.assert_close(found["logits"], torch.cat([left, right], dim=1))

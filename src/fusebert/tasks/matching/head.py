@@ -49,9 +49,9 @@ class Head(nn.Module):
         2018, both ways as in Radford et al. 2021).
 
         Args:
-            labels: int64[B, 2], equal for equal contents; what has the content of either side of a row is not held
-                against it. int64[B, 3] where rows have hard negatives: no left belongs to any of these, unless it is
-                what its right is.
+            labels: int64[B, 2], equal for equal contents; what any row of the batch shows beside a content belongs to
+                it, and is not held against it. int64[B, 3] where rows have hard negatives: no left belongs to any of
+                these, unless it is what its right is.
         """
         sides = labels.shape[1]
         left, right, *negatives = self(encoded, sides).chunk(sides, dim=1)
@@ -62,13 +62,14 @@ class Head(nn.Module):
         with torch.no_grad():  # the weight, not what is made of it, which would have no gradient any more
             self.log_scale.weight.clamp_(max=math.log(LARGEST_SCALE / FIRST_SCALE))
         scale = FIRST_SCALE * self.log_scale.weight[0, 0].exp()
-        same = (labels[:, None, :2] == labels[None, :, :2]).any(dim=2).fill_diagonal_(False)
-        scores = (scale * left @ right.T).masked_fill(same, -math.inf)
+        same_left, same_right = ((side[:, None] == side).float() for side in labels[:, :2].T)
+        belonging = same_left @ same_right > 0  # of each left and each right of the batch
+        others = belonging.clone().fill_diagonal_(False)
+        scores = (scale * left @ right.T).masked_fill(others, -math.inf)
         of_left = [scores]
-        with_it = (same | torch.eye(len(same), dtype=torch.bool, device=same.device)).float()
         for negative in negatives:
             is_right = (labels[:, 1, None] == labels[None, :, 2]).float()
-            belongs = with_it @ is_right > 0  # to this row, or to one of the batch that shares a side with it
+            belongs = belonging.float() @ is_right > 0
             of_left.append((scale * left @ negative.T).masked_fill(belongs, -math.inf))
         own = torch.arange(len(scores), device=scores.device)
         loss = (F.cross_entropy(torch.cat(of_left, dim=1), own) + F.cross_entropy(scores.T, own)) / 2

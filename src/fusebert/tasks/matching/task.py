@@ -190,19 +190,14 @@ def _chance(contents: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import hypergeom
 
-    (left, with_left), (right, with_right) = (_numbered(side) for side in contents.T)
-    pair, with_both = _numbered(left * len(with_right) + right)
-    of_pair = np.zeros((2, len(with_both)), dtype=np.int64)
-    of_pair[:, pair] = left, right
-    left, right = of_pair  # all rows of a pair have the same chance
-    whole = with_both == with_right[right]  # all that show this are with this left
-    own = np.bincount(left)[left]
-    others = len(with_right) - np.bincount(left, whole)[left].astype(int) - ~whole
-    rows_each = (len(contents) - with_left[left] - with_right[right] + with_both) / np.maximum(1, others)
+    (left, _), (right, with_right) = (_numbered(side) for side in contents.T)
+    lefts, rights = np.unique(np.stack([left, right]), axis=1)  # each pair once
+    own = np.bincount(lefts)
+    others = len(with_right) - own
+    rows_each = (len(contents) - np.bincount(lefts, with_right[rights])) / np.maximum(1, others)
     first = np.minimum(np.ceil(10 / np.maximum(1, rows_each)).astype(int), own + others)
-    drawn, kind = np.unique(np.stack([own + others, own, first]), axis=1, return_inverse=True)  # few differ
-    chances = np.asarray(1 - hypergeom.pmf(0, *drawn))[kind.ravel()]
-    return np.asarray(chances[pair[_asked(len(contents))]])
+    chances = 1 - hypergeom.pmf(0, own + others, own, first)
+    return np.asarray(chances[left[_asked(len(contents))]])
 
 
 def _numbered(contents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +209,7 @@ def _numbered(contents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _both_ways(logits: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
     """`_ranks` of each right for its left, and of each left for its right."""
     left, right = np.split(np.asarray(logits), 2, axis=1)
-    return [_ranks(left, right, targets), _ranks(right, left, targets)]
+    return [_ranks(left, right, targets), _ranks(right, left, targets[:, ::-1])]
 
 
 def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.ndarray:
@@ -222,7 +217,7 @@ def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.n
 
     Args:
         queries, found: float[B, D].
-        contents: int64[B, 2], of both sides.
+        contents: int64[B, 2], of the queries and of what is to be found.
     """
     asked, belonging, ranks = _asked(len(queries)), _belonging(contents), []
     for start in range(0, len(asked), QUERIES_AT_ONCE):
@@ -236,15 +231,24 @@ def _ranks(queries: np.ndarray, found: np.ndarray, contents: np.ndarray) -> np.n
 
 
 def _belonging(contents: np.ndarray) -> Callable[[int], np.ndarray]:
-    """A function that names the rows, int64[rows], with the content of either side of a row."""
-    sides = []
-    for side in contents.T:
-        numbers, rows = _numbered(side)
-        sides.append((numbers, np.split(np.argsort(numbers, kind="stable"), np.cumsum(rows)[:-1])))
-    (left, lefts), (right, rights) = sides
+    """A function that names the rows, int64[rows], whose content to be found is that of any row with a query's content:
+    all that stands beside the same picture belongs to it, wherever it stands.
+
+    Args:
+        contents: int64[B, 2], of the queries and of what is to be found.
+    """
+    (query, queries), (found, founds) = (_numbered(side) for side in contents.T)
+    rows_of_query, rows_of_found = (
+        np.split(np.argsort(numbers, kind="stable"), np.cumsum(rows)[:-1])
+        for numbers, rows in ((query, queries), (found, founds))
+    )
 
     def of(row: int) -> np.ndarray:
-        some, more = lefts[left[row]], rights[right[row]]
-        return some if len(more) == 1 else more if len(some) == 1 else np.union1d(some, more)
+        mine = rows_of_query[query[row]]
+        if len(mine) == 1:
+            return np.asarray(rows_of_found[found[row]])
+        belongs = np.zeros(len(founds), dtype=bool)
+        belongs[found[mine]] = True
+        return np.flatnonzero(belongs[found])
 
     return of
