@@ -465,6 +465,11 @@ def test_texts_that_the_model_reads_alike_belong_together() -> None:
     found = [Preparer(processors, task, sides=task.sides).belonging(sample)[0] for sample in samples]
     assert found[0] == found[1]
     assert found[0] != found[2]
+    prices = [5, "5.0 ", 5.5, "n/a", None]
+    samples = [Sample(Path("t"), n, {"a": "a circle", "b": price}, None) for n, price in enumerate(prices)]
+    found = [Preparer(processors, task, sides=task.sides).belonging(sample)[1] for sample in samples]
+    assert found[0] == found[1] != found[2]
+    assert found[3] == found[4] != found[0]
 
 
 def test_arrays_that_differ_in_the_middle_are_other_contents() -> None:

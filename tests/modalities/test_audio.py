@@ -365,7 +365,12 @@ def test_wider_arrays_of_whole_numbers_are_heard_too() -> None:
     wave = np.round(np.sin(np.arange(1600) / 9) * 16_000)
     as_16 = from_array(wave.astype(np.int16), RATE_HZ, 1.0)
     np.testing.assert_allclose(from_array(wave.astype(np.int32), RATE_HZ, 1.0), as_16, atol=1e-6)
-    np.testing.assert_allclose(from_array(wave.astype(np.int64), RATE_HZ, 1.0), as_16 * 2**15, rtol=1e-4, atol=0.1)
+    for wider in (wave.astype(np.int64), wave.astype(int).tolist(), [wave.astype(int).tolist()] * 2):
+        np.testing.assert_allclose(from_array(wider, RATE_HZ, 1.0), as_16, atol=1e-6)
+    of_32 = (wave * 2**16).astype(np.int64)
+    np.testing.assert_allclose(from_array(of_32, RATE_HZ, 1.0), as_16, atol=1e-6)
+    square = [1, -1] * 800
+    np.testing.assert_allclose(from_array(square, RATE_HZ, 1.0), square)
 
 
 def test_channels_may_come_last() -> None:

@@ -103,6 +103,28 @@ def test_tokens_are_those_of_the_published_model(name: str, tmp_path: Path) -> N
     torch.testing.assert_close(found[:24], wanted, rtol=0, atol=2e-3 if name == "whisper" else 1e-5)
 
 
+@pytest.mark.parametrize("level", [1.0, 0.01, 0.0])
+def test_what_follows_a_quiet_recording_is_whispers_silence(level: float, tmp_path: Path) -> None:
+    model = publish("whisper", tmp_path)
+    config = prepare(Config(encoder=str(tmp_path), max_seconds=30))
+    embedder = Embedder(config, 1, TrunkConfig.of_size("tiny", 5)).eval()
+    embedder.load_pretrained()
+    samples = noise(1.0) * level
+    mel = torch.from_numpy(whisper_mel(samples, 80))
+    given = WhisperFeatureExtractor()(samples, sampling_rate=RATE_HZ, return_tensors="pt")
+    with torch.no_grad():
+        found = embedder.encoder(mel[None], torch.tensor([len(mel)]))
+        states = model.get_encoder()(given["input_features"]).last_hidden_state[0, :50]
+    wanted = states[:48].unflatten(0, (24, 2)).mean(dim=1)
+    torch.testing.assert_close(found[:24], wanted, rtol=0, atol=2e-3)
+
+
+def test_an_encoder_with_an_adapter_is_refused(tmp_path: Path) -> None:
+    Wav2Vec2Config(**WAVES, add_adapter=True).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has an adapter, which is not read"):
+        prepare(Config(encoder=str(tmp_path), max_seconds=2))
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_recording_is_heard_the_same_alone_and_beside_others(name: str, tmp_path: Path) -> None:
     publish(name, tmp_path)

@@ -16,8 +16,8 @@ from fusebert.modalities.published import as_model_error, build, refuse_foreign
 WHISPER = "whisper"
 QUIET = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 """What an encoder would do at random, and in some cases refuse to do with short recordings."""
-BELOW_THE_LOUDEST = 2.0
-"""Silence after a recording, on Whisper's scale."""
+BELOW_THE_LOUDEST, SILENCE = 2.0, -1.5
+"""Where the silence after a recording lies on Whisper's scale: so far below the loudest, and never below this."""
 
 
 def prepare(config: Config) -> Config:
@@ -40,6 +40,8 @@ def prepare(config: Config) -> Config:
     if (rate := extractor.get("sampling_rate", RATE_HZ)) != RATE_HZ:
         raise ModelError(f"audio.encoder={config.encoder!r} hears {rate:,} samples a second, and gets {RATE_HZ:,}")
     refuse_foreign(settings, f"audio.encoder={config.encoder!r}")
+    if settings.get("add_adapter"):
+        raise ModelError(f"audio.encoder={config.encoder!r} has an adapter, which is not read; choose one without it")
     if settings["model_type"] == WHISPER:
         settings |= {"max_source_positions": config.most_tokens * FRAMES_PER_TOKEN // 2}
         width = settings["d_model"]
@@ -118,7 +120,8 @@ class SpeechEncoder(nn.Module):
         longest = self.model.max_source_positions * 2
         heard = []
         for mel, length in zip(mels, lengths, strict=True):
-            silence = mel.new_full((longest, mel.shape[1]), float(mel[:length].max()) - BELOW_THE_LOUDEST)
+            level = max(float(mel[:length].max()) - BELOW_THE_LOUDEST, SILENCE)
+            silence = mel.new_full((longest, mel.shape[1]), level)
             silence[:length] = mel[:length]
             heard.append(silence.T)
         states = self.model(torch.stack(heard)).last_hidden_state

@@ -29,7 +29,7 @@ SAVE_AS = "save it as wav, flac, ogg, mp3 or aiff"
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 MAX_CHANNELS = 32
 WIDEST_SAMPLE = 4
-"""Bytes of a sample in any file; wider arrays hold samples of who knows which."""
+"""Bytes of a sample in any file."""
 SIXTEEN_BITS = 2.0**15
 LOUDEST = 2.0**32
 """Full scale of whole numbers of 32 bits; of fractions it is 1. The power of what is far louder has no number."""
@@ -104,15 +104,20 @@ def channels(values: Any) -> np.ndarray:
 
 
 def _fractions(values: Any) -> np.ndarray:
-    """Samples in float32; an array of whole numbers (scipy reads a wav so) as fractions of the loudest, as files are
-    read, where its width says what that is. Raises TypeError or ValueError for what are no numbers."""
-    samples = np.asarray(values, dtype=np.float32)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu" or values.dtype.itemsize > WIDEST_SAMPLE:
+    """Samples in float32; whole numbers (scipy reads a wav so) as fractions of the loudest, as files are read. Their
+    width says what that is; wider ones, and lists, have 16 bits or 32. Raises TypeError or ValueError for what are no
+    numbers."""
+    given = np.asarray(values)
+    samples = given.astype(np.float32)
+    if given.dtype.kind not in "iu":
         return samples
-    half = 2.0 ** (8 * values.dtype.itemsize - 1)
-    if values.dtype == np.int32 and np.abs(samples).max(initial=0) < SIXTEEN_BITS:
+    peak, half = np.abs(samples).max(initial=0), 2.0 ** (8 * min(given.dtype.itemsize, WIDEST_SAMPLE) - 1)
+    if given.dtype.itemsize > WIDEST_SAMPLE and peak <= 1:
+        return samples
+    if given.dtype.itemsize >= WIDEST_SAMPLE and given.dtype.kind == "i" and peak < SIXTEEN_BITS:
         half = SIXTEEN_BITS
-    return np.asarray(samples / half - (values.dtype.kind == "u"), dtype=np.float32)
+    offset = given.dtype.kind == "u" and given.dtype.itemsize <= WIDEST_SAMPLE
+    return np.asarray(samples / half - offset, dtype=np.float32)
 
 
 def _check_whole(data: bytes) -> None:

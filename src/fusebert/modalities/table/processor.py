@@ -131,6 +131,11 @@ class Processor:
                 said.append(f"column {name!r} has {why}, or leave the column out with data.columns.{name}=ignore")
         return said
 
+    @staticmethod
+    def content(value: Any) -> str | None:
+        """What tells a value from others: 5, 5.0 and `5 ` are the same, and ways to write nothing are nothing."""
+        return None if is_missing(value) else without_fraction(value)
+
     @property
     def varies(self) -> bool:
         """Whether training hides values."""
