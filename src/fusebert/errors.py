@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 GIVEN_ROW, GIVEN_TABLE = Path("the given row"), Path("the given table")
 """What stands for a file where a program hands over rows, or a user types one."""
+
+
+NAMED = 5
+"""Columns, labels or items that a message tells."""
+
+
+def named(items: Sequence[Any]) -> str:
+    """The first of them, and how many more."""
+    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+    return ", ".join(map(repr, items[:NAMED])) + more
 
 
 def row_in_words(row: int, line: int | None) -> str:

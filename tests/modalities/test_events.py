@@ -264,11 +264,15 @@ def test_times_may_be_written_with_the_year_first() -> None:
 def test_histories_in_which_some_times_name_a_zone_are_doubted() -> None:
     """Seconds are those of UTC, and no doubt."""
     zoned, plain, seconds = ({"item": "a", "time": time} for time in ("2024-05-31T12:00Z", "2024-05-31", 1717243200))
-    (said,) = fitted([zoned, plain], [seconds], [plain, "a broken one"]).doubts([])
+
+    def doubts(*histories: Any) -> list[str]:
+        return fitted(*histories).doubts([sample(history=one) for one in histories])
+
+    (said,) = doubts([zoned, plain], [seconds], [plain, 3.5j])
     assert said.startswith(
         "column 'history': some times name a time zone (1) and others do not (1); these count as UTC"
     )
-    assert fitted([zoned, seconds], [zoned]).doubts([]) == fitted([plain, seconds], ["a"]).doubts([]) == []
+    assert doubts([zoned, seconds], [zoned]) == doubts([plain, seconds], ["a"]) == []
     assert read_event(zoned | {"time": "2024-05-31T00:00Z"}) == read_event(plain)
 
 

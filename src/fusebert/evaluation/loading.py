@@ -16,10 +16,9 @@ from transformers.initialization import meta_device_safe_creation_ops, no_init_w
 from transformers.utils.logging import disable_progress_bar
 
 from fusebert import plugins
-from fusebert.errors import FusebertError, ModelError, UsageError
+from fusebert.errors import FusebertError, ModelError, UsageError, named
 from fusebert.evaluation.inference import multiplies_bf16
 from fusebert.evaluation.predictor import PREDICTOR, Predictor
-from fusebert.evaluation.unfamiliar import named
 from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.storage import check_finished, read_json, verify

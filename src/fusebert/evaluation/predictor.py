@@ -25,11 +25,11 @@ from fusebert.data.dataset import (
 )
 from fusebert.data.rows import rows_of
 from fusebert.data.tables import Rows
-from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError
+from fusebert.errors import GIVEN_TABLE, DataError, ModelError, RowError, UsageError, named
 from fusebert.evaluation.changed_examples import changed_examples
 from fusebert.evaluation.changed_rows import Seen, hidden, shuffled
 from fusebert.evaluation.inference import in_order, infer, infer_all, outputs_per_row
-from fusebert.evaluation.unfamiliar import Unfamiliar, named
+from fusebert.evaluation.unfamiliar import Unfamiliar
 from fusebert.modalities.base import Processor
 from fusebert.model.modeling import FusebertModel
 from fusebert.model.pretrained import save_trunk

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fusebert.data.tables import Rows, track_absent_columns
+from fusebert.errors import named
 from fusebert.modalities.base import Processor
 from fusebert.types import Sample, is_given
 
 LEAST_VALUES, NEARLY_ALL = 20, 0.95
 """Of so many values in a column, the share that has to be unknown for a word about it."""
-NAMED = 5
-"""Columns, or other names, that a message tells."""
 
 
 class Unfamiliar:
@@ -58,12 +57,6 @@ class Unfamiliar:
             warnings.warn(only_others(found["absent_columns"]), stacklevel=3)
         if "unknown_columns" in found:
             warnings.warn(only_unknown(found["unknown_columns"]), stacklevel=3)
-
-
-def named(items: Sequence[str]) -> str:
-    """The first of them, and how many more."""
-    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
-    return ", ".join(map(repr, items[:NAMED])) + more
 
 
 def no_such_columns(absent: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ class Task(Protocol):
         score_rows(logits, targets) -> float[B]: the primary metric of each row among all, where it is their mean; NaN
             of a row that is no part of it;
         doubts(targets) -> list[str]: in words, what about the training targets is probably a slip;
+        unshared(learnt, scored) -> list[str]: in words, what only the training or only the validation targets have;
         calibrate(logits, targets) -> None: called once after training, with validation rows as `evaluate` gets them, to
             fit what makes probabilities honest, and what `decide` chooses; `save` comes after it;
         decide(logits, targets) -> None: called with validation rows before these are scored in training, to choose what

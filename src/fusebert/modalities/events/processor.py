@@ -29,6 +29,8 @@ GAPS = 34
 (about 270 years)."""
 FIELDS = ("items", "types", "gaps", "values", "ages", "place", "pieces", "piece_counts")
 TOKENIZER = "events_tokenizer.json"
+LOOKED_AT = 1000
+"""Rows, about, whose times are compared."""
 MOST_PIECES = 64
 """Of the text of one event, the first."""
 FARTHEST = 1000.0
@@ -80,7 +82,6 @@ class Processor:
         self.config = config.model_copy(update={"items": len(items), "types": len(types)})
         self.columns, self.items, self.types = tuple(columns), tuple(items), tuple(types)
         self.mean, self.deviation, self.tokenizer = mean, deviation, tokenizer
-        self._zones: dict[str, Counter[bool | None]] = {}
         self._items, self._types = ({name: 1 + code for code, name in enumerate(names)} for names in (items, types))
 
     @property
@@ -97,7 +98,6 @@ class Processor:
         """
         has_text = False
         items, types, values = Counter[str](), Counter[str](), list[float]()
-        zones = {name: Counter[bool | None]() for name in columns}
         for sample in samples:
             for name in columns:
                 try:
@@ -106,7 +106,6 @@ class Processor:
                     continue
                 items.update(event.item for event in events)
                 types.update(event.type for event in events)
-                zones[name].update(event.zoned for event in events)
                 values += [event.value for event in events if event.value is not None]
                 has_text = has_text or any(event.text for event in events)
         if has_text and pretrained is None:
@@ -119,13 +118,16 @@ class Processor:
         mean = float(np.mean(values)) if values else 0.0
         deviation = (float(np.std(values)) if values and min(values) < max(values) else 0.0) or 1.0
         tokenizer = _vocabulary(pretrained) if has_text and pretrained is not None else None
-        processor = cls(config, columns, item_names[: config.max_items], type_names, mean, deviation, tokenizer)
-        processor._zones = zones
-        return processor
+        return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation, tokenizer)
 
-    def doubts(self, samples: Sequence[Sample]) -> list[str]:  # noqa: ARG002
-        """In words: columns in which some times name a zone, by the rows that it was fitted on."""
-        return [f"column {name!r}: {why}" for name, named in self._zones.items() if (why := mixed_zones(named))]
+    def doubts(self, samples: Sequence[Sample]) -> list[str]:
+        """In words: columns in which some times name a zone, by some of the rows."""
+        zones = {name: Counter[bool | None]() for name in self.columns}
+        for sample in samples[:: max(1, len(samples) // LOOKED_AT)]:
+            for name, named in zones.items():
+                with suppress(InputError):  # reported with its row
+                    named.update(event.zoned for event in read_history(sample.values.get(name)))
+        return [f"column {name!r}: {why}" for name, named in zones.items() if (why := mixed_zones(named))]
 
     def load(self, sample: Sample) -> Features | None:
         """Of E events: `items`, `types`, `gaps`, `ages` (0 for the newest) and `place` int64[E], and `values`

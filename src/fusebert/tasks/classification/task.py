@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy.special import expit, log_softmax, softmax
 
 from fusebert.config import Section
-from fusebert.errors import DataError, InputError, UsageError
+from fusebert.errors import DataError, InputError, UsageError, named
 from fusebert.modalities.values import as_list
 from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
@@ -30,7 +30,6 @@ MOST_CURVES = 1000
 """Of more classes no area under a curve each is computed, and no confusion matrix: minutes and gigabytes."""
 SAME = {"0": "false", "1": "true", "false": "0", "true": "1"}
 """How one of two labels may be written otherwise."""
-LABELS_NAMED = 5
 HEAVIEST = 100.0
 CALIBRATION_ROWS, CALIBRATION_LOGITS, DECISION_LOGITS = 20_000, 2**24, 2**22
 """At most so many say how sure answers may be, and which are given."""
@@ -158,11 +157,15 @@ class Task:
     def unshared(self, learnt: Sequence[Any], scored: Sequence[Any]) -> list[str]:
         """In words: labels that only the rows to learn from have, or only validation rows, by their raw targets."""
         in_training, in_validation = self._occurring(learnt), self._occurring(scored)
+        unscored, unlearnt = (
+            [self.labels[number] for number in sorted(lacking)]
+            for lacking in (in_training - in_validation, in_validation - in_training)
+        )
         said = []
-        if unscored := sorted(in_training - in_validation):
-            said.append(f"no validation row has the label {self._named(unscored)}: scores on them say nothing of it")
-        if unlearnt := sorted(in_validation - in_training):
-            said.append(f"only validation rows have the label {self._named(unlearnt)}: it is not learnt")
+        if unscored:
+            said.append(f"no validation row has the label {named(unscored)}: scores on them say nothing of it")
+        if unlearnt:
+            said.append(f"only validation rows have the label {named(unlearnt)}: it is not learnt")
         return said
 
     def _occurring(self, targets: Sequence[Any]) -> set[int]:
@@ -171,10 +174,6 @@ class Task:
             with suppress(InputError):
                 found.update(self._numbers(raw))
         return found - {UNSEEN}
-
-    def _named(self, numbers: Sequence[int]) -> str:
-        more = f" and {len(numbers) - LABELS_NAMED:,} more" if len(numbers) > LABELS_NAMED else ""
-        return ", ".join(repr(self.labels[number]) for number in numbers[:LABELS_NAMED]) + more
 
     @property
     def weights(self) -> np.ndarray:
@@ -221,7 +220,7 @@ class Task:
         number = self._find(label)
         if number == UNSEEN and self.config.unseen_labels == "refuse":
             raise InputError(
-                f"label {label!r} does not occur in the training rows ({self._named(range(len(self.labels)))}); "
+                f"label {label!r} does not occur in the training rows ({named(self.labels)}); "
                 "mend it, or train with task.unseen_labels=wrong to count it as a wrong answer"
             )
         return number
