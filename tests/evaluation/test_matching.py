@@ -30,6 +30,8 @@ from fusebert.evaluation.catalogue import columns_to_read, read_with
 from fusebert.evaluation.loading import load
 from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.vectors import embed, values_as_json, write_vectors
+from fusebert.modalities.image.processor import Config as ImageConfig
+from fusebert.modalities.image.processor import Processor as ImageProcessor
 from fusebert.modalities.table.processor import Config as TableConfig
 from fusebert.modalities.table.processor import Processor as TableProcessor
 from fusebert.modalities.text.processor import Config as TextConfig
@@ -561,3 +563,20 @@ def test_batches_need_rows_to_compare(tiny: dict[str, Any], tmp_path: Path) -> N
     notes = Notes()
     train(given | {"training.tokens_per_batch": 200, "training.epochs": 1}, tmp_path / "few", progress=notes)
     assert "rows, and matching learns from comparing them" in " ".join(notes.lines)
+
+
+def test_copies_of_a_file_belong_together_whatever_they_are_called(tmp_path: Path) -> None:
+    for name, colour in (("a", "red"), ("copy", "red"), ("b", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
+    held = {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}
+    values = ["a.png", "copy.png", "b.png", held, ["copy.png"], ["a.png", "b.png"]]
+    samples = [Sample(tmp_path / "t", n, {"a": value, "b": "x"}, tmp_path) for n, value in enumerate(values)]
+    processors = {"image": ImageProcessor(ImageConfig(size_pixels=16), ["a"])}
+    task = Task(Config(left=("a",), right=("b",)))
+    preparer = Preparer(processors, task, sides=(("a",), ()))
+    found = [preparer(sample).target[0] for sample in samples]
+    assert found[0] == found[1] == found[3] == found[4]
+    assert len({*found}) == 3
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(RowError, match=r"row 0, column 'a'.*does not exist"):
+        preparer.belonging(samples[0])

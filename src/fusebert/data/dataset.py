@@ -95,24 +95,31 @@ class Preparer:
             if sources and not features and not self.bare:
                 return self._nothing(sample, list(sources.values()))
             sides.append(Example(features, None, self.length(features)))
-        return Example(
-            {}, self.belonging(without_lost(sample, self.lost)), sum(side.length for side in sides), tuple(sides)
-        )
+        try:
+            target = self.belonging(without_lost(sample, self.lost))
+        except RowError as error:
+            return error
+        return Example({}, target, sum(side.length for side in sides), tuple(sides))
 
     def belonging(self, sample: Sample) -> Any:
-        """What the task, if there is one, makes of a row whose sides belong together."""
+        """What the task, if there is one, makes of a row whose sides belong together. Raises RowError."""
         if self.task is None:
             return None
         sides = [
-            {column: self._content(column, sample.values.get(source)) for column, source in side.items()}
-            for side in self.sides
+            {column: self._content(column, sample, source) for column, source in side.items()} for side in self.sides
         ]
         return self.task.target(sides)
 
-    def _content(self, column: str, value: Any) -> Any:
-        """What counts of a value where equal ones belong together."""
+    def _content(self, column: str, sample: Sample, source: str) -> Any:
+        """What counts of a value, that of `source` in place of `column`, where equal ones belong together."""
+        value = sample.values.get(source)
         reader: Any = next((one for one in self.processors.values() if column in one.columns), None)
-        return reader.content(value) if hasattr(reader, "content") and is_given(value) else value
+        if not hasattr(reader, "content") or not is_given(value):
+            return value
+        try:
+            return reader.content(value, sample.root)
+        except InputError as error:
+            raise sample.error(str(error), source) from None
 
     def length(self, features: Mapping[str, Features]) -> int:
         """Tokens of the trunk's sequence, [CLS] included."""

@@ -36,8 +36,8 @@ class Processor(Protocol):
         unknown(sample) -> list[str]: those of its columns whose value in this row the training rows never had;
         doubts(samples) -> list[str]: in words, what about the training rows is probably not as their author thinks;
             where the trunk reads the sides of a row apart, each is a sample of its own (`data.columns.by_side`);
-        content(value) -> Any: what tells a raw value from others, where equal ones belong together (see `matching`);
-            without it, the value as it is;
+        content(value, root) -> Any: what tells a raw value of a Sample with that root from others, where equal ones
+            belong together (see `matching`); without it, the value as it is. Raises InputError;
         fitted: what `fit` learnt beside `config`, such as names that have codes, comparable with ==. Weights are taken
             over from another model only where columns, `config` and this are equal.
 

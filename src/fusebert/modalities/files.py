@@ -13,7 +13,7 @@ import numpy as np
 
 from fusebert.errors import InputError
 from fusebert.modalities.base import media_path, present
-from fusebert.modalities.values import as_list, looks_like_python_list
+from fusebert.modalities.values import as_list, content_key, looks_like_python_list
 from fusebert.types import is_given
 
 READ_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -55,6 +55,21 @@ def media_of(value: Any) -> Any:
     if not isinstance(value, Mapping) or not value.keys() & {"bytes", "path"}:
         return value
     return value.get("path") if value.get("bytes") is None else value["bytes"]
+
+
+def contents_of(cell: Any, root: Path | None) -> list[str]:
+    """A digest of the bytes of each file that a cell names or holds, wherever it lies. Raises InputError."""
+    return [
+        content_key(_bytes_of(str(file), root) if isinstance(file, str | Path) else file)
+        for file in map(media_of, files_of(cell))
+    ]
+
+
+def _bytes_of(value: str, root: Path | None) -> bytes:
+    try:
+        return media_path(value, root).read_bytes()
+    except OSError as error:
+        raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
 
 
 def encoded_media(values: Sequence[Any]) -> list[bytes]:

@@ -26,6 +26,7 @@ from fusebert.modalities.files import (
     SOUND_SUFFIXES,
     DecodedFiles,
     are_sounds,
+    contents_of,
     encoded_media,
     files_in,
     files_of,
@@ -170,6 +171,11 @@ class Processor:
         silence = random.integers(-3 * MOST_SILENCE, MOST_SILENCE, (len(recorded), 2), endpoint=True).clip(0)
         silence = np.where(played + silence.sum(1) <= most, silence.T, 0).T
         return {**features, "frames": played + silence.sum(1), "silence": silence}
+
+    @staticmethod
+    def content(value: Any, root: Path | None) -> list[str]:
+        """What tells a sound from others: the bytes of its files, whatever they are called."""
+        return contents_of(value, root)
 
     def length(self, features: Features) -> int:
         return int(self.config.tokens(features["frames"]).sum())

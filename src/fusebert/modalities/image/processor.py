@@ -20,6 +20,7 @@ from fusebert.modalities.files import (
     PICTURE_SUFFIXES,
     DecodedFiles,
     are_sounds,
+    contents_of,
     encoded_media,
     files_in,
     files_of,
@@ -116,6 +117,11 @@ class Processor:
             return decode(value, self.config.size_pixels)
         size = self.config.size_pixels
         return self.files.read(str(value), root, MAX_FILE_BYTES, lambda data: decode(data, size))
+
+    @staticmethod
+    def content(value: Any, root: Path | None) -> list[str]:
+        """What tells a picture from others: the bytes of its files, whatever they are called."""
+        return contents_of(value, root)
 
     def length(self, features: Features) -> int:
         return self.config.tokens * len(features["place"])

@@ -132,7 +132,7 @@ class Processor:
         return said
 
     @staticmethod
-    def content(value: Any) -> str | None:
+    def content(value: Any, root: Path | None) -> str | None:  # noqa: ARG004
         """What tells a value from others: 5, 5.0 and `5 ` are the same, and ways to write nothing are nothing."""
         return None if is_missing(value) else without_fraction(value)
 

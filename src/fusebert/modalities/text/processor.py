@@ -152,7 +152,7 @@ class Processor:
             raise InputError(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are read")
         return encode(self.tokenizer, text, self.config.max_tokens)
 
-    def content(self, value: Any) -> str:
+    def content(self, value: Any, root: Path | None) -> str:  # noqa: ARG002
         """What tells a text from others: those that differ in spaces only, or in case where it does not count, have the
         same pieces."""
         text, normalizer = plain_text(value)[:MAX_TEXT_CHARACTERS], self.tokenizer.normalizer
