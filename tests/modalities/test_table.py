@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -291,3 +293,28 @@ def test_numbers_in_a_column_of_dates_move_no_bins() -> None:
     days = [f"2024-01-{day:02}" for day in range(1, 31)]
     edges, of_days = (fit_column(values, 4, 10, as_categories=False).edges for values in ([*days, "0"], days))
     assert edges == of_days
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("zip", ["01234", "90210", "00501"] * 20, "40 of its numbers begin with zeros"),
+        ("customer_id", [7, 8, 7, 9] * 10, "by its name"),
+        ("customerId", ["7", "8.0", None, "9"] * 10, "by its name"),
+        ("客户编号", [7, 8, 7, 9] * 10, "by its name"),
+        ("paid", [7, 8, 7, 9] * 10, None),
+        ("device_id", [7.5, 8, 7, 9] * 10, None),
+        ("hour", ["07", "08", "12"] * 10, None),
+        ("share", ["0.07", "0.081", "0", "12"] * 10, None),
+    ],
+)
+def test_numbers_that_are_probably_names_are_named(name: str, values: list[Any], why: str | None) -> None:
+    rows = samples(**{name: values})
+    said = Processor.fit(Config(), [name], rows, None).doubts(rows)
+    if why is None:
+        assert said == []
+        return
+    assert re.search(why, said[0])
+    assert f"table.categories={shlex.quote(name)} reads it as names" in said[0]
+    told = Config(categories=name)
+    assert Processor.fit(told, [name], rows, None).doubts(rows) == []

@@ -15,13 +15,16 @@ from typing import Any, Literal
 import numpy as np
 
 from fusebert.errors import InputError
-from fusebert.modalities.values import are_few, as_category, as_date, as_number, is_missing, is_moment
+from fusebert.modalities.values import are_few, as_category, as_date, as_number, is_missing, is_moment, without_fraction
 
 Kind = Literal["number", "date", "category"]
 DATE_EXTRAS = 6
 """Numbers beside a date's bins: where in the year, the week and the day it lies."""
 VERSION = re.compile(r"\d+(\.\d+)+\.0|\d+(\.\d+){3,}")
 """Of a program: 2023.4.0, 2023.4.12.1; no date has a zero alone or so many parts."""
+CODE = re.compile(r"0\d{2,}")
+KEY = re.compile(r"(?i:.*编号|.*代码|邮编|邮政编码|(.*[\W_])?(id|code|zip|zip_?code|post_?code))|.*[a-z](ID|Id|Code)")
+"""Names of columns whose whole numbers name something."""
 BOOLEANS = {"0": "false", "1": "true"}
 TRUTHS = {"false", "true"}
 LOOKED_AT = 1000
@@ -178,6 +181,16 @@ def spoilt(present: Sequence[Any]) -> str | None:
                 f"{others.total()} of {len(present)} are no {kind}, such as {word!r}; "
                 f"table.missing={shlex.quote(word)} takes such a word for a missing value"
             )
+    return None
+
+
+def numbered(column: str, present: Sequence[Any]) -> str | None:
+    """In words: why a column's numbers are probably names of something; None of others."""
+    codes = [value for value in present if isinstance(value, str) and CODE.fullmatch(value.strip())]
+    if codes:
+        return f"{len(codes)} of its numbers begin with zeros as codes do, such as {codes[0].strip()!r}"
+    if KEY.fullmatch(column.strip()) and all(without_fraction(value).isdecimal() for value in present):
+        return "by its name its numbers are names"
     return None
 
 

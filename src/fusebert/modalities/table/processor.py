@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from fusebert.modalities.table.columns import (
     fit_column,
     is_version,
     kind_of,
+    numbered,
     seldom_recurring,
     spoilt,
 )
@@ -51,7 +53,9 @@ class Config(Section):
         16, ge=1, le=256, description="pieces of a number's piecewise-linear encoding (Gorishniy et al. 2022)"
     )
     max_categories: int = Field(1000, ge=1, le=100_000, description="of a column; rarer ones count as unknown")
-    categories: tuple[str, ...] = Field((), description="columns whose numbers are names, such as codes of regions")
+    categories: Annotated[tuple[Word, ...], BeforeValidator(one_or_more)] = Field(
+        (), description="columns whose numbers are names, such as codes of regions"
+    )
     value_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of values that are missing in training, so that no single column says all"
     )
@@ -114,15 +118,19 @@ class Processor:
         ]
 
     def doubts(self, samples: Sequence[Sample]) -> list[str]:
-        """In words: columns of numbers, or of dates, that some words have made categories, categories of which most
-        occur once, and dates some of which name a time zone."""
+        """In words: numbers that are probably names; columns of numbers, or of dates, that some words have made
+        categories; categories of which most occur once; and dates some of which name a time zone."""
         said = []
         for name, column in zip(self.columns, self.fitted, strict=True):
-            if column.kind == "number":
-                continue
             given = (_given(sample, name, self._missing) for sample in samples)
             present = [value for value in given if not is_missing(value)]
-            if column.kind == "date":
+            if column.kind == "number":
+                if why := numbered(name, present):
+                    said.append(
+                        f"column {name!r} is read as quantities, but {why}; table.categories={shlex.quote(name)} "
+                        f"reads it as names, data.columns.{name}=ignore leaves it out"
+                    )
+            elif column.kind == "date":
                 if why := mixed_zones(Counter(map(names_zone, present))):
                     said.append(f"column {name!r}: {why}")
             elif name not in self.config.categories and (why := spoilt(present)):

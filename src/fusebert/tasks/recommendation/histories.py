@@ -123,9 +123,12 @@ def questions(known: Iterable[UserEvent], asked: Iterable[UserEvent]) -> Iterato
     """A row for each of the asked events: what its user did before, known or asked, and which item came next.
 
     Events of one moment, such as what is bought together, do not know of each other: their order is that of the file.
+    A known event that is asked about, too, is one event.
     """
     asked = list(asked)
     wanted = {id(one) for one in asked}
+    timed = {(one.user, one.event) for one in asked if one.event.seconds is not None}
+    known = [one for one in known if (one.user, one.event) not in timed]
     for events in by_user([*known, *asked]).values():
         past, before = [one.event for one in events], 0
         for place, one in enumerate(events):
