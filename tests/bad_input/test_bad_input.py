@@ -249,6 +249,17 @@ def test_stdout_on_a_full_disk(
     assert "stdout: no space left" in one_message(capsys.readouterr().err)
 
 
+def test_a_reader_that_has_enough_is_no_failure_to_speak_of(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert run(*place.predict(place.jsonl(rows()))) == 1
+    assert capsys.readouterr().err == ""
+
+
 @contextmanager
 def ctrl_c_once(path: Path, pattern: str) -> Iterator[None]:
     """A real SIGINT to this process as soon as `path` holds `pattern`."""

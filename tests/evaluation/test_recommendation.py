@@ -324,7 +324,9 @@ def test_events_of_one_moment_do_not_know_of_each_other(tmp_path: Path) -> None:
     asked = list(questions([], timed))
     assert [len(row.values[HISTORY]) for row in asked] == [0, 1, 1, 1, 4]
     again, _ = read_events(read_table(table), Config(time="time"))
-    assert [len(row.values[HISTORY]) for row in questions(again, timed)] == [0, 1, 1, 1, 4], "known events that are asked about, too"
+    assert [len(row.values[HISTORY]) for row in questions(again, timed)] == [0, 1, 1, 1, 4], (
+        "known events that are asked about, too"
+    )
     untimed, once_more = (read_events(read_table(table), Config())[0] for _ in range(2))
     assert [len(row.values[HISTORY]) for row in questions([], untimed)] == [0, 1, 2, 3, 4]
     assert [len(row.values[HISTORY]) for row in questions(untimed, once_more)] == [5, 6, 7, 8, 9], "may be done twice"

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from fusebert import __version__
 from fusebert.cli import answers, check, corpus, settings, training, vectors
-from fusebert.cli.common import print_line, say, speaks
+from fusebert.cli.common import STDOUT, print_line, say, speaks
 from fusebert.errors import FusebertError, UsageError
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 1, as_json)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == STDOUT:  # `| head` has what it wants
+            return 1
         where = f"{error.filename}: " if error.filename else ""
         goes_on = "; make room, and go on with --resume" if error.errno == errno.ENOSPC and "resume" in options else ""
         return _fail(f"{where}{error.strerror or error}{goes_on}", 1, as_json)

@@ -18,6 +18,7 @@ from fusebert.storage import check_finished, finished_around
 
 Command = Callable[[str, Callable[[argparse.Namespace, list[str]], dict[str, Any]], str], argparse.ArgumentParser]
 """Name, what it does and a summary -> the parser of a new command."""
+STDOUT = "stdout"
 MOST_BESIDE = 4
 """Columns of a table, so that their names can be read on a narrow screen."""
 
@@ -179,7 +180,7 @@ def print_line(value: Any) -> None:
         print(text, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        error.filename = "stdout"
+        error.filename = STDOUT
         raise
 
 
