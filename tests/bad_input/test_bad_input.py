@@ -295,6 +295,15 @@ def test_ctrl_c_saves_and_resume_goes_on(place: Place, capsys: pytest.CaptureFix
     assert not list(place.folder.rglob("*.part"))
 
 
+def test_ctrl_c_while_a_trained_model_is_scored(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = place.train(place.jsonl(rows()))
+    with ctrl_c_once(place.output, "predictor.json"):
+        assert run(*arguments) == 1
+    assert "interrupted; the same command goes on with --resume" in capsys.readouterr().err
+    assert run(*arguments, "--resume") == 0
+    assert load(place.output).metrics["training"]["steps"] > 0
+
+
 def test_trained_model_was_not_touched(model: Path) -> None:
     assert TINY
     assert set(load(model).task.labels) == set(RED_OR_BLUE)  # type: ignore[attr-defined]

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FusebertError as error:
         return _fail(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
-        return _fail("interrupted", 1, as_json)
+        goes_on = "; the same command goes on with --resume" if "resume" in options else ""
+        return _fail(f"interrupted{goes_on}", 1, as_json)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == STDOUT:  # `| head` has what it wants
             return 1

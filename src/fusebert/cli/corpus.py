@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusebert.cli.common import Command, add_bad_rows, no_flags, nothing, run_folder, say, speaks
-from fusebert.errors import DataError, FusebertError, UsageError
+from fusebert.errors import DataError, UsageError
 
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 
@@ -75,10 +75,7 @@ def _prepare(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         options.workers = min(os.cpu_count() or 1, most_workers(options.max_memory))
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     given = {"max_memory": options.max_memory, "workers": options.workers, "engine": options.engine}
-    try:
-        report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
-    except KeyboardInterrupt:
-        raise FusebertError("interrupted; the same command goes on with --resume") from None
+    report = prepare_corpus(options.inputs, options.output, settings, **given, resume=options.resume)
     for name, count in report["counts"].items():
         say(f"{name.replace('_', ' '):24} {count:>14,}")
     if damaged := report["counts"].get("damaged_files"):
