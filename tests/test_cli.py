@@ -17,7 +17,7 @@ import pytest
 from fusebert.cli import main
 from fusebert.cli.common import print_line, print_table, run_folder, say
 from fusebert.errors import UsageError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.training.progress import Terminal
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusebert.errors import FusebertError
-    from fusebert.evaluation.loading import load
+    from fusebert.evaluation.trained_model import load
     from fusebert.training.run import train
 
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 __all__ = ["FusebertError", "load", "train"]
 _HOMES = {
     "train": "fusebert.training.run",
-    "load": "fusebert.evaluation.loading",
+    "load": "fusebert.evaluation.trained_model",
     "FusebertError": "fusebert.errors",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fusebert.data.tables import read_table
 from fusebert.data.toyworld import write_toyworld
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.storage import MANIFEST, METRICS, read_json, refuse_in_finished
 from fusebert.training.progress import Terminal
 from fusebert.training.run import train

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from fusebert.cli import main
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.modalities.image.processor import decode
 from fusebert.types import Sample
 from tests.bad_input.cases import CASES

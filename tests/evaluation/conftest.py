@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.trained_model import TrainedModel
 from fusebert.training.run import train
 
 SIDES = {"task.name": "matching", "task.left": ["image"], "task.right": ["caption"], "task.vector_size": 16}
@@ -20,7 +20,7 @@ def matching_settings(tiny: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def matching(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+def matching(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     return train(matching_settings(tiny), tmp_path_factory.mktemp("matching") / "model")
 
 

@@ -12,7 +12,7 @@ import pytest
 from fusebert.cli import main
 from fusebert.data import dataset
 from fusebert.errors import DataError, RowError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.training.pretrain_table import pretrain_table
 from fusebert.training.progress import Silence
 from fusebert.training.run import train

@@ -22,9 +22,8 @@ from fusebert.evaluation import nearest as product
 from fusebert.evaluation import vectors
 from fusebert.evaluation.incoming import key_of, keys_of
 from fusebert.evaluation.index import Index, write_index
-from fusebert.evaluation.loading import load
 from fusebert.evaluation.nearest import nearest
-from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.trained_model import TrainedModel, load
 from fusebert.evaluation.vectors import embed
 from fusebert.evaluation.where import allowed, read_conditions
 from fusebert.storage import seal, verify, write_json
@@ -45,7 +44,7 @@ SHOP = [
 
 
 @pytest.fixture
-def shop(matching: Predictor, tmp_path: Path) -> Index:
+def shop(matching: TrainedModel, tmp_path: Path) -> Index:
     pytest.importorskip("lancedb")
     return matching.write_index(tmp_path / "shop", SHOP, "right", key="id")
 
@@ -59,7 +58,7 @@ def change(index: Index, more: Sequence[Any], **how: Any) -> dict[str, int]:
     return index.update([{"id": key, "caption": caption} for key, caption in more], **how)
 
 
-def test_an_index_finds_what_a_plain_search_finds(matching: Predictor, world: Path, tmp_path: Path) -> None:
+def test_an_index_finds_what_a_plain_search_finds(matching: TrainedModel, world: Path, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     rows = list(embed(matching, read_table(world / "test.jsonl"), "right"))
     assert write_index(matching, tmp_path / "index", read_table(world / "test.jsonl"), "right") == len(rows)
@@ -76,7 +75,7 @@ def test_an_index_finds_what_a_plain_search_finds(matching: Predictor, world: Pa
         index.find({"image": picture, "caption": "a red circle"})
 
 
-def test_an_index_is_bound_to_its_model(matching: Predictor, trained: Path, world: Path, tmp_path: Path) -> None:
+def test_an_index_is_bound_to_its_model(matching: TrainedModel, trained: Path, world: Path, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     matching.write_index(tmp_path / "index", world / "test.jsonl", "right")
     with pytest.raises(ModelError, match="another model"):
@@ -88,7 +87,7 @@ def test_an_index_is_bound_to_its_model(matching: Predictor, trained: Path, worl
         Index(matching, tmp_path / "index")
 
 
-def test_an_index_from_elsewhere_reads_nothing_elsewhere(matching: Predictor, world: Path, tmp_path: Path) -> None:
+def test_an_index_from_elsewhere_reads_nothing_elsewhere(matching: TrainedModel, world: Path, tmp_path: Path) -> None:
     lancedb = pytest.importorskip("lancedb")
     matching.write_index(tmp_path / "index", world / "test.jsonl", "right")
     about = json.loads((tmp_path / "index" / "index.json").read_text())
@@ -113,7 +112,7 @@ def test_an_index_from_elsewhere_reads_nothing_elsewhere(matching: Predictor, wo
 
 
 def test_an_index_with_another_version_of_its_table_is_refused(
-    matching: Predictor, world: Path, tmp_path: Path
+    matching: TrainedModel, world: Path, tmp_path: Path
 ) -> None:
     lancedb = pytest.importorskip("lancedb")
     matching.write_index(tmp_path / "index", world / "test.jsonl", "right")
@@ -125,7 +124,7 @@ def test_an_index_with_another_version_of_its_table_is_refused(
         Index(matching, tmp_path / "index")
 
 
-def test_commands(matching: Predictor, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(matching: TrainedModel, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lancedb")
     model, table, index = str(matching.folder), str(world / "test.jsonl"), str(tmp_path / "index")
     assert main(["embed", model, table, "--side", "left", "--output", str(tmp_path / "left.parquet"), "--json"]) == 0
@@ -140,7 +139,7 @@ def test_commands(matching: Predictor, world: Path, tmp_path: Path, capsys: pyte
 
 
 def test_a_bad_row_far_down_is_said_in_words(
-    matching: Predictor,
+    matching: TrainedModel,
     world: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -162,7 +161,7 @@ def test_a_bad_row_far_down_is_said_in_words(
 
 
 def test_no_room_is_one_line_and_nothing_is_left(
-    matching: Predictor, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    matching: TrainedModel, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("lancedb")
     given = [str(matching.folder), str(world / "test.jsonl"), "--side", "left", "--output"]
@@ -315,7 +314,7 @@ def test_a_whole_number_is_one_key_however_it_is_written() -> None:
     assert [key_of(raw) for raw in ("7.5", "7.0.0", "x" * 300)] == ["7.5", "7.0.0", "x" * 300]
 
 
-def test_an_index_without_keys_does_not_change(matching: Predictor, tmp_path: Path) -> None:
+def test_an_index_without_keys_does_not_change(matching: TrainedModel, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     index = matching.write_index(tmp_path / "index", SHOP, "right")
     assert index.find({"caption": "a red circle"}, 1)[0]["row"] == 1
@@ -422,14 +421,14 @@ def test_long_ids_are_told_apart(number: int) -> None:
     assert allowed(whole, [number, number + 1, str(number)]) == [False, True, False]
 
 
-def test_prices_with_a_comma_are_numbers(matching: Predictor, tmp_path: Path) -> None:
+def test_prices_with_a_comma_are_numbers(matching: TrainedModel, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     (tmp_path / "shop.csv").write_text("id;caption;price\na;a red circle;1.234,50\nb;a blue star;9,90\n")
     index = matching.write_index(tmp_path / "index", tmp_path / "shop.csv", "right", key="id")
     assert [one["values"]["price"] for one in index.find({"caption": "a star"}, where="price>10")] == [1234.5]
 
 
-def test_prices_that_may_be_fractions_or_thousands_are_not_compared(matching: Predictor, tmp_path: Path) -> None:
+def test_prices_that_may_be_fractions_or_thousands_are_not_compared(matching: TrainedModel, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     (tmp_path / "shop.csv").write_text("id;caption;price\na;a red circle;1.234\nb;a blue star;2.500\n")
     index = matching.write_index(tmp_path / "index", tmp_path / "shop.csv", "right", key="id")
@@ -479,7 +478,7 @@ def test_rows_with_both_sides_ask_with_the_one_that_is_not_indexed(shop: Index, 
 
 
 def test_commands_change_and_ask_an_index(
-    matching: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    matching: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("lancedb")
     model, index = str(matching.folder), str(tmp_path / "index")
@@ -534,7 +533,7 @@ def test_commands_change_and_ask_an_index(
     ],
 )
 def test_a_command_that_does_not_fit_together_is_refused(
-    matching: Predictor, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    matching: TrainedModel, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([arguments[0], str(matching.folder), *arguments[1:]]) == 2
     assert words in capsys.readouterr().err

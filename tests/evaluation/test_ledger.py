@@ -19,8 +19,9 @@ from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import DataError
 from fusebert.evaluation import ledger as module
 from fusebert.evaluation.ledger import beaten, guessing, ledger, variants, warnings
-from fusebert.evaluation.loading import load
 from fusebert.evaluation.publish import _things
+from fusebert.evaluation.scoring import changed_outputs, outputs
+from fusebert.evaluation.trained_model import load
 from fusebert.recipe_yaml import read_settings
 from fusebert.storage import read_json
 from fusebert.tasks.classification.task import Config as ClassificationConfig
@@ -111,9 +112,9 @@ def test_rows_about_one_picture_are_not_independent() -> None:
         right = [random.random(pictures)[things] < 0.75 for _ in range(2)]
         whole, other = (np.eye(2)[np.where(one, targets, 1 - targets)] for one in right)
         differences.append(right[1].mean() - right[0].mean())
-        model = Pretending(task, other, targets)
-        errors.append(ledger(model, None, whole, targets, things)["image shuffled"]["standard_error"])
-        naive.append(ledger(model, None, whole, targets)["image shuffled"]["standard_error"])
+        changed = [("image shuffled", (other, targets))]
+        errors.append(ledger(task, whole, targets, changed, things)["image shuffled"]["standard_error"])
+        naive.append(ledger(task, whole, targets, changed)["image shuffled"]["standard_error"])
     assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.25)
     assert np.mean(naive) < 0.5 * np.std(differences)
 
@@ -145,10 +146,10 @@ def test_of_many_logits_a_part_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, frequencies=[0.5, 0.5])
     targets, logits, other = random.integers(0, 2, 20_000), *random.normal(size=(2, 20_000, 2))
-    things = np.arange(20_000) // 4
-    found = ledger(Pretending(task, other, targets), None, logits, targets, things)["image shuffled"]
+    things, changed = np.arange(20_000) // 4, [("image shuffled", (other, targets))]
+    found = ledger(task, logits, targets, changed, things)["image shuffled"]
     monkeypatch.setattr(module, "MOST_LOGITS", 8000)
-    part = ledger(Pretending(task, other, targets), None, logits, targets, things)["image shuffled"]
+    part = ledger(task, logits, targets, changed, things)["image shuffled"]
     assert part["standard_error"] != found["standard_error"]
     assert part["standard_error"] == pytest.approx(found["standard_error"], rel=0.5)
 
@@ -157,7 +158,7 @@ def test_few_things_have_no_error_and_ranks_are_among_all() -> None:
     random = np.random.default_rng(0)
     task = Classification(ClassificationConfig(), ["no", "yes"], multi_label=False, frequencies=[0.5, 0.5])
     targets, logits = random.integers(0, 2, 100), random.normal(size=(100, 2))
-    found = ledger(Pretending(task, logits, targets), None, logits, targets, np.arange(100) % 3)
+    found = ledger(task, logits, targets, [("image shuffled", (logits, targets))], np.arange(100) % 3)
     assert "standard_error" not in found["image shuffled"]
     ranking = Matching(MatchingConfig(left="image", right="text"))
     vectors = random.normal(size=(200, 2, 8))
@@ -178,8 +179,8 @@ def test_the_error_is_of_the_rows_that_seek(monkeypatch: pytest.MonkeyPatch) -> 
     error = []
     for most in (2000, 500):
         monkeypatch.setattr(matching_task, "MOST_QUERIES", most)
-        model: Any = Pretending(ranking, found[1], contents)
-        error.append(ledger(model, None, found[0], contents)["image shuffled"]["standard_error"])
+        changed = [("image shuffled", (found[1], contents))]
+        error.append(ledger(ranking, found[0], contents, changed)["image shuffled"]["standard_error"])
     assert error[1] == pytest.approx(2 * error[0], rel=0.4)  # a quarter of the rows
 
 
@@ -201,21 +202,11 @@ def test_the_error_is_that_of_the_paired_difference(rows: int) -> None:
             ]
             for mistakes in (wrong, also_wrong)
         )
-        model = Pretending(task, np.array(other), targets[order])
-        errors.append(ledger(model, None, np.array(whole), targets[order])["image shuffled"]["standard_error"])
+        changed = [("image shuffled", (np.array(other), targets[order]))]
+        errors.append(ledger(task, np.array(whole), targets[order], changed)["image shuffled"]["standard_error"])
     expected = np.std(wrong.astype(float) - also_wrong) / math.sqrt(rows)
     assert np.mean(errors) == pytest.approx(expected, rel=0.15)
     assert expected < 0.8 * math.sqrt(0.3 * 0.7 / rows)
-
-
-class Pretending:
-    """A model of one modality whose outputs are given."""
-
-    def __init__(self, task: Classification, logits: np.ndarray, targets: np.ndarray) -> None:
-        self.task, self.processors, self.given = task, {"image": None}, (logits, targets)
-
-    def changed_outputs(self, *_: Any, **__: Any) -> tuple[np.ndarray, np.ndarray]:
-        return self.given
 
 
 def test_blank_pictures_are_noticed(
@@ -290,9 +281,11 @@ def test_every_variant_is_of_the_same_rows(trained: Path, world: Path) -> None:
     sparse = [row | {"image": None} if number % 3 else row | {"question": ""} for number, row in enumerate(rows)]
     for change in ({}, {"without": ["image"]}, {"without": ["text"]}, {"shuffle": ["image"]}):
         assert model.evaluate(sparse, **change)["rows"] == len(rows)
-    logits, targets, _ = model.outputs(sparse)
-    found = ledger(model, model.dataset(sparse), logits, targets)
-    for label, change in variants(list(model.processors)):
+    logits, targets, _ = outputs(model, sparse)
+    data, changes = model.dataset(sparse), list(variants(list(model.processors)))
+    changed = ((label, changed_outputs(model, data, **change)) for label, change in changes)
+    found = ledger(model.task, logits, targets, changed)
+    for label, change in changes:
         assert found[label].items() >= model.evaluate(sparse, **change)["metrics"].items()
     assert found["all"] == model.evaluate(sparse)["metrics"]
     assert set(found) == {"all", "without image", "image shuffled", "without text", "text shuffled"}
@@ -317,11 +310,11 @@ def test_what_is_kept_is_not_prepared_for_each_variant(
     text: Any = model.processors["text"]
     monkeypatch.setattr(text, "load", lambda sample, load=text.load: made.append(sample) or load(sample))
     rows = Dataset(samples, lengths, asking, kept=kept)
-    found = [model.changed_outputs(rows, **change) for _, change in variants(list(model.processors))]
+    found = [changed_outputs(model, rows, **change) for _, change in variants(list(model.processors))]
     most = 4 * len(rows) * (2 if kind == "two_sided" else 1)
     assert len(made) in ({loads * most // 4} if loads is not None else range(1, most))
     for (logits, targets), (_, change) in zip(found, variants(list(model.processors)), strict=True):
-        wanted = model.outputs(world / "test.jsonl", **change)
+        wanted = outputs(model, world / "test.jsonl", **change)
         assert (logits == wanted[0]).all()
         assert (targets == wanted[1]).all()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fusebert.cli import main
 from fusebert.errors import ModelError, UsageError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.storage import MANIFEST, file_hash, finish, verify, write_json
 
 ROW = {"question": "what colour is the circle?"}

@@ -27,8 +27,8 @@ from fusebert.data.tables import read_table
 from fusebert.errors import FusebertError, RowError, UsageError
 from fusebert.evaluation import inference, vectors
 from fusebert.evaluation.catalogue import columns_to_read, read_with
-from fusebert.evaluation.loading import load
-from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.scoring import dealt_out
+from fusebert.evaluation.trained_model import TrainedModel, load
 from fusebert.evaluation.vectors import embed, values_as_json, write_vectors
 from fusebert.modalities.image.processor import Config as ImageConfig
 from fusebert.modalities.image.processor import Processor as ImageProcessor
@@ -48,7 +48,7 @@ from tests.conftest import Notes
 from tests.evaluation.conftest import matching_settings
 
 
-def test_of_two_sides_one_is_dealt_out(matching: Predictor, world: Path) -> None:
+def test_of_two_sides_one_is_dealt_out(matching: TrainedModel, world: Path) -> None:
     """Else what belongs together would go on together, and the score would stay."""
     table = world / "test.jsonl"
     scores = [matching.evaluate(table, shuffle=names)["metrics"] for names in ((), "image", ["image", "text"])]
@@ -59,13 +59,13 @@ def test_of_two_sides_one_is_dealt_out(matching: Predictor, world: Path) -> None
     columns = ["caption", "caption_too"]
     try:
         matching.processors["text"].columns = columns
-        assert matching._dealt_out(["text"]) == ["caption"]
+        assert dealt_out(matching, ["text"]) == ["caption"]
     finally:
         matching.processors["text"].columns = ["caption"]
         matching.task.sides = (("image",), ("caption",))
 
 
-def test_media_within_rows_count_in_a_window(matching: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_media_within_rows_count_in_a_window(matching: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "WINDOW_BYTES", 2**20)
     pulled = 0
 
@@ -219,13 +219,13 @@ def test_recall_among_a_hundred_is_what_drawing_them_gives(random: np.random.Gen
     assert found["recall_at_10_of_100"] == pytest.approx(np.mean(hits), abs=0.02)
 
 
-def test_pictures_find_their_captions(matching: Predictor) -> None:
+def test_pictures_find_their_captions(matching: TrainedModel) -> None:
     scores = read_json(matching.folder / "metrics.json")["evaluations"]
     assert next(iter(scores["test"]["metrics"])) == "recall_at_10"
     assert scores["validation"]["metrics"]["recall_at_10"] > scores["validation"]["metrics"]["chance_recall_at_10"]
 
 
-def test_a_side_alone_has_the_vector_it_has_in_its_row(matching: Predictor, world: Path) -> None:
+def test_a_side_alone_has_the_vector_it_has_in_its_row(matching: TrainedModel, world: Path) -> None:
     rows = list(read_table(world / "test.jsonl"))[:6]
     for side, column in (("left", "image"), ("right", "caption")):
         whole = [vector for _, vector in embed(matching, iter(rows), side)]
@@ -237,7 +237,7 @@ def test_a_side_alone_has_the_vector_it_has_in_its_row(matching: Predictor, worl
         np.testing.assert_allclose(np.linalg.norm(np.stack(whole), axis=1), 1, atol=1e-5)  # type: ignore[arg-type]
 
 
-def test_a_program_gets_an_array_of_vectors(matching: Predictor, trained: Path, world: Path) -> None:
+def test_a_program_gets_an_array_of_vectors(matching: TrainedModel, trained: Path, world: Path) -> None:
     rows = [{"caption": "a red circle"}, {"caption": "一个蓝色的圆形"}]
     vectors = matching.embed(rows, "right")
     assert (vectors.shape, vectors.dtype) == ((2, matching.task.config.vector_size), np.float32)  # type: ignore[attr-defined]
@@ -256,7 +256,7 @@ def _placed(value: str, world: Path, column: str) -> str:
     return str(world / value) if column == "image" else value
 
 
-def test_it_loads_and_answers_with_a_similarity(matching: Predictor, world: Path) -> None:
+def test_it_loads_and_answers_with_a_similarity(matching: TrainedModel, world: Path) -> None:
     row = next(iter(read_table(world / "test.jsonl")))
     values = {**row.values, "image": str(world / row.values["image"])}  # type: ignore[union-attr]
     ours, theirs = (one.predict(values) for one in (matching, load(matching.folder)))
@@ -264,7 +264,7 @@ def test_it_loads_and_answers_with_a_similarity(matching: Predictor, world: Path
     assert -1 <= ours.value <= 1
 
 
-def test_a_matching_model_reads_the_side_that_it_read_in_training(matching: Predictor, world: Path) -> None:
+def test_a_matching_model_reads_the_side_that_it_read_in_training(matching: TrainedModel, world: Path) -> None:
     rows = [json.loads(line) for line in (world / "train.jsonl").read_text().splitlines()[:3]]
     samples = [Sample(world / "x.jsonl", n, row, world) for n, row in enumerate(rows)]
     captions = [replace(sample, values={"item": "a", "caption": sample.values["caption"]}) for sample in samples]
@@ -278,7 +278,7 @@ def test_a_matching_model_reads_the_side_that_it_read_in_training(matching: Pred
         columns_to_read(reader, "item", [replace(captions[0], values={"item": "a", "title": "x"})])
 
 
-def test_vectors_are_written_whole(matching: Predictor, world: Path, tmp_path: Path) -> None:
+def test_vectors_are_written_whole(matching: TrainedModel, world: Path, tmp_path: Path) -> None:
     rows = embed(matching, read_table(world / "test.jsonl"), "left")
     count = write_vectors(tmp_path / "vectors.parquet", rows)  # type: ignore[arg-type]
     table = parquet.read_table(tmp_path / "vectors.parquet")
@@ -309,7 +309,7 @@ def test_wrong_settings_are_refused(tiny: dict[str, Any], tmp_path: Path, change
         train(matching_settings(tiny) | change, tmp_path / "model")
 
 
-def test_one_side_has_no_similarity(matching: Predictor) -> None:
+def test_one_side_has_no_similarity(matching: TrainedModel) -> None:
     with pytest.raises(RowError, match="image is empty"):
         matching.predict({"caption": "a red circle"})
 

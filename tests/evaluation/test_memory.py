@@ -23,7 +23,7 @@ from fusebert.evaluation.inference import (
     value_bytes,
     windows,
 )
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.tasks.recommendation.task import Config, Task
 from fusebert.types import Example, Sample
 
@@ -34,7 +34,7 @@ MARGIN_BYTES = 32 * 2**20
 """A quarter of what keeping the rows of the longer table would take."""
 PROGRAM = """
 import resource, sys
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.data.tables import read_table
 from pathlib import Path
 predictor = load(sys.argv[2])

@@ -20,7 +20,7 @@ import fusebert
 from fusebert.cli import main
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, ModelError, RowError, UsageError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.modalities.image.processor import decode
 from fusebert.storage import MANIFEST, seal
 from fusebert.tasks.regression.task import Config as RegressionConfig

@@ -19,7 +19,7 @@ from fusebert.cli import main
 from fusebert.data.columns import guess_columns
 from fusebert.data.tables import read_table
 from fusebert.errors import InputError, UsageError
-from fusebert.evaluation.loading import load as load_model
+from fusebert.evaluation.trained_model import load as load_model
 from fusebert.modalities.events.history import read_event, read_history
 from fusebert.modalities.events.processor import MOST_PIECES, UNKNOWN, Config, Processor
 from fusebert.model.modeling import FusebertConfig, FusebertModel

@@ -82,7 +82,7 @@ def test_attention_of_some_tokens_and_its_gradient_equal_those_of_all(dtype: tor
 def test_a_model_trains_there_and_answers_as_on_a_cpu(
     fusion: str, precision: str, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    from fusebert.evaluation.loading import load
+    from fusebert.evaluation.trained_model import load
 
     settings = {"training.device": "cuda", "training.precision": precision, "model.fusion": fusion}
     trained = train(tiny | settings, tmp_path / "model")

@@ -11,7 +11,7 @@ import torch
 
 from fusebert.data.collate import Collator
 from fusebert.data.dataset import Preparer
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.model.fusion import CrossAttention, Padding
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.model.trunk import TrunkConfig

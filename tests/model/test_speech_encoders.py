@@ -23,7 +23,7 @@ from transformers import (
 
 from fusebert.data.toyworld import write_toyworld
 from fusebert.errors import ModelError, UsageError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.modalities.audio.embedder import Embedder
 from fusebert.modalities.audio.encoders import prepare
 from fusebert.modalities.audio.processor import Config, Processor

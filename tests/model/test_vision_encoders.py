@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from fusebert.errors import ModelError, RecipeError, UsageError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.modalities.image.encoders import VGG16_CHANNELS, hidden_states, prepare
 from fusebert.modalities.image.processor import Config
 from fusebert.model.modeling import FusebertConfig, FusebertModel

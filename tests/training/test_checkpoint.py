@@ -22,8 +22,7 @@ from fusebert import storage
 from fusebert.cli import main
 from fusebert.config import TrainingSettings
 from fusebert.errors import DivergedError, ModelError, UsageError
-from fusebert.evaluation.loading import load
-from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.trained_model import TrainedModel, load
 from fusebert.storage import finish, seal, verify, write_folder, write_json
 from fusebert.training import checkpoint
 from fusebert.training.checkpoint import State
@@ -333,7 +332,7 @@ def test_a_run_goes_on_with_its_own_data_and_schedule_only(tiny: dict[str, Any],
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "run", progress=Interrupted())
 
-    def resume(**others: Any) -> Predictor:
+    def resume(**others: Any) -> TrainedModel:
         for path in (tmp_path / "run" / "checkpoints").iterdir():
             write_json(path / "state.json", json.loads((path / "state.json").read_text()) | others)
             seal(path)

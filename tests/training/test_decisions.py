@@ -11,8 +11,7 @@ import pytest
 
 from fusebert.cli import main
 from fusebert.errors import UsageError
-from fusebert.evaluation.loading import load
-from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.trained_model import TrainedModel, load
 from fusebert.storage import read_json
 from fusebert.training.run import train
 
@@ -31,7 +30,7 @@ def write_rows(path: Path, rows: int, seed: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     folder = tmp_path_factory.mktemp("rare")
     settings: dict[str, Any] = {
         "data.train": str(write_rows(folder / "train.jsonl", 600, 0)),
@@ -46,7 +45,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return train(settings, folder / "model")
 
 
-def test_what_validation_rows_chose_is_kept_and_scored_alike_everywhere(model: Predictor) -> None:
+def test_what_validation_rows_chose_is_kept_and_scored_alike_everywhere(model: TrainedModel) -> None:
     threshold = read_json(model.folder / "task.json")["thresholds"][1]
     assert 0.15 < threshold < 0.5
     test, loaded = model.folder.parent / "test.jsonl", load(model.folder)
@@ -63,7 +62,9 @@ def test_what_validation_rows_chose_is_kept_and_scored_alike_everywhere(model: P
     assert f"{threshold:.3g} or more (chosen on validation rows for F1, macro)" in card
 
 
-def test_a_threshold_by_hand_counts_in_answers_and_scores(model: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_threshold_by_hand_counts_in_answers_and_scores(
+    model: TrainedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, test = str(model.folder), str(model.folder.parent / "test.jsonl")
     given = {}
     for threshold in ("0.05", "0.95"):
@@ -79,7 +80,7 @@ def test_a_threshold_by_hand_counts_in_answers_and_scores(model: Predictor, caps
     assert "between 0 and 1" in capsys.readouterr().err
 
 
-def test_only_labels_have_a_threshold(model: Predictor, tmp_path: Path) -> None:
+def test_only_labels_have_a_threshold(model: TrainedModel, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"x": number, "y": number / 3}) + "\n" for number in range(40)))
     settings = {"data.train": str(rows), "data.target": "y", "data.validation": 0.2, "data.columns": {"x": "table"}}

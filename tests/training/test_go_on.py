@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 
 from fusebert.config import Recipe
 from fusebert.errors import ModelError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.modalities.text.tokenizer import SPECIAL_TOKENS
 from fusebert.storage import MANIFEST, verify
 from fusebert.training.build import build_model

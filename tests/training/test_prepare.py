@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from fusebert.config import Recipe, read_recipe
 from fusebert.errors import DataError, RecipeError, UsageError
 from fusebert.evaluation.catalogue import _text
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.storage import read_json, seal
 from fusebert.training.prepare import _hash, prepare
 from fusebert.training.progress import Silence, Terminal

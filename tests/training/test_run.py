@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from fusebert.cli import main
 from fusebert.config import without_places
 from fusebert.errors import UsageError
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.trained_model import load
 from fusebert.recipe_yaml import as_yaml, read_settings
 from fusebert.storage import read_json, write_json
 from fusebert.training.run import train

@@ -89,9 +89,9 @@ def run_folder(source: Path, end: str = "") -> Path:
 
 
 def load_model(folder: Path) -> Any:
-    """The Predictor of a model folder."""
+    """The TrainedModel in a folder."""
     check_finished(folder)  # before imports that take seconds
-    from fusebert.evaluation.loading import load
+    from fusebert.evaluation.trained_model import load
 
     return load(folder)
 

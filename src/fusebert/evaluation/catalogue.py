@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from fusebert.data.tables import Rows
 from fusebert.errors import InputError, ModelError, RowError, UsageError
 from fusebert.evaluation.encode import Encoder
-from fusebert.evaluation.loading import load
+from fusebert.evaluation.loading import read_predictor
 from fusebert.evaluation.predictor import PREDICTOR, Predictor
 from fusebert.evaluation.vectors import embed, side_columns
 from fusebert.modalities.values import as_category, is_missing, without_fraction
@@ -24,6 +24,7 @@ from fusebert.tasks.recommendation.task import Task
 from fusebert.types import Sample, is_given
 
 EVENTS = "events"
+P = TypeVar("P", bound=Predictor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def columns_to_read(reader: str, item: str, rows: Sequence[Sample]) -> Sequence[
     there = dict.fromkeys(column for row in rows for column in row.values)
     if not (Path(reader) / PREDICTOR).is_file():
         return [column for column in there if column != item]
-    sides = side_columns(load(Path(reader))).values()
+    sides = side_columns(read_predictor(reader, Predictor)).values()
     if (side := next((columns for columns in sides if {*columns} <= there.keys()), None)) is None:
         needed = " or ".join(map(", ".join, sides))
         raise UsageError(f"task.content={reader} reads {needed}, which {rows[0].table} does not have")
@@ -118,7 +119,7 @@ def reader_hash(reader: str) -> str | None:
     return file_hash(manifest) if manifest.is_file() else None
 
 
-def with_items(predictor: Predictor, rows: Rows) -> Predictor:
+def with_items(predictor: P, rows: Rows) -> P:
     """A recommender that also knows the new items of a catalogue, by their description.
 
     Raises:
@@ -162,7 +163,7 @@ def with_items(predictor: Predictor, rows: Rows) -> Predictor:
     return _with(predictor, [*new], state)
 
 
-def _with(predictor: Predictor, new: Sequence[str], state: dict[str, torch.Tensor]) -> Predictor:
+def _with(predictor: P, new: Sequence[str], state: dict[str, torch.Tensor]) -> P:
     """The predictor with more items, and the weights that have what describes them."""
     before: Any = predictor.processors[EVENTS]
     items = [*before.items, *new]
@@ -175,11 +176,12 @@ def _with(predictor: Predictor, new: Sequence[str], state: dict[str, torch.Tenso
     model = FusebertModel(config)
     model.load_state_dict(state)
     model.to(predictor.model.device).eval()
-    return Predictor(predictor.folder, model, {EVENTS: processor}, task, predictor.target, predictor.precision)
+    kind = type(predictor)
+    return kind(predictor.folder, model, {EVENTS: processor}, task, predictor.target, predictor.precision)
 
 
 def _matched(folder: Path, columns: Sequence[str], rows: Sequence[Sample]) -> np.ndarray:
-    predictor = load(folder)
+    predictor = read_predictor(folder, Predictor)
     side = next(name for name, its in side_columns(predictor).items() if {*its} == {*columns})
     vectors = []
     for _, vector in embed(predictor, iter(rows), side):

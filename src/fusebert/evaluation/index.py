@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,10 @@ from fusebert.errors import DataError, ModelError, RowError, UsageError, how_to_
 from fusebert.evaluation.incoming import Incoming, OnBad, key_of, refuse, usable
 from fusebert.evaluation.index_rows import ABOUT, STORE, TABLE, IndexRows, model_hash, read_rows
 from fusebert.evaluation.nearest import nearest
+from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.vectors import SIDES, chunks, embed, embed_new, side_columns, unfamiliar_to
 from fusebert.storage import MANIFEST, file_hash, mend_left_by_kills, refuse_in_finished, write_folder, write_json
 from fusebert.types import Sample, is_given
-
-if TYPE_CHECKING:
-    from fusebert.evaluation.predictor import Predictor
 
 MOST_FOUND = 1000
 QUERIES_AT_ONCE = 1024

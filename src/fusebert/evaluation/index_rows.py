@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
 from fusebert.errors import ModelError
 from fusebert.evaluation.lance_manifest import refuse_other_places
+from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.vectors import DIGEST_BYTES, ROWS_AT_ONCE, SIDES, vector_array
 from fusebert.evaluation.where import Condition, allowed, read_conditions
 from fusebert.storage import MANIFEST, file_hash, read_json, verify
-
-if TYPE_CHECKING:
-    from fusebert.evaluation.predictor import Predictor
 
 ABOUT, STORE, TABLE = "index.json", "store", "rows"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fusebert.data.dataset import Dataset
 from fusebert.evaluation.metric_names import STANDARD_ERROR, metric_name, metric_text, primary_metric
-from fusebert.evaluation.predictor import Predictor
 from fusebert.tasks.base import Task
 
 Ledger = dict[str, dict[str, float]]
+Outputs = tuple[np.ndarray, np.ndarray]
+"""Logits and targets."""
 SHUFFLED, CHANCE = " shuffled", "chance_"
 LEAST_ROWS = 50
 """Of fewer, two standard errors are so wide that nearly any score is as good as any other."""
@@ -26,10 +26,10 @@ LEFT_OUT = -1
 
 
 def ledger(
-    predictor: Predictor,
-    rows: Dataset,
+    task: Task,
     logits: np.ndarray,
     targets: np.ndarray,
+    changed: Iterable[tuple[str, Outputs]],
     things: Sequence[Any] | None = None,
 ) -> Ledger:
     """Metrics by what the model may see, `all` first, always of the same rows: one that is left with nothing to read is
@@ -38,21 +38,20 @@ def ledger(
 
     Args:
         logits, targets: of the rows as they are, as the task's `evaluate` takes them.
+        changed: by their labels, those of each of the `variants`.
         things: what each row is about, such as its picture: rows about one thing are right or wrong together. None
             where each is about another.
 
     With three modalities or more, this scores every subset of them. A model with a single modality has only the
     shuffled variant beside `all`.
     """
-    task = predictor.task
     found = {"all": task.evaluate(logits, targets)["metrics"]}
     most = len(logits) if hasattr(task, "score_rows") else MOST_LOGITS // max(1, logits[0].size)
     group = _groups(range(len(logits)) if things is None else things, most)
     known = len(targets) >= LEAST_ROWS and group.max() + 1 >= FEWEST_GROUPS
     whole = _scores_without_a_group(task, logits, targets, group) if known else None
     share = (group != LEFT_OUT).mean()
-    for label, change in variants(list(predictor.processors)):
-        logits, targets = predictor.changed_outputs(rows, **change)
+    for label, (logits, targets) in changed:
         found[label] = task.evaluate(logits, targets)["metrics"]
         if whole is not None:
             error = _jackknife_error(_scores_without_a_group(task, logits, targets, group) - whole)
@@ -86,7 +85,7 @@ def _jackknife_error(found: np.ndarray) -> float:
 
 
 def variants(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is scored again of modalities with these names: a label, and arguments of `Predictor.evaluate`."""
+    """What is scored again of modalities with these names: a label, and arguments of `TrainedModel.evaluate`."""
     for name in names:
         others = [other for other in names if other != name]
         if others:

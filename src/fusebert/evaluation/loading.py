@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -23,6 +23,7 @@ from fusebert.model.cpu import keep_freed_memory
 from fusebert.model.modeling import FusebertConfig, FusebertModel
 from fusebert.storage import check_finished, read_json, verify
 
+P = TypeVar("P", bound=Predictor)
 WEIGHTS = "model.safetensors"
 FIELDS = ("trunk", "fusion", "modalities", "task", "cls_token_id")
 """Of config.json, all that builds a model."""
@@ -30,16 +31,8 @@ LARGEST_BUFFERS = 2**30
 """Bytes of what a model keeps beside its weights."""
 
 
-def load(folder: str | Path, device: str | None = None) -> Predictor:
-    """The model in a folder, verified byte for byte.
-
-    Args:
-        device: cpu or cuda; None takes cuda where torch finds it.
-
-    Raises:
-        ModelError: the folder is missing, unfinished, or changed since it was written.
-        UsageError: there is no such device.
-    """
+def read_predictor(folder: str | Path, kind: type[P], device: str | None = None) -> P:
+    """What answers for the model in a folder; see `trained_model.load`."""
     if not isinstance(folder, str | Path):
         raise UsageError(f"{folder!r:.60} is not the path of a model folder")
     if device not in (None, "cpu", "cuda"):
@@ -52,7 +45,7 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
     check_finished(folder)
     verify(folder)
     try:
-        return _assemble(folder, device)
+        return _assemble(folder, kind, device)
     except FusebertError:
         raise
     except Exception as error:  # what a folder says reaches much code, also of transformers
@@ -60,7 +53,7 @@ def load(folder: str | Path, device: str | None = None) -> Predictor:
         raise ModelError(f"{folder} holds files that this version of fusebert cannot use ({problem})") from None
 
 
-def _assemble(folder: Path, device: str | None) -> Predictor:
+def _assemble(folder: Path, kind: type[P], device: str | None) -> P:
     saved = read_json(folder / PREDICTOR)
     found = read_json(folder / "config.json")
     model = _with_weights(FusebertConfig(**{field: found[field] for field in FIELDS}), folder)
@@ -70,7 +63,7 @@ def _assemble(folder: Path, device: str | None) -> Predictor:
     }
     task = plugins.load("tasks", saved["task"], "task").Task.load_from(folder)
     precision = saved["precision"] if saved["precision"] == "fp32" or multiplies_bf16(model.device.type) else "fp32"
-    return Predictor(folder, model.eval(), processors, task, saved["target"], precision)
+    return kind(folder, model.eval(), processors, task, saved["target"], precision)
 
 
 def _with_weights(config: FusebertConfig, folder: Path) -> FusebertModel:

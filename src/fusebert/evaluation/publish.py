@@ -18,11 +18,12 @@ from fusebert.data.split import group_of
 from fusebert.errors import RowError
 from fusebert.evaluation import plots
 from fusebert.evaluation.inference import infer_all
-from fusebert.evaluation.ledger import beaten, guessing, ledger, warnings
+from fusebert.evaluation.ledger import beaten, guessing, ledger, variants, warnings
 from fusebert.evaluation.metric_names import lower_is_better, untold
 from fusebert.evaluation.model_card import example_row, write_model_card
 from fusebert.evaluation.page import write_page
 from fusebert.evaluation.predictor import Predictor
+from fusebert.evaluation.scoring import changed_outputs
 from fusebert.modalities.files import files_in, files_of, media_of
 from fusebert.modalities.values import content_key
 from fusebert.recipe_yaml import as_yaml
@@ -89,7 +90,11 @@ def publish(
             said.append(f"inputs of {name} that cannot be read, and so are left out of their rows: {values}")
     if len(predictor.processors) > 1:
         things = _things(splits[shown].samples, predictor.columns, recipe.get("data.validation_group"))
-        worth = ledger(predictor, splits[shown], *outputs[shown], things)
+        changed = (
+            (label, changed_outputs(predictor, splits[shown], **change))
+            for label, change in variants(list(predictor.processors))
+        )
+        worth = ledger(predictor.task, *outputs[shown], changed, things)
         said += warnings(worth, predictor.task.higher_is_better)
     said += guessing(evaluations[shown])
     if "baselines" in evaluations[shown]:

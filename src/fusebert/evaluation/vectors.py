@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,10 @@ from fusebert.data.decimals import as_plain
 from fusebert.data.tables import Rows
 from fusebert.errors import RowError, UsageError
 from fusebert.evaluation.inference import in_order, infer
+from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.unfamiliar import Unfamiliar
 from fusebert.storage import whole_or_absent
 from fusebert.types import Example, Sample
-
-if TYPE_CHECKING:
-    from fusebert.evaluation.predictor import Predictor
 
 SIDES = ("left", "right")
 ROWS_AT_ONCE = 1024

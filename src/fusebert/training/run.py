@@ -21,9 +21,8 @@ from fusebert.data.sampler import TokenBudgetSampler
 from fusebert.errors import UsageError
 from fusebert.evaluation.inference import infer_all
 from fusebert.evaluation.ledger import variants
-from fusebert.evaluation.loading import load
-from fusebert.evaluation.predictor import Predictor
 from fusebert.evaluation.publish import publish
+from fusebert.evaluation.trained_model import TrainedModel, load
 from fusebert.model.cpu import prepare_to_train
 from fusebert.model.modeling import FusebertModel
 from fusebert.storage import LOGS, MANIFEST, METRICS, read_json, refuse_in_finished, write_atomically
@@ -70,7 +69,7 @@ def train(
     strict: bool = False,
     progress: Progress | None = None,
     started: float | None = None,
-) -> Predictor:
+) -> TrainedModel:
     """Train a model and write its folder.
 
     Args:
@@ -123,7 +122,7 @@ def train(
     validation = splits["validation"]
     if calibrate:
         calibrate(*infer_all(model, iter(validation), collator, state.precision))
-    predictor = Predictor(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
+    predictor = TrainedModel(folder, model, prepared.processors, prepared.task, prepared.target, state.precision)
     if PartialState().is_main_process:
         totals = state.totals() | {"sources": recipe.sources()}
         publish(predictor, splits, prepared.files, recipe.flat(), totals, prepared.warnings)
