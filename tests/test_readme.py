@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fusebert.cli import main
-from fusebert.config import one_or_more, read_recipe
+from fusebert.config import read_recipe
 from fusebert.data.toyworld import write_toyworld
+from fusebert.section import one_or_more
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fusebert.config import FOLLOWS, is_setting, sections, tasks
+from fusebert.config import sections, tasks
+from fusebert.section import FOLLOWS, is_setting
 
 
 @dataclass(frozen=True, slots=True)

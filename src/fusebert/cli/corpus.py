@@ -119,8 +119,9 @@ def _vocabulary(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _pretrain(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from fusebert.config import Recipe, seconds, settings_of
+    from fusebert.config import Recipe, settings_of
     from fusebert.recipe_yaml import parse_overrides
+    from fusebert.section import seconds
 
     settings = settings_of(options.source, parse_overrides(no_flags(rest)))
     output = options.output or run_folder(options.source)

@@ -23,7 +23,7 @@ class Processor(Protocol):
     """Raw values of one row -> features, in numpy. One processor reads all columns of its modality.
 
     Light: its module imports neither torch nor transformers. Beside it stand
-        Config: its settings, a `fusebert.config.Section`, each field with a default and a description: numbers, text,
+        Config: its settings, a `fusebert.section.Section`, each field with a default and a description: numbers, text,
             true or false, one of some words (Literal), or a list of such; what `fit` fills in has
             `json_schema_extra=FITTED` (of the same module), and is no setting;
         matches(values: Sequence[Any]) -> Evidence | None: whether a column is of this modality, from up to 1000 raw

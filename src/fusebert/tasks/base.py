@@ -20,7 +20,7 @@ class Task(Protocol):
     """Raw targets in, arrays for the loss; logits in, answers and metrics out.
 
     Light: its module imports neither torch nor transformers. Beside it stands `Config`, its settings, a
-    `fusebert.config.Section`, of the same kinds of fields as a modality's (see `modalities.base`).
+    `fusebert.section.Section`, of the same kinds of fields as a modality's (see `modalities.base`).
 
     A task may also have
         needs_target = False: it asks for no target column, and `fit` gets no targets;

@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusebert import plugins
-from fusebert.config import Recipe, wrong_setting
+from fusebert.config import Recipe
 from fusebert.data.columns import IGNORE, ColumnGuess, column_names, guess_task
 from fusebert.data.dataset import Lost, Preparer
 from fusebert.data.tables import read_table
 from fusebert.errors import DataError, InputError, RecipeError, RowError, UsageError
 from fusebert.modalities.base import Processor
+from fusebert.section import wrong_setting
 from fusebert.tasks.base import Task
 from fusebert.types import Sample, is_given
 

@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field
 
-from fusebert.config import FITTED, Section
 from fusebert.errors import InputError
 from fusebert.modalities.audio.signal import (
     FRAMES_PER_SECOND,
@@ -32,6 +31,7 @@ from fusebert.modalities.files import (
     files_of,
     media_of,
 )
+from fusebert.section import FITTED, Section
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 

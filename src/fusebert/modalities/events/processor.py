@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from fusebert.config import FITTED, Section
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.events.history import Event, read_history, read_list
 from fusebert.modalities.text.tokenizer import encode, read_tokenizer
 from fusebert.modalities.values import mixed_zones
+from fusebert.section import FITTED, Section
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
 

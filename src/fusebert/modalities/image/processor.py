@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
-from fusebert.config import FITTED, Section
 from fusebert.errors import InputError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.files import (
@@ -26,6 +25,7 @@ from fusebert.modalities.files import (
     files_of,
     media_of,
 )
+from fusebert.section import FITTED, Section
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 

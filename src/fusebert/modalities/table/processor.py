@@ -14,7 +14,6 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from fusebert.config import FITTED, Section, Word, one_or_more
 from fusebert.errors import UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.table.columns import (
@@ -36,6 +35,7 @@ from fusebert.modalities.values import (
     names_zone,
     without_fraction,
 )
+from fusebert.section import FITTED, Section, Word, one_or_more
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 

@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import Field
 from tokenizers import Encoding, Tokenizer
 
-from fusebert.config import Section
 from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.files import MEDIA_SUFFIXES
@@ -30,6 +29,7 @@ from fusebert.modalities.text.tokenizer import (
     write_tokenizer,
 )
 from fusebert.modalities.values import are_few, as_date, as_list, looks_like_number
+from fusebert.section import Section
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 

@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import Field
 from scipy.special import expit, log_softmax, softmax
 
-from fusebert.config import Section
 from fusebert.errors import DataError, InputError, UsageError, named
 from fusebert.modalities.values import as_list
+from fusebert.section import Section
 from fusebert.spill import Spill, chunks
 from fusebert.storage import read_json, write_json
 from fusebert.tasks.classification import thresholds

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from fusebert.config import Column, Section, one_or_more
 from fusebert.modalities.base import present
 from fusebert.modalities.values import content_key
+from fusebert.section import Column, Section, one_or_more
 from fusebert.storage import read_json, write_json
 from fusebert.tasks.ranking import ndcg_at, recall_at, reciprocal_rank
 from fusebert.types import Answer

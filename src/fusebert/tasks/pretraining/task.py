@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from fusebert.config import Section
+from fusebert.section import Section
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from fusebert.config import Column, Section
+from fusebert.section import Column, Section
 
 HISTORY, NEXT = "history", "next"
 """Columns of the rows that a trained model reads and is scored on."""

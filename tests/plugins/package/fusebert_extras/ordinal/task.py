@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import Field
 from scipy.special import expit
 
-from fusebert.config import Section
 from fusebert.errors import DataError, InputError
 from fusebert.modalities.values import as_number
+from fusebert.section import Section
 from fusebert.storage import read_json, write_json
 from fusebert.types import Answer
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field
 
-from fusebert.config import FITTED, Section
 from fusebert.errors import DataError, InputError
 from fusebert.modalities.base import Collated, present
 from fusebert.modalities.values import as_list, as_number
+from fusebert.section import FITTED, Section
 from fusebert.storage import read_json, write_json
 from fusebert.types import Evidence, Features, Sample
 
