@@ -2,8 +2,8 @@
 
 `log_mel` and `picture`: from file to array on one core, beside what a user of transformers would write: soundfile, soxr
 and ASTFeatureExtractor with 80 bins; ViTImageProcessorPil. `loader`: of a recipe's training time, the share in which
-the model computes and does not wait for rows. `five`: training steps on rows of five modalities, beside as many tokens
-of text alone in rows of the same lengths; 1 is what the tokens say.
+the model computes and does not wait for rows. `five`: forward and backward on rows of five modalities, beside as many
+tokens of text alone in rows of the same lengths; 1 is what the tokens say.
 """
 
 from __future__ import annotations

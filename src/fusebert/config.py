@@ -93,7 +93,9 @@ class ModelSettings(Section):
     attention_dropout: float = Field(
         0.0, ge=0, lt=1, description="of attention weights; slower than none, and rarely better"
     )
-    modality_dropout: float = Field(0.0, ge=0, lt=1, description="share of a row's modalities hidden in training")
+    modality_dropout: float = Field(
+        0.0, ge=0, lt=1, description="chance of each modality of a row to be hidden in training; one always stays"
+    )
 
 
 class TrainingSettings(Section):

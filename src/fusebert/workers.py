@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from threading import Thread
 
@@ -19,6 +21,16 @@ def follow_parent(*_: object) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=leave_with_it, daemon=True).start()
+
+
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Within it a Ctrl-C waits, and processes that begin there never see one, not even before `follow_parent`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_with_stdin() -> None:

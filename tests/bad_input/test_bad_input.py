@@ -258,6 +258,15 @@ def test_a_reader_that_has_enough_is_no_failure_to_speak_of(
         monkeypatch.setattr("sys.stdout", pipe)
         assert run(*place.predict(place.jsonl(rows()))) == 1
     assert capsys.readouterr().err == ""
+    for arguments, said in ((["settings"], ""), (["train", "none.csv", "--json"], "none.csv does not exist")):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as pipe:
+            monkeypatch.setattr("sys.stdout", pipe)
+            assert run(*arguments) == 1
+        err = capsys.readouterr().err
+        assert said in err
+        assert "pipe" not in err
 
 
 @contextmanager

@@ -63,6 +63,18 @@ def outcome(folder: Path) -> dict[str, bytes]:
     return found | {"corpus.json": json.dumps(report).encode()}
 
 
+def test_ctrl_c_while_workers_begin_says_one_line(mixed: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(mixed), "--output", str(tmp_path / "out"), *FLAGS]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        own = psutil.Process(process.pid)
+        while not any("spawn_main" in " ".join(child.cmdline()) for child in own.children()):
+            assert process.poll() is None
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate()[1]
+    assert said == "fusebert: interrupted; the same command goes on with --resume\n"
+
+
 def finish(process: subprocess.Popen[str]) -> None:
     said = process.communicate()[1]
     assert process.returncode == 0, said

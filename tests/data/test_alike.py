@@ -136,7 +136,7 @@ def test_histories_can_be_matched() -> None:
         "text": Texts.fit(TextConfig(), ["t"], rows, None),
     }
     made = Preparer(readers, sides=[["h"], ["t"]])
-    assert made._content("h", rows[0].values["h"]) == [{"item": "a"}]
+    assert made._content("h", rows[0], "h") == [{"item": "a"}]
 
 
 def test_only_whole_labels_are_read_as_numbers() -> None:

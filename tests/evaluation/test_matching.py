@@ -30,6 +30,7 @@ from fusebert.evaluation.catalogue import columns_to_read, read_with
 from fusebert.evaluation.scoring import dealt_out
 from fusebert.evaluation.trained_model import TrainedModel, load
 from fusebert.evaluation.vectors import embed, values_as_json, write_vectors
+from fusebert.modalities.audio.processor import Processor as AudioProcessor
 from fusebert.modalities.image.processor import Config as ImageConfig
 from fusebert.modalities.image.processor import Processor as ImageProcessor
 from fusebert.modalities.table.processor import Config as TableConfig
@@ -565,17 +566,27 @@ def test_batches_need_rows_to_compare(tiny: dict[str, Any], tmp_path: Path) -> N
     assert "rows, and matching learns from comparing them" in " ".join(notes.lines)
 
 
+def test_sound_that_is_decoded_is_told_by_its_samples() -> None:
+    """As datasets gives it: the path may lie nowhere, or be of a longer recording."""
+    quiet, loud = np.zeros(1600, np.float32), np.ones(1600, np.float32)
+    for path in (None, "x.wav"):
+        sounds = [{"path": path, "array": array, "sampling_rate": 16_000} for array in (quiet, loud, quiet.copy())]
+        found = [AudioProcessor.content(sound, None) for sound in sounds]
+        assert found[0] == found[2] != found[1]
+
+
 def test_copies_of_a_file_belong_together_whatever_they_are_called(tmp_path: Path) -> None:
     for name, colour in (("a", "red"), ("copy", "red"), ("b", "blue")):
         Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
     held = {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}
-    values = ["a.png", "copy.png", "b.png", held, ["copy.png"], ["a.png", "b.png"]]
+    values = ["a.png", "copy.png", "b.png", held, ["copy.png"], ["a.png", "b.png"], ["b.png", "copy.png"]]
     samples = [Sample(tmp_path / "t", n, {"a": value, "b": "x"}, tmp_path) for n, value in enumerate(values)]
     processors = {"image": ImageProcessor(ImageConfig(size_pixels=16), ["a"])}
     task = Task(Config(left=("a",), right=("b",)))
     preparer = Preparer(processors, task, sides=(("a",), ()))
     found = [preparer(sample).target[0] for sample in samples]
     assert found[0] == found[1] == found[3] == found[4]
+    assert found[5] == found[6]
     assert len({*found}) == 3
     (tmp_path / "a.png").unlink()
     with pytest.raises(RowError, match=r"row 0, column 'a'.*does not exist"):

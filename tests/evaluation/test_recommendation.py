@@ -25,7 +25,7 @@ from fusebert.modalities.events.history import Past
 from fusebert.storage import read_json
 from fusebert.tasks.recommendation.baselines import _ranks, _recent
 from fusebert.tasks.recommendation.config import HISTORY, NEXT, Config
-from fusebert.tasks.recommendation.histories import hold_out_newest, questions, read_events
+from fusebert.tasks.recommendation.histories import asked_again, hold_out_newest, questions, read_events
 from fusebert.tasks.recommendation.leaks import leaks
 from fusebert.tasks.recommendation.ranking import NAMES, NEVER, ranking_metrics
 from fusebert.tasks.recommendation.task import RULED_OUT, Task
@@ -330,6 +330,11 @@ def test_events_of_one_moment_do_not_know_of_each_other(tmp_path: Path) -> None:
     untimed, once_more = (read_events(read_table(table), Config())[0] for _ in range(2))
     assert [len(row.values[HISTORY]) for row in questions([], untimed)] == [0, 1, 2, 3, 4]
     assert [len(row.values[HISTORY]) for row in questions(untimed, once_more)] == [5, 6, 7, 8, 9], "may be done twice"
+    assert asked_again(again, timed) is None
+    assert asked_again(untimed[:2], once_more) is None
+    task = Task(Config(), ["a", "b"])
+    with pytest.raises(UsageError, match=r"5 of the 5 events of .*x.jsonl are known events, too, and no times"):
+        next(task.questions(read_table(table), [read_table(table)]))
 
 
 def test_the_newest_items_weigh_most_in_recent_knn() -> None:

@@ -236,7 +236,7 @@ def test_the_card_says_of_a_model_what_holds_of_it(trained: Path, tmp_path: Path
 
 
 def test_card_and_page_say_what_answers_are_made_by(tmp_path: Path, page: Callable[..., Outline]) -> None:
-    decision = {"rule": "'yes' is the answer where its probability is 0.31 or more", "chosen_for": "f1_macro"}
+    decision = {"rule": "'yes' is the answer where its probability is above 0.31", "chosen_for": "f1_macro"}
     test = CLASSIFIED | {"decision": decision | {"otherwise": {"f1_macro": 0.7}}}
     write_model_card(tmp_path / "README.md", card(evaluations={"validation": CLASSIFIED, "test": test}))
     text = (tmp_path / "README.md").read_text()

@@ -369,6 +369,11 @@ def test_wider_arrays_of_whole_numbers_are_heard_too() -> None:
         np.testing.assert_allclose(from_array(wider, RATE_HZ, 1.0), as_16, atol=1e-6)
     of_32 = (wave * 2**16).astype(np.int64)
     np.testing.assert_allclose(from_array(of_32, RATE_HZ, 1.0), as_16, atol=1e-6)
+    for floats in (wave, wave.astype(np.float32), wave * 0.999, wave.tolist()):
+        np.testing.assert_allclose(from_array(floats, RATE_HZ, 1.0), as_16, atol=1e-3)
+    np.testing.assert_allclose(from_array(wave * 2.0**16, RATE_HZ, 1.0), as_16, atol=1e-6)
+    loud = wave / 8000  # beyond what a file holds, as effects may leave it
+    np.testing.assert_allclose(from_array(loud, RATE_HZ, 1.0), loud, rtol=1e-6)
     square = [1, -1] * 800
     np.testing.assert_allclose(from_array(square, RATE_HZ, 1.0), square)
 

@@ -282,6 +282,16 @@ def test_a_value_far_from_all_others_leaves_numbers_finite() -> None:
     assert np.isfinite(found["values"]).all()
 
 
+def test_one_slip_does_not_make_all_values_equal() -> None:
+    rated = [[{"item": "a", "value": 1 + number % 5}] for number in range(500)]
+    slip = [{"item": "a", "value": 99_999_999}]
+    clean, dirty = (
+        Processor.fit(Config(), ["h"], [Sample(Path("t"), 1, {"h": one}, None) for one in rows], None)
+        for rows in (rated, [*rated, slip])
+    )
+    assert (clean.mean, clean.deviation) == (dirty.mean, dirty.deviation)
+
+
 @pytest.mark.parametrize("when", [20240531103000, "20240531103000", "2024/5/31 10:30", "2024年5月31日 10:30"])
 def test_moments_as_china_writes_them_are_times(when: Any) -> None:
     (event,) = read_history([{"item": "a", "time": when}])

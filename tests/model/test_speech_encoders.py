@@ -79,6 +79,10 @@ def test_whisper_hears_what_its_own_extractor_gives_it(bins: int) -> None:
     assert found.shape == (100, bins)
     np.testing.assert_allclose(found[:98], wanted[:98], atol=1e-4)
     assert wanted[110:].max() == pytest.approx(found.max() - 2, abs=1e-4)
+    for count in (1, 2, 50, 100, 160, 161, 200, 201, 500):
+        short = noise(1.0)[:count]
+        wanted = theirs(short, sampling_rate=RATE_HZ, return_tensors="np")["input_features"][0].T
+        np.testing.assert_allclose(whisper_mel(short, bins), wanted[: -(-count // 160)], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ENCODERS)

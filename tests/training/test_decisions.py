@@ -74,7 +74,7 @@ def test_a_threshold_by_hand_counts_in_answers_and_scores(
         captured = capsys.readouterr()
         (row,) = [row for row in json.loads(captured.out)["per_class"] if row["label"] == "rare"]
         assert row["threshold"] == float(threshold)
-        assert f"'rare' is the answer where its probability is {threshold} or more (set by hand)" in captured.err
+        assert f"'rare' is the answer where its probability is above {threshold} (set by hand)" in captured.err
     assert given["0.05"] > given["0.95"]
     assert main(["predict", folder, test, "--threshold", "2"]) == 2
     assert "between 0 and 1" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,5 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _fail(message: str, code: int, as_json: bool) -> int:
     say(f"fusebert: {' '.join(message.split())}")
     if as_json:
-        print_line({"error": message, "exit_code": code})
+        with suppress(BrokenPipeError):
+            print_line({"error": message, "exit_code": code})
     return code

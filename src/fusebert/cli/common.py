@@ -169,13 +169,17 @@ def plain(value: Any) -> Any:
 
 
 def print_line(value: Any) -> None:
-    """One line of JSON on stdout, in ASCII if its encoding has not all letters; where stdout fails, the rest goes
-    nowhere, lest it fail again at exit."""
+    """One line of JSON on stdout, in ASCII if its encoding has not all letters."""
     text = visible(json.dumps(value, ensure_ascii=False, allow_nan=False))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(value, allow_nan=False)
+    print_text(text)
+
+
+def print_text(text: str) -> None:
+    """Lines on stdout; where it fails, the rest goes nowhere, lest it fail again at exit."""
     try:
         print(text, flush=True)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fusebert.cli.common import Command, nothing
+from fusebert.cli.common import Command, nothing, print_text
 from fusebert.errors import UsageError
 
 
@@ -29,8 +29,8 @@ def _settings(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         raise UsageError(f"{about!r} is neither a setting nor one of the sections: {', '.join(found)}")
     if not options.json:
         for name, settings in chosen.items():
-            print(f"{name}:" if settings else f"{name}: nothing to set")
+            print_text(f"{name}:" if settings else f"{name}: nothing to set")
             for one in settings:
                 default = f", default {shown(one.default)}" if shown(one.default) else ""
-                print(f"  {one.key} ({one.allowed}{default}): {one.meaning}")
+                print_text(f"  {one.key} ({one.allowed}{default}): {one.meaning}")
     return {name: [one.to_json() for one in settings] for name, settings in chosen.items()}

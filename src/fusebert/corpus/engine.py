@@ -12,7 +12,7 @@ from multiprocessing import active_children, get_context
 from typing import Any, Protocol, TypeVar
 
 from fusebert.errors import FusebertError, UsageError, how_to_install
-from fusebert.workers import follow_parent
+from fusebert.workers import follow_parent, without_ctrl_c
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,7 +76,8 @@ def _local(workers: int) -> Iterator[Engine]:
 
     def submit(function: Callable[[Any], Any], item: Any) -> Future[Any]:
         try:
-            return pool.submit(function, item)
+            with without_ctrl_c():
+                return pool.submit(function, item)
         except OSError as error:  # "handle is closed": the pool breaks just now
             raise BrokenProcessPool(str(error)) from None
 

@@ -225,7 +225,7 @@ class Dataset:
     Args:
         samples: rows that `check` found good.
         lengths: int64[rows], tokens of each.
-        modality_dropout: share of modalities hidden, drawn anew each epoch; a row always keeps one.
+        modality_dropout: chance of each modality to be hidden, drawn anew each epoch; a row always keeps one.
         seed: of all draws.
         kept: rows that were prepared before.
         skipped: how many more rows the table has that cannot be used.

@@ -91,7 +91,7 @@ def far_targets(splits: Splits, target: str) -> Iterator[Finding]:
 
 
 def giveaways(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
-    """Columns of names or numbers whose value comes with one label only."""
+    """Columns of names or numbers whose values recur, each with one label only."""
     train = [row for row in next(iter(splits.values())) if _labels(row, target)]
     labels = [content_key(row.values.get(target)) for row in train]
     prevailing = max(Counter(labels).values(), default=0)
@@ -183,7 +183,7 @@ def repeated_ids(splits: Splits, columns: Sequence[str]) -> Iterator[Finding]:
 
 
 def copied_texts(splits: Splits, columns: Sequence[str], text_alone: bool) -> Iterator[Finding]:
-    """Rows of other splits whose texts are nearly those of a training row.
+    """Rows of other splits whose texts are nearly those of a training row; of texts under two dozen words, exactly.
 
     Args:
         text_alone: there are no other inputs; beside others, texts that training rows share tell no row.

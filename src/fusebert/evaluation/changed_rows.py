@@ -65,6 +65,6 @@ class Seen:
                 continue
             yield (
                 replace(made, target=preparer.belonging(without_lost(true, preparer.lost)))
-                if made.sides and isinstance(true, Sample)
+                if made.sides and true is not row and isinstance(true, Sample)
                 else made
             )

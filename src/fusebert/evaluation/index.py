@@ -119,7 +119,7 @@ class Index:
         Args:
             side: that the rows ask with; None for that of `asked`.
         """
-        if not isinstance(top, int) or not 1 <= top <= MOST_FOUND:
+        if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= MOST_FOUND:
             raise UsageError(f"top={top!r} will not do: a whole number from 1 to {MOST_FOUND}")
         self._refresh()
         held = self._rows
@@ -150,7 +150,7 @@ class Index:
         Returns:
             How many `rows` there are now, how many were `added`, `replaced` and `removed`, how many the model read
             (`embedded`), and how many keys in `remove` no row had (`unknown`); `absent_columns` and `unknown_columns`
-            of `rows`, as `Predictor.evaluate` has them.
+            of `rows`, as `TrainedModel.evaluate` has them.
 
         Raises:
             UsageError: the index has no keys, none of its rows would be left, or another process changes it.
@@ -161,7 +161,7 @@ class Index:
             held = self._rows
             if held.key is None:
                 raise UsageError(f"{self.folder} was made without --key, so it cannot change; index the table again")
-            gone = {key_of(key) for key in ([remove] if isinstance(remove, str) else remove)}
+            gone = {key_of(key) for key in ([remove] if isinstance(remove, str | bytes | int | float) else remove)}
             incoming = Incoming(held.key, gone, held)
             unfamiliar = unfamiliar_to(self.predictor, held.side)
             checked = incoming.checked(unfamiliar.watch(rows_of(rows)))

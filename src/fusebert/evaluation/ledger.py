@@ -152,7 +152,7 @@ def warnings(found: Mapping[str, Mapping[str, float]], higher_is_better: bool) -
     for name in names:
         if name in enough.keys() - unused:
             sure, score = enough[name]
-            said.append(f"{name} alone {'does' if sure else 'may do'} as well as all together: {score}")
+            said.append(f"{name} alone {'does' if sure else 'may do'} at least as well as all together: {score}")
     return said
 
 

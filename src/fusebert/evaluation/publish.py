@@ -100,7 +100,7 @@ def publish(
     if "baselines" in evaluations[shown]:
         said += beaten(evaluations[shown], predictor.task.primary_metric)
     if numbered := plots.numbered_labels(evaluations[shown]):
-        legend = ", ".join(f"{place + 1} {label:.40}" for place, label in numbered.items())
+        legend = ", ".join(f"{place + 1} {label!r:.40}" for place, label in numbered.items())
         said.append(
             f"no installed font draws some labels (Debian's fonts-noto-cjk does), so they are numbers: {legend}"
         )

@@ -83,8 +83,8 @@ def changed_outputs(
 def _check_modalities(predictor: Predictor, without: Sequence[str], shuffle: Sequence[str]) -> None:
     """Raises UsageError where they cannot be taken away and dealt out."""
     for name in [*without, *shuffle]:
-        if name not in predictor.processors:
-            raise UsageError(f"{name!r} is not a modality of this model; it has {', '.join(predictor.processors)}")
+        if not isinstance(name, str) or name not in predictor.processors:
+            raise UsageError(f"{name!r:.60} is not a modality of this model; it has {', '.join(predictor.processors)}")
     if both := set(without) & set(shuffle):
         raise UsageError(f"{', '.join(sorted(both))} cannot be taken away and dealt out at once")
     if set(without) == set(predictor.processors):
@@ -114,5 +114,5 @@ def _several(given: Any) -> list[Any]:
     if not hasattr(given, "__iter__") and not isinstance(given, Path):
         raise UsageError(f"a name, a table, or a list of them expected, found {type(given).__name__}")
     is_table = hasattr(given, "to_dict") or hasattr(given, "to_pylist")  # of pandas, polars; of pyarrow
-    alone = isinstance(given, str | Path | Mapping) or is_table
+    alone = isinstance(given, str | bytes | Path | Mapping) or is_table
     return [given] if alone else list(given)

@@ -43,7 +43,7 @@ class TrainedModel(Predictor):
         shuffle: str | Sequence[str] = (),
         known: Any = (),
         bad_rows: str = "refuse",
-        listed_in: Path | None = None,
+        listed_in: str | Path | None = None,
     ) -> dict[str, Any]:
         """Scores on rows with targets.
 
@@ -62,7 +62,8 @@ class TrainedModel(Predictor):
             some were left out of their rows; `absent_columns` if no row had
             some that the model reads; `unknown_columns` if nearly all categories of some are unknown to it.
         """
-        logits, targets, noted = outputs(self, table, without, shuffle, known, bad_rows, listed_in)
+        place = None if listed_in is None else Path(listed_in)
+        logits, targets, noted = outputs(self, table, without, shuffle, known, bad_rows, place)
         return {"rows": len(targets), **self.task.evaluate(logits, targets)} | noted
 
     def embed(self, rows: Any, side: str) -> np.ndarray:

@@ -51,18 +51,21 @@ def files_of(cell: Any) -> list[Any]:
 
 
 def media_of(value: Any) -> Any:
-    """The bytes, or else the path, of `{"bytes": ..., "path": ...}`, as datasets has a file; others as they are."""
-    if not isinstance(value, Mapping) or not value.keys() & {"bytes", "path"}:
+    """The bytes, or else the path, of `{"bytes": ..., "path": ...}`, as datasets has a file; others, such as
+    sound that it has decoded, as they are."""
+    is_file = isinstance(value, Mapping) and value.keys() & {"bytes", "path"} and value.get("array") is None
+    if not is_file:
         return value
     return value.get("path") if value.get("bytes") is None else value["bytes"]
 
 
 def contents_of(cell: Any, root: Path | None) -> list[str]:
-    """A digest of the bytes of each file that a cell names or holds, wherever it lies. Raises InputError."""
-    return [
+    """A digest of the bytes of each file that a cell names or holds, wherever it lies; a cell's files have no order.
+    Raises InputError."""
+    return sorted(
         content_key(_bytes_of(str(file), root) if isinstance(file, str | Path) else file)
         for file in map(media_of, files_of(cell))
-    ]
+    )
 
 
 def _bytes_of(value: str, root: Path | None) -> bytes:

@@ -28,6 +28,8 @@ WHOLE = re.compile(r"([+-]?\d+)\.(?!000\Z)0+")
 """As pandas writes whole numbers into a csv where some are missing; 1.000 may be a thousand."""
 LONGEST_NUMBER = 64
 """Characters of text that says a number or a date."""
+FAR, TAIL = 10, 0.02
+"""Ranges between the quantiles TAIL and 1 - TAIL, beyond which a number is rather a slip than one like the others."""
 UNITS = (
     "元 块 角 分 折 星 岁 个 件 次 条 人 台 瓶 盒 包 袋 年 月 天 日 时 小时 分钟 秒 度 "
     "克 千克 毫克 斤 公斤 吨 米 千米 厘米 毫米 里 公里 平方米 平米 升 毫升"
@@ -40,6 +42,7 @@ NUMBER_LIKE = re.compile(
 YEAR_FIRST = re.compile(
     r"(\d{4})(?:([-/.])(\d{1,2})\2(\d{1,2})|年(\d{1,2})月(\d{1,2})日)(?:[T ](\d{1,2}):(\d\d)(?::(\d\d))?)?", re.ASCII
 )
+EIGHT_DIGITS = re.compile(r"\d{8}", re.ASCII)
 FOURTEEN_DIGITS, YEARS = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)", re.ASCII), range(1900, 2101)
 
 
@@ -110,6 +113,22 @@ def as_number(raw: Any) -> float:
     return value
 
 
+def without_slips(numbers: np.ndarray) -> np.ndarray:
+    """Those of float[N] that do not lie far away from all others: FAR times as far as nearly all of them reach.
+
+    A value that more than half of them have says nothing of how far the others usually lie apart.
+    """
+    different, counts = np.unique(numbers, return_counts=True)
+    usual = different[counts > len(numbers) / 2]
+    others = numbers[~np.isin(numbers, usual)]
+    if not len(others):
+        return numbers
+    low, high = np.quantile(others, (TAIL, 1 - TAIL))
+    low, high = min([low, *usual]), max([high, *usual])
+    room = FAR * (high - low) or math.inf
+    return np.asarray(numbers[(numbers >= low - room) & (numbers <= high + room)])
+
+
 def as_date(raw: Any) -> datetime | None:
     """A day or a moment in ISO 8601, such as 2024-05-31 or 2024-05-31T12:00, in UTC where it names no zone; also with
     the year first as in 2024/5/31 10:30, 2024.5.31, 2024年5月31日, and in 14 digits. None for anything else."""
@@ -140,6 +159,16 @@ def mixed_zones(named: Counter[bool | None]) -> str | None:
         f"some times name a time zone ({named[True]:,}) and others do not ({named[False]:,}); these count as UTC and "
         "may be hours off; write the zone with each"
     )
+
+
+def is_eight_digit_day(raw: Any) -> bool:
+    """Whether eight digits say a day between 1900 and 2100, such as 20240531. By chance one number in thirty
+    does so."""
+    is_scalar = isinstance(raw, str | int | float) and not isinstance(raw, bool)
+    if not is_scalar or not EIGHT_DIGITS.fullmatch(without_fraction(raw)):
+        return False
+    day = as_date(raw)
+    return day is not None and day.year in YEARS
 
 
 def is_moment(raw: Any) -> bool:

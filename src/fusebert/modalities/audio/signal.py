@@ -31,6 +31,8 @@ MAX_CHANNELS = 32
 WIDEST_SAMPLE = 4
 """Bytes of a sample in any file."""
 SIXTEEN_BITS = 2.0**15
+MOST_FRACTION = 8.0
+"""Peak of samples as fractions of the loudest, with much room; beyond it they are whole numbers, as floats."""
 LOUDEST = 2.0**32
 """Full scale of whole numbers of 32 bits; of fractions it is 1. The power of what is far louder has no number."""
 OGG_HEADER_BYTES, OGG_LAST = 27, 4
@@ -105,13 +107,16 @@ def channels(values: Any) -> np.ndarray:
 
 def _fractions(values: Any) -> np.ndarray:
     """Samples in float32; whole numbers (scipy reads a wav so) as fractions of the loudest, as files are read. Their
-    width says what that is; wider ones, and lists, have 16 bits or 32. Raises TypeError or ValueError for what are no
-    numbers."""
+    width says what that is; wider ones, lists, and whole numbers as floats have 16 bits or 32. Raises TypeError or
+    ValueError for what are no numbers."""
     given = np.asarray(values)
     samples = given.astype(np.float32)
+    peak = np.abs(samples).max(initial=0)
     if given.dtype.kind not in "iu":
-        return samples
-    peak, half = np.abs(samples).max(initial=0), 2.0 ** (8 * min(given.dtype.itemsize, WIDEST_SAMPLE) - 1)
+        if not MOST_FRACTION < peak < np.inf:
+            return samples
+        return samples / np.float32(SIXTEEN_BITS if peak < 2 * SIXTEEN_BITS else 2.0 ** (8 * WIDEST_SAMPLE - 1))
+    half = 2.0 ** (8 * min(given.dtype.itemsize, WIDEST_SAMPLE) - 1)
     if given.dtype.itemsize > WIDEST_SAMPLE and peak <= 1:
         return samples
     if given.dtype.itemsize >= WIDEST_SAMPLE and given.dtype.kind == "i" and peak < SIXTEEN_BITS:
@@ -192,7 +197,9 @@ def whisper_mel(samples: np.ndarray, bins: int) -> np.ndarray:
     Mirrored at the start, silent after the end; log10 power on the Slaney mel scale, at most 8 below the loudest.
     """
     count = max(1, math.ceil(len(samples) / HOP_SAMPLES))
-    before = np.pad(samples, (WINDOW_SAMPLES // 2, 0), mode="reflect" if len(samples) > 1 else "constant")
+    mirrored = WINDOW_SAMPLES // 2
+    heard = np.pad(samples, (0, max(0, mirrored + 1 - len(samples))))
+    before = np.pad(heard, (mirrored, 0), mode="reflect")
     padded = np.zeros((count - 1) * HOP_SAMPLES + WINDOW_SAMPLES, dtype=np.float32)
     padded[: len(before)] = before[: len(padded)]
     found = np.log10(np.maximum(_power(padded, WINDOW_SAMPLES) @ slaney_filters(bins), FLOOR))

@@ -17,7 +17,7 @@ from fusebert.errors import InputError, UsageError
 from fusebert.modalities.base import Collated
 from fusebert.modalities.events.history import Event, read_history, read_list
 from fusebert.modalities.text.tokenizer import encode, read_tokenizer
-from fusebert.modalities.values import mixed_zones
+from fusebert.modalities.values import mixed_zones, without_slips
 from fusebert.section import FITTED, Section
 from fusebert.storage import read_json, write_atomically, write_json
 from fusebert.types import Evidence, Features, Sample
@@ -26,7 +26,7 @@ UNKNOWN = 0
 """The code of an item or a type that the training rows do not have, or that is to be guessed; theirs begin at 1."""
 GAPS = 34
 """Codes of the time since the event before: 0 for none, else 1 + the whole part of log2(seconds + 1), at most 33
-(about 270 years)."""
+(136 years and more)."""
 FIELDS = ("items", "types", "gaps", "values", "ages", "place", "pieces", "piece_counts")
 TOKENIZER = "events_tokenizer.json"
 LOOKED_AT = 1000
@@ -35,7 +35,7 @@ MOST_PIECES = 64
 """Of the text of one event, the first."""
 FARTHEST = 1000.0
 """Deviations from the mean beyond which a value says no more; far larger ones are infinite in a layer's arithmetic."""
-LOOKED_AT = 100
+VALUES_LOOKED_AT = 100
 """Values of a column, to see whether they are histories."""
 
 
@@ -115,8 +115,9 @@ class Processor:
             )
         ordered = (sorted(found, key=lambda name: (-found[name], name)) for found in (items, types))
         item_names, type_names = ordered
-        mean = float(np.mean(values)) if values else 0.0
-        deviation = (float(np.std(values)) if values and min(values) < max(values) else 0.0) or 1.0
+        scaled = without_slips(np.array(values))  # one would make all others equal
+        mean = float(scaled.mean()) if values else 0.0
+        deviation = (float(scaled.std()) if values and scaled.min() < scaled.max() else 0.0) or 1.0
         tokenizer = _vocabulary(pretrained) if has_text and pretrained is not None else None
         return cls(config, columns, item_names[: config.max_items], type_names, mean, deviation, tokenizer)
 
@@ -227,7 +228,7 @@ def _vocabulary(pretrained: Path) -> Tokenizer:
 def matches(values: Sequence[Any]) -> Evidence | None:
     """A column of lists of events with an item each, also as JSON text; a few broken ones are reported by the check of
     every row."""
-    looked_at = values[:LOOKED_AT]
+    looked_at = values[:VALUES_LOOKED_AT]
     lists = 0
     named = False
     for value in looked_at:

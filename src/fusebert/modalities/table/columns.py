@@ -15,7 +15,17 @@ from typing import Any, Literal
 import numpy as np
 
 from fusebert.errors import InputError
-from fusebert.modalities.values import are_few, as_category, as_date, as_number, is_missing, is_moment, without_fraction
+from fusebert.modalities.values import (
+    are_few,
+    as_category,
+    as_date,
+    as_number,
+    is_eight_digit_day,
+    is_missing,
+    is_moment,
+    without_fraction,
+    without_slips,
+)
 
 Kind = Literal["number", "date", "category"]
 DATE_EXTRAS = 6
@@ -23,7 +33,10 @@ DATE_EXTRAS = 6
 VERSION = re.compile(r"\d+(\.\d+)+\.0|\d+(\.\d+){3,}")
 """Of a program: 2023.4.0, 2023.4.12.1; no date has a zero alone or so many parts."""
 CODE = re.compile(r"0\d{2,}")
-KEY = re.compile(r"(?i:.*编号|.*代码|邮编|邮政编码|(.*[\W_])?(id|code|zip|zip_?code|post_?code))|.*[a-z](ID|Id|Code)")
+KEY = re.compile(
+    r"(?i:.*编号|.*代码|邮编|邮政编码|(.*[\W_\u4e00-\u9fff])?(id|code|zip|zip_?code|post_?code)|id[\W_].*"
+    r"|.*(user|customer|client|account|product|item|article|order|shop|store|session)_?id)|.*[a-z](ID|Id|Code)"
+)
 """Names of columns whose whole numbers name something."""
 BOOLEANS = {"0": "false", "1": "true"}
 TRUTHS = {"false", "true"}
@@ -80,20 +93,21 @@ class Column:
             return MISSING, encoded
         if self.kind == "category":
             return self._places.get(self._name(raw), ANY), encoded
-        when = None
-        if self.kind == "date":
-            when = as_date(raw)
-            if when is None:
-                raise InputError(f"{raw!r} is not a date such as 2024-05-31")
-            number = when.timestamp() / 86_400
-        else:
-            number = as_number(raw)
+        number, when = _number(raw, self.kind)
         starts, widths = self._bins
         steps = np.minimum(np.maximum((number - starts) / widths, 0), 1)
         encoded[: len(steps)] = steps
         if when is not None:
             encoded[-DATE_EXTRAS:] = _cycles(when)
         return ANY, encoded
+
+    def is_far(self, raw: Any) -> bool:
+        """Whether a number, or a day, of the training rows was left out of the bins."""
+        try:
+            number, _ = _number(raw, self.kind)
+        except InputError:
+            return False
+        return not self.edges[0] <= number <= self.edges[-1]
 
     def is_known(self, raw: Any) -> bool:
         """Whether it says something that the training rows say, too; numbers, dates and what cannot be read do."""
@@ -128,14 +142,11 @@ def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categor
         counts = Counter(names)
         ordered = sorted(counts, key=lambda name: (-counts[name], name))
         return Column("category", [], ordered[:max_categories])
-    numbers = []
+    read = []
     for value in present:
-        when = as_date(value) if kind == "date" else None
         with suppress(InputError):  # such rows are reported by the check of every row
-            if kind != "date":
-                numbers.append(as_number(value))
-            elif when is not None:
-                numbers.append(when.timestamp() / 86_400)
+            read.append(_number(value, kind)[0])
+    numbers = without_slips(np.array(read))  # one would stretch a bin until all of it looks alike
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1)))
     if len(edges) <= bins:  # where most values are one, quantiles fall together; those of the different values are left
         edges = np.unique([*edges, *np.quantile(np.unique(numbers), np.linspace(0, 1, bins + 2 - len(edges)))])
@@ -150,7 +161,7 @@ def kind_of(present: Sequence[Any], share: float = 0.95) -> Kind:
     dates (2023.4.12): those that no date is (2023.4.0) tell."""
     if not present or all(isinstance(value, bool) for value in present):
         return "category"
-    if sum(map(is_moment, present)) >= share * len(present):
+    if any(sum(map(is_one, present)) >= share * len(present) for is_one in (is_moment, is_eight_digit_day)):
         return "date"
     if sum(map(_is_number, present)) >= share * len(present):
         return "number"
@@ -188,9 +199,9 @@ def numbered(column: str, present: Sequence[Any]) -> str | None:
     """In words: why a column's numbers are probably names of something; None of others."""
     codes = [value for value in present if isinstance(value, str) and CODE.fullmatch(value.strip())]
     if codes:
-        return f"{len(codes)} of its numbers begin with zeros as codes do, such as {codes[0].strip()!r}"
+        return f"({len(codes)} begin with zeros, such as {codes[0].strip()})"
     if KEY.fullmatch(column.strip()) and all(without_fraction(value).isdecimal() for value in present):
-        return "by its name its numbers are names"
+        return "(by its name)"
     return None
 
 
@@ -205,6 +216,27 @@ def seldom_recurring(present: Sequence[Any]) -> str | None:
         f"{len(counts):,} different names in {counts.total():,} rows, so most of those in other rows will be unknown; "
         "write numbers as 1234.5, without a unit, and dates as 2024-05-31"
     )
+
+
+def far_values(column: Column, present: Sequence[Any]) -> str | None:
+    """In words: values of the training rows that lie far away from all others; None where none do."""
+    far = [value for value in present if column.is_far(value)]
+    if not far:
+        return None
+    return (
+        f"{len(far)} of {len(present)} {column.kind}s lie far away from the others, such as {far[0]}, and count as the "
+        f"nearest of these; table.missing={shlex.quote(str(far[0]))} takes such a value for a missing one"
+    )
+
+
+def _number(raw: Any, kind: Kind) -> tuple[float, datetime | None]:
+    """A number; of a date its days since 1970, and the moment. Raises InputError."""
+    if kind == "number":
+        return as_number(raw), None
+    when = as_date(raw)
+    if when is None:
+        raise InputError(f"{raw!r} is not a date such as 2024-05-31")
+    return when.timestamp() / 86_400, when
 
 
 def _name(value: Any) -> str | None:

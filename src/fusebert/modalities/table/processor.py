@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -20,6 +21,7 @@ from fusebert.modalities.table.columns import (
     DATE_EXTRAS,
     MISSING,
     Column,
+    far_values,
     fit_column,
     is_version,
     kind_of,
@@ -118,18 +120,18 @@ class Processor:
         ]
 
     def doubts(self, samples: Sequence[Sample]) -> list[str]:
-        """In words: numbers that are probably names; columns of numbers, or of dates, that some words have made
-        categories; categories of which most occur once; and dates some of which name a time zone."""
-        said = []
+        """In words: numbers and dates far from the others; columns of numbers, or of dates, that some words have made
+        categories; categories of which most occur once; dates some of which name a time zone; and numbers that are
+        probably names."""
+        said, names = [], {}
         for name, column in zip(self.columns, self.fitted, strict=True):
             given = (_given(sample, name, self._missing) for sample in samples)
             present = [value for value in given if not is_missing(value)]
+            if column.kind != "category" and (why := far_values(column, present)):
+                said.append(f"column {name!r}: {why}")
             if column.kind == "number":
                 if why := numbered(name, present):
-                    said.append(
-                        f"column {name!r} is read as quantities, but {why}; table.categories={shlex.quote(name)} "
-                        f"reads it as names, data.columns.{name}=ignore leaves it out"
-                    )
+                    names[name] = why
             elif column.kind == "date":
                 if why := mixed_zones(Counter(map(names_zone, present))):
                     said.append(f"column {name!r}: {why}")
@@ -137,6 +139,13 @@ class Processor:
                 said.append(f"column {name!r}: each value counts as a name of its own, because {why}")
             elif why := seldom_recurring(present):
                 said.append(f"column {name!r} has {why}, or leave the column out with data.columns.{name}=ignore")
+        if names:
+            wanted = json.dumps([*self.config.categories, *names], ensure_ascii=False)
+            said.append(
+                f"numbers that may be names are read as quantities: {', '.join(map(' '.join, names.items()))}; "
+                f"{shlex.quote(f'table.categories={wanted}')} reads them as names, "
+                "data.columns.NAME=ignore leaves one out"
+            )
         return said
 
     @staticmethod

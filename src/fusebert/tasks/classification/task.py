@@ -367,7 +367,7 @@ class Task:
             if low < high:
                 rule = f"a label is given where its probability reaches its threshold, {low:.3g} to {high:.3g}"
         elif len(self.labels) == 2:
-            rule = f"{self.labels[1]!r} is the answer where its probability is {self.thresholds[1]:.3g} or more"
+            rule = f"{self.labels[1]!r} is the answer where its probability is above {self.thresholds[1]:.3g}"
         else:
             rule = "rare labels are preferred: the answer has the largest probability beside a power of its frequency"
         return {"rule": rule, "chosen_for": None if self.by_hand else self._answers_for}

@@ -123,7 +123,7 @@ def questions(known: Iterable[UserEvent], asked: Iterable[UserEvent]) -> Iterato
     """A row for each of the asked events: what its user did before, known or asked, and which item came next.
 
     Events of one moment, such as what is bought together, do not know of each other: their order is that of the file.
-    A known event that is asked about, too, is one event.
+    A known event that is asked about, too, is one event; without times nobody can tell it from one that was done twice.
     """
     asked = list(asked)
     wanted = {id(one) for one in asked}
@@ -137,6 +137,19 @@ def questions(known: Iterable[UserEvent], asked: Iterable[UserEvent]) -> Iterato
             if id(one) in wanted:
                 values = {HISTORY: Past(past, before), NEXT: one.event.item}
                 yield Sample(one.table, one.row, values, None, one.line)
+
+
+def asked_again(known: Iterable[UserEvent], asked: Sequence[UserEvent]) -> str | None:
+    """In words: most events that are asked about are known ones, and nothing says which came first; None where times
+    tell, or few are."""
+    there = {(one.user, one.event) for one in known}
+    again = sum(one.event.seconds is None and (one.user, one.event) in there for one in asked)
+    if 2 * again <= len(asked):
+        return None
+    return (
+        f"{again:,} of the {len(asked):,} events of {asked[0].table} are known events, too, and no times tell which "
+        "came first; leave them out of what is known"
+    )
 
 
 def whole_histories(done: Iterable[UserEvent], column: str = "user") -> list[Sample]:

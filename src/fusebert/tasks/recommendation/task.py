@@ -140,16 +140,19 @@ class Task:
         before it in this table and in the `known` ones.
 
         Raises:
-            UsageError: something is known beside rows that have a history each.
+            UsageError: something is known beside rows that have a history each; or what is asked about is known.
         """
-        from fusebert.tasks.recommendation.histories import questions, read_events
+        from fusebert.tasks.recommendation.histories import asked_again, questions, read_events
 
         rows, first = self._looked_at(rows)
         if first is not None and self._is_event(first):
             before = [read_events(table, self.config) for table in known]
             done, bad = read_events(rows, self.config)
+            past = [one for events, _ in before for one in events]
+            if twice := asked_again(past, done):
+                raise UsageError(twice)
             unreadable = chain(*(wrong for _, wrong in before), bad)
-            rows = chain(unreadable, questions(chain(*(events for events, _ in before)), done))
+            rows = chain(unreadable, questions(past, done))
         elif known:
             table = "the table" if first is None else first.table
             raise UsageError(
