@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from threading import Thread
+from typing import Any
 
 
 def follow_parent(*_: object) -> None:
@@ -26,11 +27,19 @@ def follow_parent(*_: object) -> None:
 @contextmanager
 def without_ctrl_c() -> Iterator[None]:
     """Within it a Ctrl-C waits, and processes that begin there never see one, not even before `follow_parent`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    came = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which such processes inherit
+    handler: Any = None
+    with suppress(ValueError):  # not in the main thread, which alone is interrupted
+        handler = signal.signal(signal.SIGINT, lambda *given: came.append(given))  # another thread may take the signal
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if came and callable(handler):
+        handler(*came[0])
 
 
 def stop_with_stdin() -> None:
