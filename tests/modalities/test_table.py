@@ -368,3 +368,19 @@ def test_eight_digits_may_be_a_day(write: Any) -> None:
         [202301 + n for n in range(300)],
     ):
         assert fitted(x=others).fitted[0].kind == "number"
+
+
+def test_values_that_differ_in_case_only_are_named() -> None:
+    values = ["yes", "Yes", "no", "n"] * 10
+    (said,) = fitted(x=values).doubts(samples(x=values))
+    assert said == "column 'x': 'Yes' and 'yes' are different values to it; write one of them"
+
+
+def test_a_word_among_numbers_may_mean_that_there_is_none() -> None:
+    numbers = fitted(x=[*range(100), "Missing "])
+    with pytest.raises(InputError, match=r"'Missing ' is not a number; table\.missing=Missing in training takes it"):
+        load(numbers, x="Missing ")
+    with pytest.raises(InputError, match=r"'12 apples' is not a number$"):
+        load(numbers, x="12 apples")
+    told = Processor.fit(Config(missing="Missing"), ["x"], samples(x=[*range(100), "Missing "]), None)
+    assert told.load(Sample(Path("t"), 1, {"x": "Missing "}, None)) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -42,6 +42,8 @@ BOOLEANS = {"0": "false", "1": "true"}
 TRUTHS = {"false", "true"}
 LOOKED_AT = 1000
 """Values of a column, about, to see whether words spoil its numbers."""
+LONGEST_WORD = 20
+"""Of characters that may say that there is no value."""
 LEAST_NAMES = 20
 """Fewer may well all differ where more would recur."""
 ANY, MISSING = 0, 1
@@ -72,6 +74,14 @@ class Column:
         """float[bins] each: where the bins of a number start, and how wide they are."""
         edges = np.array(self.edges)
         return edges[:-1], np.diff(edges)
+
+    @property
+    def spellings(self) -> Iterable[list[str]]:
+        """Its categories, those together that differ in case only."""
+        alike: dict[str, list[str]] = {}
+        for name in self.values:
+            alike.setdefault(name.casefold(), []).append(name)
+        return alike.values()
 
     @cached_property
     def _is_boolean(self) -> bool:
@@ -232,7 +242,12 @@ def far_values(column: Column, present: Sequence[Any]) -> str | None:
 def _number(raw: Any, kind: Kind) -> tuple[float, datetime | None]:
     """A number; of a date its days since 1970, and the moment. Raises InputError."""
     if kind == "number":
-        return as_number(raw), None
+        try:
+            return as_number(raw), None
+        except InputError as error:
+            is_word = isinstance(raw, str) and raw.strip().isalpha() and len(raw) <= LONGEST_WORD
+            hint = f"; table.missing={shlex.quote(raw.strip())} in training takes it for no value" if is_word else ""
+            raise InputError(f"{error}{hint}") from None
     when = as_date(raw)
     if when is None:
         raise InputError(f"{raw!r} is not a date such as 2024-05-31")

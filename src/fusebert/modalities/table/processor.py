@@ -87,7 +87,9 @@ class Processor:
         """Bins and categories of the training rows."""
         for name in config.categories:
             if name not in columns:
-                raise UsageError(f"table.categories names {name!r}; the table's columns are {', '.join(columns)}")
+                raise UsageError(
+                    f"table.categories names {name!r}; the table's columns are {', '.join(columns)}; several are [A, B]"
+                )
         rows, missing = list(samples), _plain_words(config)
         fitted = [
             fit_column(
@@ -137,6 +139,10 @@ class Processor:
                     said.append(f"column {name!r}: {why}")
             elif name not in self.config.categories and (why := spoilt(present)):
                 said.append(f"column {name!r}: each value counts as a name of its own, because {why}")
+            elif alike := next((names for names in column.spellings if len(names) > 1), None):
+                said.append(
+                    f"column {name!r}: {' and '.join(map(repr, alike))} are different values to it; write one of them"
+                )
             elif why := seldom_recurring(present):
                 said.append(f"column {name!r} has {why}, or leave the column out with data.columns.{name}=ignore")
         if names:
