@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from fusebert.cli import main
 from fusebert.doctor.check import check
@@ -141,3 +145,28 @@ def test_the_setting_that_settles_a_doubt_is_that_of_the_target(
     err = capsys.readouterr().err
     assert "AMBIGUOUS; task.name=TASK says what it is" in err
     assert "rows.jsonl, row 4, column 'day': 'soon' is not a date" in err
+
+
+@pytest.mark.parametrize("kind", ["image", "sound"])
+def test_a_copy_of_a_file_under_another_name_is_a_copy(kind: str, tmp_path: Path) -> None:
+    """Also of what is too plain to be looked for by its looks."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        if kind == "image":
+            colour = tuple(int(one) for one in random.integers(0, 255, 3))
+            Image.new("RGB", (16, 16), colour).save(tmp_path / f"{number}.png")
+        else:
+            soundfile.write(tmp_path / f"{number}.wav", random.normal(size=4000) / 10, 16_000)
+    end = "png" if kind == "image" else "wav"
+    for number in range(10):
+        shutil.copy(tmp_path / f"{number}.{end}", tmp_path / f"copy{number}.{end}")
+    rows = [{"file": f"{number}.{end}", "label": "ab"[number % 2]} for number in range(40)]
+    copies = [{"file": f"copy{number}.{end}", "label": "ba"[number % 2]} for number in range(10)]
+    train, both = table(tmp_path, rows), table(tmp_path, [*rows, *copies[:4]], "both.jsonl")
+    _, findings = check(train, "label", False, [table(tmp_path, copies, "test.jsonl")])
+    (copied,) = (one for one in findings if one.fault == "copied row")
+    assert [row.row for row in copied.rows] == list(range(1, 11))
+    _, findings = check(both, "label", False)
+    found = {one.fault: [row.row for row in one.rows] for one in findings}
+    assert found["repeated row"] == [41, 42, 43, 44]
+    assert len(found["contradiction"]) == 8

@@ -124,6 +124,8 @@ def test_what_is_known_makes_histories_and_is_not_scored(
 ) -> None:
     test, *known = (str(world / f"{part}.jsonl") for part in ("test", "train", "val"))
     reported = read_json(trained / "metrics.json")["evaluations"]["test"]
+    assert main(["evaluate", str(trained), test, "--known", *known, known[0]]) == 2
+    assert "names a table twice" in capsys.readouterr().err
     assert main(["evaluate", str(trained), test, "--known", *known, "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)

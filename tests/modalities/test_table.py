@@ -370,6 +370,25 @@ def test_eight_digits_may_be_a_day(write: Any) -> None:
         assert fitted(x=others).fitted[0].kind == "number"
 
 
+@pytest.mark.parametrize("blank", ["99999999", "00000000", "open"])
+def test_a_word_among_dates_may_mean_that_there_is_none(blank: str) -> None:
+    dates = fitted(x=[*(f"2024{month}{day}" for month in (10, 11, 12) for day in range(10, 30)), blank])
+    with pytest.raises(
+        InputError, match=rf"{blank}' is not a date such as 2024-05-31; table\.missing={blank} in training"
+    ):
+        load(dates, x=blank)
+
+
+def test_of_names_that_the_user_says_are_names_no_number_is_asked_for() -> None:
+    values = [f"{number:05}" for number in range(200)]
+    for config, asked in ((Config(categories="zip"), False), (Config(), True)):
+        rows = samples(zip=[value if not asked else f"{value} km" for value in values])
+        (said,) = Processor.fit(config, ["zip"], rows, None).doubts(rows)
+        assert "200 different names in 200 rows" in said
+        assert ("write numbers as 1234.5" in said) == asked
+        assert said.endswith("leave the column out with data.columns.zip=ignore")
+
+
 def test_values_that_differ_in_case_only_are_named() -> None:
     values = ["yes", "Yes", "no", "n"] * 10
     (said,) = fitted(x=values).doubts(samples(x=values))

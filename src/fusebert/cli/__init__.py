@@ -20,8 +20,12 @@ from fusebert.errors import FusebertError, UsageError
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use. With --json, stdout holds one JSON object; messages go to stderr."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; every foreseeable failure is one line on stderr."""
+def main(arguments: Sequence[str] | None = None, followed: bool = False) -> int:
+    """Run one command; every foreseeable failure is one line on stderr.
+
+    Args:
+        followed: another command runs this one, and says how to go on.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever began this process
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FusebertError as error:
         return _fail(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on with --resume" if "resume" in options else ""
+        goes_on = "; the same command goes on with --resume" if "resume" in options and not followed else ""
         return _fail(f"interrupted{goes_on}", 1, as_json)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == STDOUT:  # `| head` has what it wants

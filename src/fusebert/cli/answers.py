@@ -118,6 +118,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     nothing(rest)
     if options.table.resolve() in [table.resolve() for table in options.known]:
         raise UsageError(f"{options.table} is what is scored; leave it out of --known")
+    if len({table.resolve() for table in options.known}) < len(options.known):
+        raise UsageError("--known names a table twice, whose events would count twice")
     listed_in = _list_of(options.table)
     predictor = _loaded(options)
     found: dict[str, Any] = predictor.evaluate(

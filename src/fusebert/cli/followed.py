@@ -7,4 +7,4 @@ from fusebert.workers import stop_with_stdin
 
 if __name__ == "__main__":
     stop_with_stdin()
-    sys.exit(main())
+    sys.exit(main(followed=True))

@@ -153,13 +153,14 @@ def _examine(
         yield from media.examine_sounds(splits, column)
     if texts and not {"image", "audio", "events"} & set(modalities):  # else the same question may be asked of others
         yield from rows.copied_texts(splits, texts, text_alone=set(modalities) == {TEXT})
-    yield from rows.copied_rows(splits, inputs, table_alone=set(modalities) == {"table"})
+    told = rows.inputs_of(splits, inputs, [*modalities.get("image", []), *modalities.get("audio", [])])
+    yield from rows.copied_rows(splits, inputs, told, table_alone=set(modalities) == {"table"})
     yield from rows.people_on_both_sides(splits, every)
     if target is not None:
         yield from rows.giveaways(splits, [*modalities.get("table", []), *texts], target)
         yield from rows.label_leaks(splits, texts, target)
         if task == "classification":
-            yield from rows.contradictions(splits, inputs, target)
+            yield from rows.contradictions(splits, told, target)
             yield from rows.imbalance(splits, target)
         if task == "regression":
             yield from rows.far_targets(splits, target)

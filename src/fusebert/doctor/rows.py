@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from fusebert.corpus.duplicates import Fingerprint, fingerprint, nearly
 from fusebert.corpus.sentences import HAN
 from fusebert.data.split import group_of
 from fusebert.doctor.finding import Finding, Splits
+from fusebert.errors import InputError
+from fusebert.modalities.files import contents_of
 from fusebert.modalities.values import as_list, content_key, is_missing, without_fraction
 from fusebert.tasks.fit import readable
 from fusebert.tasks.regression.task import Task as Regression
 from fusebert.types import Sample, is_given
+
+Inputs = Mapping[int, tuple[str, ...]]
+"""By the `id` of a row."""
 
 LEAST_ROWS = 20
 """Of fewer rows nothing is said that only many can show."""
@@ -217,7 +222,30 @@ def copied_texts(splits: Splits, columns: Sequence[str], text_alone: bool) -> It
             yield Finding("near-duplicate text", ", ".join(columns), said, tuple(row for row, _ in pairs))
 
 
-def copied_rows(splits: Splits, columns: Sequence[str], table_alone: bool) -> Iterator[Finding]:
+def inputs_of(splits: Splits, columns: Sequence[str], files: Collection[str]) -> Inputs:
+    """What each row shows a model in these columns.
+
+    Args:
+        files: those of the columns whose cells are files, which are told by what they hold and not by their names.
+    """
+    return {
+        id(row): tuple(
+            _held(row, column) if column in files else content_key(row.values.get(column)) for column in columns
+        )
+        for rows in splits.values()
+        for row in rows
+    }
+
+
+def _held(row: Sample, column: str) -> str:
+    value = row.values.get(column)
+    try:
+        return repr(contents_of(value, row.root))
+    except InputError:  # the row is reported where it is prepared
+        return content_key(value)
+
+
+def copied_rows(splits: Splits, columns: Sequence[str], inputs: Inputs, table_alone: bool) -> Iterator[Finding]:
     """Rows that are another one in every input: training rows twice, and training rows that are scored.
 
     Args:
@@ -228,7 +256,7 @@ def copied_rows(splits: Splits, columns: Sequence[str], table_alone: bool) -> It
     originals: dict[tuple[str, ...], Sample] = {}
     repeated = []
     for row in train:
-        original = originals.setdefault(_inputs(row, columns), row)
+        original = originals.setdefault(inputs[id(row)], row)
         repeated += [row] if original is not row else []
     if table_alone and len(originals) <= MOSTLY_DIFFERENT * len(train):
         return
@@ -237,18 +265,18 @@ def copied_rows(splits: Splits, columns: Sequence[str], table_alone: bool) -> It
         said = f"{len(repeated)} rows of {first} repeat another in every input; a part held out at random holds copies"
         yield Finding("repeated row", named, said, tuple(repeated))
     for name, rows in others:
-        copies = tuple(row for row in rows if _inputs(row, columns) in originals)
+        copies = tuple(row for row in rows if inputs[id(row)] in originals)
         if copies:
             said = f"{len(copies)} rows of {name} are training rows in every input; scores on them say too much"
             yield Finding("copied row", named, said, copies)
 
 
-def contradictions(splits: Splits, columns: Sequence[str], target: str) -> Iterator[Finding]:
+def contradictions(splits: Splits, inputs: Inputs, target: str) -> Iterator[Finding]:
     """Training rows that are alike in all that a model may see, and differ in the answer."""
     by_inputs: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     train = next(iter(splits.values()))
     for row in (row for row in train if _labels(row, target)):
-        by_inputs[_inputs(row, columns)].append(row)
+        by_inputs[inputs[id(row)]].append(row)
     found = [rows for rows in by_inputs.values() if len({frozenset(_labels(row, target)) for row in rows}) > 1]
     if found:
         said = f"{len(found)} groups of training rows are alike in every input and differ in the answer"
@@ -261,10 +289,6 @@ def _labels(row: Sample, target: str) -> list[str]:
     labels = as_list(raw)
     several = labels if labels is not None else [raw] if is_given(raw) else []
     return list(dict.fromkeys(map(content_key, several)))
-
-
-def _inputs(row: Sample, columns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(content_key(row.values.get(column)) for column in columns)
 
 
 def _fingerprint(row: Sample, columns: Sequence[str]) -> Fingerprint | None:

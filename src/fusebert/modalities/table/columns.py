@@ -215,16 +215,21 @@ def numbered(column: str, present: Sequence[Any]) -> str | None:
     return None
 
 
-def seldom_recurring(present: Sequence[Any]) -> str | None:
+def seldom_recurring(present: Sequence[Any], are_names: bool) -> str | None:
     """In words: more than half of the values are names that occur once, and so about that share of those of other rows
-    will be unknown (Good 1953); None of other columns."""
+    will be unknown (Good 1953); None of other columns.
+
+    Args:
+        are_names: the user says so; else they may be numbers or dates in another way of writing.
+    """
     counts = Counter(name for value in present if (name := _name(value)) is not None)
     once = sum(count == 1 for count in counts.values())
     if counts.total() < LEAST_NAMES or 2 * once <= counts.total():
         return None
+    written = "" if are_names else "; write numbers as 1234.5, without a unit, and dates as 2024-05-31, or"
     return (
-        f"{len(counts):,} different names in {counts.total():,} rows, so most of those in other rows will be unknown; "
-        "write numbers as 1234.5, without a unit, and dates as 2024-05-31"
+        f"{len(counts):,} different names in {counts.total():,} rows, so most of those in other rows will be unknown"
+        f"{written or '; you may'}"
     )
 
 
@@ -245,13 +250,19 @@ def _number(raw: Any, kind: Kind) -> tuple[float, datetime | None]:
         try:
             return as_number(raw), None
         except InputError as error:
-            is_word = isinstance(raw, str) and raw.strip().isalpha() and len(raw) <= LONGEST_WORD
-            hint = f"; table.missing={shlex.quote(raw.strip())} in training takes it for no value" if is_word else ""
-            raise InputError(f"{error}{hint}") from None
+            raise InputError(f"{error}{_maybe_nothing(raw)}") from None
     when = as_date(raw)
     if when is None:
-        raise InputError(f"{raw!r} is not a date such as 2024-05-31")
+        raise InputError(f"{raw!r} is not a date such as 2024-05-31{_maybe_nothing(raw)}")
     return when.timestamp() / 86_400, when
+
+
+def _maybe_nothing(raw: Any) -> str:
+    """What to do about a word, or a row of digits, that may say that there is no value."""
+    word = str(raw).strip()
+    if len(word) > LONGEST_WORD or not word.isalnum():
+        return ""
+    return f"; table.missing={shlex.quote(word)} in training takes it for no value"
 
 
 def _name(value: Any) -> str | None:

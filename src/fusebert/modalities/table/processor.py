@@ -143,8 +143,8 @@ class Processor:
                 said.append(
                     f"column {name!r}: {' and '.join(map(repr, alike))} are different values to it; write one of them"
                 )
-            elif why := seldom_recurring(present):
-                said.append(f"column {name!r} has {why}, or leave the column out with data.columns.{name}=ignore")
+            elif why := seldom_recurring(present, name in self.config.categories):
+                said.append(f"column {name!r} has {why} leave the column out with data.columns.{name}=ignore")
         if names:
             wanted = json.dumps([*self.config.categories, *names], ensure_ascii=False)
             said.append(
