@@ -403,3 +403,21 @@ def test_a_word_among_numbers_may_mean_that_there_is_none() -> None:
         load(numbers, x="12 apples")
     told = Processor.fit(Config(missing="Missing"), ["x"], samples(x=[*range(100), "Missing "]), None)
     assert told.load(Sample(Path("t"), 1, {"x": "Missing "}, None)) is None
+
+
+def test_a_code_that_lost_its_zeros_is_the_code() -> None:
+    """As Excel and pandas read 01067; but not where that is a code, too."""
+    codes = ["01067", "90210", "00501", "0501", "007", "7"] * 5
+    column = Processor.fit(Config(categories="zip"), ["zip"], samples(zip=codes), None).fitted[0]
+    for bare, code in (
+        (1067, "01067"),
+        ("1067", "01067"),
+        (1067.0, "01067"),
+        (7, "7"),
+        ("007", "007"),
+        (90210, "90210"),
+    ):
+        assert column.read(bare, 22)[0] == column.read(code, 22)[0] > 1
+        assert column.is_known(bare)
+    assert not column.is_known(501), "of two codes"
+    assert not column.is_known(1068)

@@ -44,7 +44,12 @@ def _check(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     for finding in findings:
         say(f"{finding.fault}: {finding}")
     things = "1 thing" if len(findings) == 1 else f"{len(findings)} things"
-    say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used; {things} may be wrong")
+    ambiguous = sum(column["ambiguous"] for column in found["columns"])
+    also = [
+        f"{count} {what}" for count, what in ((ambiguous, "ambiguous columns"), (len(found["notes"]), "notes")) if count
+    ]
+    above = f"; above, {' and '.join(also)}" if also else ""
+    say(f"{found['rows']} rows, {found['bad_rows']} of them cannot be used; {things} may be wrong{above}")
     if found["bad_rows"]:
         found["error"] = (
             f"{options.source}: {found['bad_rows']} of {found['rows']} rows cannot be used; "

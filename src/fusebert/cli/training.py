@@ -30,7 +30,10 @@ def add_commands(command: Command) -> None:
 
     compare = command("compare", _compare, "Train a recipe with each fusion and several seeds; one table of all.")
     compare.add_argument(
-        "source", metavar="RECIPE", type=Path, help="further settings are KEY=VALUE, see `fusebert settings`"
+        "source",
+        metavar="RECIPE|TABLE",
+        type=Path,
+        help="settings are KEY=VALUE, such as data.target=COLUMN, see `fusebert settings`",
     )
     compare.add_argument("--fusion", default="all", help="some of one_stream,concat,two_stream (default: all)")
     compare.add_argument("--seeds", metavar="N", type=int, default=3)

@@ -32,7 +32,7 @@ DATE_EXTRAS = 6
 """Numbers beside a date's bins: where in the year, the week and the day it lies."""
 VERSION = re.compile(r"\d+(\.\d+)+\.0|\d+(\.\d+){3,}")
 """Of a program: 2023.4.0, 2023.4.12.1; no date has a zero alone or so many parts."""
-CODE = re.compile(r"0\d{2,}")
+CODE, PADDED = re.compile(r"0\d{2,}"), re.compile(r"0+[1-9]\d*", re.ASCII)
 KEY = re.compile(
     r"(?i:.*编号|.*代码|邮编|邮政编码|(.*[\W_\u4e00-\u9fff])?(id|code|zip|zip_?code|post_?code)|id[\W_].*"
     r"|.*(user|customer|client|account|product|item|article|order|shop|store|session)_?id)|.*[a-z](ID|Id|Code)"
@@ -92,6 +92,13 @@ class Column:
         """The code of each category."""
         return {name: 2 + place for place, name in enumerate(self.values)}
 
+    @cached_property
+    def _without_zeros(self) -> dict[str, str]:
+        """Names of digits that begin with zeros, by what a spreadsheet leaves of them, where that is no other's."""
+        padded = [name for name in self.values if PADDED.fullmatch(name)]
+        bare = Counter(name.lstrip("0") for name in [*padded, *self.values])  # a name of its own counts once more
+        return {name.lstrip("0"): name for name in padded if bare[name.lstrip("0")] == 2}
+
     def read(self, raw: Any, width: int) -> tuple[int, np.ndarray]:
         """A raw value -> its code in [0, codes) and its encoding float32[width], zeros where there is none.
 
@@ -131,7 +138,9 @@ class Column:
     def _name(self, raw: Any) -> str:
         """A category; 0 and 1 stand for false and true."""
         name = as_category(raw)
-        return BOOLEANS.get(name, name) if self._is_boolean else name
+        if self._is_boolean:
+            return BOOLEANS.get(name, name)
+        return self._without_zeros.get(name, name)
 
 
 def fit_column(values: Sequence[Any], bins: int, max_categories: int, as_categories: bool) -> Column:
