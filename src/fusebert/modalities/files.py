@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,16 @@ def contents_of(cell: Any, root: Path | None) -> list[str]:
     """A digest of the bytes of each file that a cell names or holds, wherever it lies; a cell's files have no order.
     Raises InputError."""
     return sorted(
-        content_key(_bytes_of(str(file), root) if isinstance(file, str | Path) else file)
+        _digest(str(file), root) if isinstance(file, str | Path) else content_key(file)
         for file in map(media_of, files_of(cell))
     )
 
 
-def _bytes_of(value: str, root: Path | None) -> bytes:
+def _digest(value: str, root: Path | None) -> str:
+    """What `content_key` gives of the bytes, a piece at a time: the file may be too large to be used."""
     try:
-        return media_path(value, root).read_bytes()
+        with media_path(value, root).open("rb") as file:
+            return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
     except OSError as error:
         raise InputError(f"{value!r} cannot be read: {error.strerror}") from None
 
